@@ -1,0 +1,243 @@
+"""What can be true of a person: pools of names and values, frozen or live from faker, and the draw of the people."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+ATTRIBUTES = ("birthday", "birth_city", "university", "major", "company", "company_city")
+GENDERS = ("female", "male")
+
+FROZEN_LOCALE = "en_US"
+POOL_SIZES = {"feminine": 200, "masculine": 200, "middle": 400, "last": 1000, "city": 200, "company": 263}
+
+_FOLDER = Path(__file__).parent / "pools"
+_MONTHS = ["January", "February", "March", "April", "May", "June", "July"]
+_MONTHS += ["August", "September", "October", "November", "December"]
+BIRTHDAYS = tuple(
+    f"{month} {day}, {year}" for year, month, day in itertools.product(range(1900, 2100), _MONTHS, range(1, 29))
+)
+# A live pool is taken to be exhausted after this many draws in a row that gave nothing new.
+_PATIENCE_DRAWS = 4000
+
+
+class DataRequestError(ValueError):
+    """A mistake in what was asked for: what was given, what is allowed, what to do, in one line."""
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Everything a person is put together from. Within one pool no item comes twice.
+
+    company_city holds, for each company, the index of its city in `city`. faker_version is None for frozen pools.
+    """
+
+    locale: str
+    faker_version: str | None
+    feminine: tuple[str, ...]
+    masculine: tuple[str, ...]
+    middle: tuple[str, ...]
+    last: tuple[str, ...]
+    city: tuple[str, ...]
+    university: tuple[str, ...]
+    major: tuple[str, ...]
+    company: tuple[str, ...]
+    company_city: tuple[int, ...]
+
+    @property
+    def first(self) -> tuple[str, ...]:
+        """Feminine names, then masculine ones."""
+        return self.feminine + self.masculine
+
+    @property
+    def names(self) -> int:
+        """How many full names `First Middle Last` there are."""
+        return len(self.first) * len(self.middle) * len(self.last)
+
+    @property
+    def values(self) -> dict[str, tuple[str, ...]]:
+        """The values each attribute can take, in the order of ATTRIBUTES."""
+        cities = self.city
+        pools = (BIRTHDAYS, cities, self.university, self.major, self.company, cities)
+        return dict(zip(ATTRIBUTES, pools, strict=True))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Items in each pool."""
+        pools = ("feminine", "masculine", "middle", "last", "city", "university", "major", "company")
+        return {pool: len(getattr(self, pool)) for pool in pools}
+
+    @property
+    def attribute_bits(self) -> float:
+        """Bits needed to write down one person's attributes; the company city follows from the company."""
+        return sum(math.log2(len(values)) for attribute, values in self.values.items() if attribute != "company_city")
+
+    def name_bits(self, people: int) -> float:
+        """Bits a person to say which `people` of all full names are taken: log2(C(names, people)) / people.
+
+        This counts the names as a set, since which person has which number is arbitrary; one name alone would take
+        log2(names), 27.3 for the frozen pools.
+        """
+        log_choices = math.lgamma(self.names + 1) - math.lgamma(people + 1) - math.lgamma(self.names - people + 1)
+        return log_choices / math.log(2) / people
+
+
+def load_pools(locale: str, seed: int) -> Pools:
+    """The frozen pools for en_US, else pools drawn from faker with `seed`; universities and majors are always ours.
+
+    Raises DataRequestError if faker does not know the locale.
+    """
+    university, major = _read_pool("universities"), _read_pool("majors")
+    if locale != FROZEN_LOCALE:
+        return _live_pools(locale, seed, university, major)
+    city = _read_pool("cities")
+    companies = [line.split("\t") for line in _read_pool("companies", suffix="tsv")]
+    return Pools(
+        locale=locale,
+        faker_version=None,
+        feminine=_read_pool("first_names_female"),
+        masculine=_read_pool("first_names_male"),
+        middle=_read_pool("middle_names"),
+        last=_read_pool("last_names"),
+        city=city,
+        university=university,
+        major=major,
+        company=tuple(company for company, _ in companies),
+        company_city=tuple(city.index(company_city) for _, company_city in companies),
+    )
+
+
+def _read_pool(name: str, suffix: str = "txt") -> tuple[str, ...]:
+    return tuple((_FOLDER / f"{name}.{suffix}").read_text(encoding="utf-8").splitlines())
+
+
+def _live_pools(locale: str, seed: int, university: tuple[str, ...], major: tuple[str, ...]) -> Pools:
+    import faker
+    from faker.config import AVAILABLE_LOCALES
+
+    if locale not in AVAILABLE_LOCALES:
+        raise DataRequestError(
+            f"locale {locale!r} is not one of the {len(AVAILABLE_LOCALES)} that faker {faker.VERSION} knows, such as "
+            "en_US, ko_KR or de_DE; `python -c 'from faker.config import AVAILABLE_LOCALES as a; print(*a)'` lists them"
+        )
+    # Names without weights, so that the rare ones come too. Companies with them: es_CL's fail without.
+    names: Any = faker.Faker(locale, use_weighting=False)
+    fake: Any = faker.Faker(locale)
+    names.seed_instance(seed)
+    fake.seed_instance(seed)
+    for provider in fake.providers:
+        if isinstance(getattr(provider, "cities", None), list):
+            provider.cities = sorted(provider.cities)  # it_IT's order changes with each process: it comes from a set
+    feminine, masculine = _divide_shared(
+        distinct(names.first_name_female, POOL_SIZES["feminine"], key=_one_word),
+        distinct(names.first_name_male, POOL_SIZES["masculine"], key=_one_word),
+    )
+    middle = feminine + masculine  # few locales have middle names; elsewhere a second first name serves
+    if hasattr(names, "middle_name"):
+        middle = tuple(distinct(names.middle_name, POOL_SIZES["middle"], key=_one_word))
+    city = distinct(fake.city, POOL_SIZES["city"])
+    company = distinct(fake.company, POOL_SIZES["company"])
+    draws = np.random.default_rng(seed).integers(len(city), size=len(company))
+    return Pools(
+        locale=locale,
+        faker_version=faker.VERSION,
+        feminine=feminine,
+        masculine=masculine,
+        middle=middle,
+        last=tuple(distinct(names.last_name, POOL_SIZES["last"])),
+        city=tuple(city),
+        university=university,
+        major=major,
+        company=tuple(company),
+        company_city=tuple(draws.tolist()),
+    )
+
+
+def distinct(draw: Callable[[], str], wanted: int, key: Callable[[str], str | None] = str) -> list[str]:
+    """Up to `wanted` results of `draw` that differ in `key`, in the order drawn; fewer when nothing new comes any more.
+
+    Runs of white space become one space. A key of None rejects the draw.
+    """
+    found: dict[str | None, str] = {None: ""}  # so that a key of None never counts as new
+    misses = 0
+    while len(found) <= wanted and misses < _PATIENCE_DRAWS:
+        item = " ".join(draw().split())
+        misses += 1
+        if item and key(item) not in found:
+            found[key(item)] = item
+            misses = 0
+    return list(found.values())[1:]
+
+
+def _one_word(name: str) -> str | None:
+    # With first and middle names of one word each, two different triples never spell the same full name.
+    return None if " " in name else name
+
+
+def _divide_shared(feminine: list[str], masculine: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The pronoun follows the first name, so a name that both lists hold goes to one of them, by turns."""
+    shared = [name for name in feminine if name in set(masculine)]
+    to_masculine, to_feminine = set(shared[1::2]), set(shared[::2])
+    return (
+        tuple(name for name in feminine if name not in to_masculine),
+        tuple(name for name in masculine if name not in to_feminine),
+    )
+
+
+@dataclass(frozen=True)
+class People:
+    """The people drawn, as indices into the pools; (people,) each but `values`.
+
+    first, middle, last: into the pools of these names.
+    values: (people, 6), into the values of all attributes laid end to end in the order of ATTRIBUTES.
+    """
+
+    first: NDArray[np.int32]
+    middle: NDArray[np.int32]
+    last: NDArray[np.int32]
+    values: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        """How many people were drawn."""
+        return len(self.first)
+
+
+def draw_people(pools: Pools, people: int, seeds: np.random.SeedSequence) -> People:
+    """`people` people with distinct names and independent, uniform attributes; fewer people are a prefix of more."""
+    name_seed, *value_seeds = seeds.spawn(1 + len(ATTRIBUTES))
+    names = _draw_distinct(pools.names, people, np.random.default_rng(name_seed))
+    values = {
+        attribute: np.random.default_rng(seed).integers(len(pool), size=people, dtype=np.int32)
+        for (attribute, pool), seed in zip(pools.values.items(), value_seeds, strict=True)
+    }
+    values["company_city"] = np.array(pools.company_city, np.int32)[values["company"]]
+    bases = np.cumsum([0, *(len(pool) for pool in pools.values.values())])[:-1]
+    first, rest = np.divmod(names, len(pools.middle) * len(pools.last))
+    middle, last = np.divmod(rest, len(pools.last))
+    return People(
+        first=first.astype(np.int32),
+        middle=middle.astype(np.int32),
+        last=last.astype(np.int32),
+        values=(np.stack([values[attribute] for attribute in ATTRIBUTES], axis=1) + bases).astype(np.int32),
+    )
+
+
+def _draw_distinct(total: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """`count` distinct numbers below `total` in random order: one endless stream of draws without its repetitions."""
+    drawn = np.empty(0, np.int64)
+    while len(drawn) < count:
+        drawn = np.concatenate([drawn, generator.integers(total, size=count)])
+        _, first_seen = np.unique(drawn, return_index=True)
+        drawn = drawn[np.sort(first_seen)]
+    return drawn[:count]
+
+
+def value_array(pools: Pools) -> pa.StringArray:
+    """The values of all attributes laid end to end in the order of ATTRIBUTES, as `People.values` counts them."""
+    return pa.array(itertools.chain.from_iterable(pools.values.values()), pa.string())

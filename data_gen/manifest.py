@@ -1,0 +1,101 @@
+"""What a folder of biographies says about itself: `manifest.json`, written by the generator and read back here."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_gen.facts import DataRequestError
+
+FORMAT_VERSION = 1
+GENERATOR_VERSION = "1.0"
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One parquet file: its sha256, hexadecimal, and its rows."""
+
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class PoolRecord:
+    """Where names and values came from.
+
+    source: "frozen" (the files that come with the generator) or "live" (drawn from faker with the seed).
+    faker_version: None for frozen pools.
+    sizes: items in each pool.
+    full_names: how many different full names the pools give.
+    note: which pools are smaller than the frozen ones, empty if none.
+    """
+
+    source: str
+    faker_version: str | None
+    sizes: dict[str, int]
+    full_names: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The facts about one generated folder; equal for equal requests, so no times and no machine.
+
+    people, bios: what was asked for; bios is biographies per person.
+    biographies, sentences, questions, characters: totals; characters counts the biographies' text.
+    people_per_row_group: row group i of each file holds the people from i times this number on.
+    bits_per_person: the knowledge in the data, `attributes` (log2 of the choices; a company's city is no choice of the
+        person), `name` (log2 of the ways to pick the set of names, per person) and their `total`.
+    versions: of the packages that decide the bytes.
+    files: by file name.
+    """
+
+    format_version: int
+    generator_version: str
+    seed: int
+    locale: str
+    people: int
+    bios: int
+    biographies: int
+    sentences: int
+    questions: int
+    characters: int
+    people_per_row_group: int
+    bits_per_person: dict[str, float]
+    pools: PoolRecord
+    versions: dict[str, str]
+    files: dict[str, FileRecord]
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder that `generate` wrote.
+
+    Raises DataRequestError if the folder is none, or one of another format version.
+    """
+    hint = "give the folder that `scale gen-bios OUT` wrote"
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise DataRequestError(f"{folder} holds no biographies (there is no {FILE_NAME} in it); {hint}")
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = fields["format_version"]
+        if version == FORMAT_VERSION:
+            return _from_fields(fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataRequestError(f"{path} is not the manifest of generated biographies; {hint}") from error
+    raise DataRequestError(
+        f"{folder} has format version {version!r} and only {FORMAT_VERSION} can be read; "
+        "generate it again with `scale gen-bios OUT`"
+    )
+
+
+def _from_fields(fields: dict[str, Any]) -> Manifest:
+    pools = PoolRecord(**fields["pools"])
+    files = {name: FileRecord(**record) for name, record in fields["files"].items()}
+    return Manifest(**fields | {"pools": pools, "files": files})

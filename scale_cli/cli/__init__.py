@@ -1,0 +1,5 @@
+"""The command line: one thin module per subcommand; torch and its like are imported inside the command bodies."""
+
+from scale_cli.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,68 @@
+"""The `scale` command: its subcommands and how each outcome leaves the process."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from scale_cli import __version__
+from scale_cli.cli.doctor import doctor
+from scale_cli.cli.gen_bios import gen_bios
+from scale_cli.cli.upscale import upscale
+from scale_cli.errors import RequestError
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "gen-bios": gen_bios,
+    "upscale": upscale,
+    "doctor": doctor,
+}
+"""The subcommands in the order of `scale --help`. Their modules import nothing heavy before a command runs."""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"scale {__version__}")
+        raise typer.Exit
+
+
+def _scale(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Widen or deepen a causal language model without changing what it computes, train only what was added, and
+    measure what was kept and what was learnt."""
+
+
+# Plain help: rich's cuts long option names at 80 columns and takes brackets and colons in the words for markup.
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, callback=_scale)
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `scale` and give its exit code: 0 done, 2 a mistake in the request, 130 interrupted.
+
+    arguments: the words after `scale`; None: those of this process. None at all means `--help`.
+    A mistake in the request ends with one line on stderr; any other exception leaves with its traceback (exit code 1).
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(words or ["--help"], prog_name="scale", standalone_mode=False) or 0
+    except RequestError as error:
+        return _fail(str(error), code=2)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see: {context.command_path} --help)" if context else ""
+        return _fail(f"{error.format_message()}{hint}", code=2)
+    except KeyboardInterrupt:
+        code = 130
+    if code == 130:
+        return _fail("interrupted", code)
+    return int(code)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"scale: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,111 @@
+"""`scale doctor`: what this machine has, what is missing, what to do about it."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+from rich.table import Table
+
+from scale_cli.cli.output import AsJson, say, show
+from scale_cli.records import hardware, package_version
+
+GIB = 1024**3
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing looked at; `advice` says what to do where something is missing or could be better."""
+
+    name: str
+    found: str
+    status: Literal["ok", "note", "missing"] = "ok"
+    advice: str = ""
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine has, what is missing, and what to do."""
+    checks = [
+        Check("Python", platform.python_version()),
+        *_packages(_requirements()),
+        *_devices(),
+        *_machine(),
+        *_hub(),
+    ]
+    table = Table("", "found", "", "what to do")
+    for check in checks:
+        table.add_row(check.name, check.found, check.status, check.advice)
+    show({"checks": checks}, table, as_json=as_json)
+    missing = [check.name for check in checks if check.status == "missing"]
+    say(f"missing: {', '.join(missing)}" if missing else "nothing is missing")
+
+
+def _requirements() -> list[str] | None:
+    """What the installed package asks for, in pyproject's words; None where it runs without being installed."""
+    try:
+        return importlib.metadata.requires("scale-cli")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _packages(requirements: list[str] | None) -> Iterator[Check]:
+    if requirements is None:
+        yield Check("scale-cli", "not installed", "missing", "make install")
+    for requirement in map(Requirement, requirements or ()):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = package_version(requirement.name)
+        if version and requirement.specifier.contains(version, prereleases=True):
+            yield Check(requirement.name, version)
+        else:
+            yield Check(requirement.name, version or "not installed", "missing", f"pip install '{requirement}'")
+
+
+def _devices() -> Iterator[Check]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Check("torch", f"cannot be imported: {error}", "missing", "make install")
+        return
+    if not torch.cuda.is_available():
+        has_driver = shutil.which("nvidia-smi") is not None
+        advice = "install a CUDA build of torch" if has_driver else "everything runs on the CPU, in float32"
+        yield Check("GPU", "none that torch can use", "note", advice)
+        return
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield Check(f"GPU {index}", f"{properties.name}, {properties.total_memory / GIB:.0f} GiB")
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        yield Check("bfloat16", "yes")
+    else:
+        yield Check("bfloat16", "not on this GPU", "note", "train in float32")
+    if importlib.util.find_spec("flash_attn"):
+        yield Check("flash-attn", package_version("flash-attn") or "yes")
+    else:
+        yield Check("flash-attn", "not installed", "note", "optional: torch's own attention is used without it")
+
+
+def _machine() -> Iterator[Check]:
+    machine = hardware()
+    yield Check("CPU", f"{machine['cpu']}, {machine['cores']} cores")
+    yield Check("memory", f"{machine['memory_bytes'] / GIB:.0f} GiB")
+    yield Check("disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.0f} GiB free here")
+
+
+def _hub() -> Iterator[Check]:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        yield Check("Hugging Face Hub", "HF_HUB_OFFLINE is set", "note", "give folders, or unset it to use hub ids")
+    else:
+        yield Check("Hugging Face Hub", "allowed")
+    if os.environ.get("HF_TOKEN"):
+        yield Check("hub token", "HF_TOKEN is set")
+    else:
+        yield Check(
+            "hub token", "HF_TOKEN is not set", "note", "needed for gated models only: set it, or hf auth login"
+        )

@@ -1,0 +1,59 @@
+"""`scale gen-bios`: synthetic biographies and questions."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from scale_cli.cli.output import AsJson, progress, show
+from scale_cli.errors import RequestError
+from scale_cli.files import plain
+
+
+def gen_bios(
+    out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    people: Annotated[int, typer.Option(help="People, each with a name of their own.")] = 200_000,
+    bios: Annotated[int, typer.Option(help="Biographies a person, in other words and another order.")] = 5,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    locale: Annotated[
+        str, typer.Option(help="Names, cities, companies; all but en_US come live from faker.")
+    ] = "en_US",
+    workers: Annotated[int | None, typer.Option(help="Threads; without it, one for each core.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Generate people, their biographies, and questions about them."""
+    import data_gen
+
+    start = time.monotonic()
+    try:
+        with progress("people", people) as advance:
+            manifest = data_gen.generate(
+                out,
+                people=people,
+                bios=bios,
+                seed=seed,
+                locale=locale,
+                workers=workers,
+                progress=lambda done, total: advance(done=done, total=total),
+            )
+    except data_gen.DataRequestError as error:
+        raise RequestError(str(error)) from error
+    seconds = time.monotonic() - start
+    size_bytes = sum(file.stat().st_size for file in out.iterdir())
+
+    table = Table("written to", str(out))
+    bits = manifest.bits_per_person
+    for name, value in {
+        "people": f"{manifest.people:,}",
+        "biographies": f"{manifest.biographies:,}",
+        "questions": f"{manifest.questions:,}",
+        "characters": f"{manifest.characters:,}",
+        "bytes": f"{size_bytes:,}",
+        "bits of knowledge": f"{bits['attributes']:.1f} of attributes + {bits['name']:.1f} of name a person",
+        "seconds": f"{seconds:.1f}",
+    }.items():
+        table.add_row(name, value)
+    result = plain(manifest) | {"out": str(out), "bytes": size_bytes, "seconds": seconds}
+    show(result, table, as_json=as_json)

@@ -1,0 +1,96 @@
+"""How commands speak: human words and progress on stderr, results on stdout."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any, Protocol
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from scale_cli.files import to_json
+
+PLAIN_INTERVAL_SECONDS = 10.0
+PIPED_WIDTH = 160
+"""Columns of a result that goes to a file or a pipe."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
+"""The type of a command's `as_json` parameter: `as_json: AsJson = False`."""
+
+
+def say(message: str) -> None:
+    """A line of human words on stderr."""
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(result: Any, text: RenderableType, *, as_json: bool) -> None:
+    """A command's result on stdout: `result` as JSON for programs, or else `text`, anything rich prints, for people."""
+    if as_json:
+        print(to_json(result))
+    else:
+        width = None if sys.stdout.isatty() else PIPED_WIDTH
+        Console(width=width, markup=False, emoji=False, highlight=False).print(text)
+
+
+class Advance(Protocol):
+    """Moves a progress display on: by `steps`, or to `done` of all; a new `total` replaces the old one."""
+
+    def __call__(self, steps: int = 1, *, done: int | None = None, total: int | None = None) -> None: ...
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int | None, *, done: int = 0) -> Iterator[Advance]:
+    """Show long work with its rate and remaining time: a bar on a terminal, else a line every ten seconds.
+
+        with progress("people", len(people)) as advance:
+            for person in people:
+                ...
+                advance()
+
+    total: steps in all; None while it is not known.
+    done: steps an earlier run has done already; the rate leaves them out.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(label, total=total, completed=done)
+
+            def move_bar(steps: int = 1, *, done: int | None = None, total: int | None = None) -> None:
+                bar.update(task, advance=None if done is not None else steps, completed=done, total=total)
+
+            yield move_bar
+    else:
+        yield _plain_lines(label, total, done)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f}/s" if speed else "")
+
+
+def _plain_lines(label: str, all_steps: int | None, first: int) -> Advance:
+    start = printed = time.monotonic()
+    reached = first
+
+    def advance(steps: int = 1, *, done: int | None = None, total: int | None = None) -> None:
+        nonlocal reached, printed, all_steps
+        reached = reached + steps if done is None else done
+        all_steps = all_steps if total is None else total
+        now = time.monotonic()
+        if now - printed >= PLAIN_INTERVAL_SECONDS or reached == all_steps:
+            printed = now
+            say(_line(label, reached, all_steps, seconds=now - start, rate=(reached - first) / max(now - start, 1e-9)))
+
+    return advance
+
+
+def _line(label: str, done: int, total: int | None, *, seconds: float, rate: float) -> str:
+    if total is None:
+        return f"{label}: {done:,}, {rate:,.1f}/s"
+    left = f"{(total - done) / rate:.0f} s left" if done < total else f"in {seconds:.1f} s"
+    return f"{label}: {done:,} of {total:,} ({done / total:.0%}), {rate:,.1f}/s, {left}"

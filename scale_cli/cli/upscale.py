@@ -1,0 +1,69 @@
+"""`scale upscale`: a wider or deeper checkpoint that computes what its base computes."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from scale_cli.cli.output import AsJson, progress, show
+
+
+def upscale(
+    base: Annotated[str, typer.Argument(help="Model folder or hub id.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    by: Annotated[
+        Literal["width", "depth"], typer.Option(help="Add features to every layer (SCALE), or add layers (LLaMA Pro).")
+    ],
+    hidden: Annotated[int | None, typer.Option(help="Width: hidden features to add.")] = None,
+    heads: Annotated[
+        int | None, typer.Option(help="Width: query heads to add, whole groups.  [as many as reach --hidden]")
+    ] = None,
+    ffn: Annotated[
+        int | None, typer.Option(help="Width: feed-forward features to add.  [in the base's proportion]")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="Depth: layers in all, at most twice the base's.")] = None,
+    init: Annotated[
+        str, typer.Option(help="Width: how W21 and W22 start, each zero, random or svd; one word for both.")
+    ] = "svd,zero",
+    seed: Annotated[int, typer.Option(help="Of the random values and of the proof's tokens.")] = 0,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Load the result and prove that the logits are the base's.")
+    ] = True,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Widen or deepen a model without changing what it computes."""
+    import transformers
+
+    import scale_cli.surgery
+
+    transformers.utils.logging.disable_progress_bar()
+    with progress("layers", None) as advance:
+        result = scale_cli.surgery.upscale(
+            base,
+            out,
+            by=by,
+            hidden=hidden,
+            heads=heads,
+            ffn=ffn,
+            layers=layers,
+            init=init,
+            seed=seed,
+            verify=verify,
+            revision=revision,
+            progress=lambda done, total: advance(done=done, total=total),
+        )
+    table = Table("written to", str(out))
+    for name, size in result.sizes.items():
+        table.add_row(f"{'added ' if by == 'width' else ''}{name}", f"{size:,}")
+    share = result.added_parameters / result.base_parameters
+    table.add_row("base parameters", f"{result.base_parameters:,}")
+    table.add_row("added parameters", f"{result.added_parameters:,} ({share:.1%} of the base)")
+    if result.max_delta_logit is None:
+        table.add_row("max |delta logit|", "not proved (--no-verify)")
+    else:
+        table.add_row("max |delta logit|", f"{result.max_delta_logit:.3g} (rounding explains {result.tolerance:.3g})")
+    for stage, seconds in result.seconds.items():
+        table.add_row(f"seconds to {stage}", f"{seconds:.1f}")
+    show(result, table, as_json=as_json)

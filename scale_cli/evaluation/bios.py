@@ -1,0 +1,112 @@
+"""Biography accuracy: does the model answer the questions on people (Spurious Forgetting, arXiv 2501.13453)?"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from scale_cli.records import Metric
+from scale_cli.training.bios import Question
+from scale_cli.training.data import end_of_text, tokenise_questions
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one question was worth: hard 0 or 1, soft a probability, preserved 0 or 1 (None without a router)."""
+
+    attribute: str
+    hard: float
+    soft: float
+    preserved: float | None
+
+
+class BiographyAccuracy:
+    """The questions on some people, tokenised once, to be asked of a model as often as wanted."""
+
+    def __init__(self, questions: Sequence[Question], tokenizer: Any, *, batch_size: int = 512) -> None:
+        """batch_size: questions a forward pass; those of one length go together, so nothing is padded."""
+        self.attributes = list(dict.fromkeys(question.attribute for question in questions))
+        self.end = end_of_text(tokenizer)
+        by_length: dict[int, list[tuple[str, list[int], list[int]]]] = defaultdict(list)
+        pairs = tokenise_questions(questions, tokenizer)
+        for question, (prompt, answer) in zip(questions, pairs, strict=True):
+            by_length[len(prompt)].append((question.attribute, prompt, answer))
+        self._batches = [
+            group[start : start + batch_size]
+            for _, group in sorted(by_length.items())
+            for start in range(0, len(group), batch_size)
+        ]
+
+    def first_token(self, model: Any) -> list[Metric]:
+        """Hard and soft first-token accuracy, teacher forced: whether arg-max is the answer's first token, and its
+        probability. The mean over all questions, then by attribute; under a router also `routed`, the share of
+        answers' first tokens that took the preserve branch."""
+        scores = []
+        for batch, prompts in self._prompts(model):
+            output = model(input_ids=prompts, logits_to_keep=1, use_cache=False)
+            logits = output.logits[:, -1].float()
+            targets = torch.tensor([answer[0] for _, _, answer in batch], device=logits.device)
+            hard = (logits.argmax(-1) == targets).float().tolist()
+            soft = logits.softmax(-1).gather(1, targets[:, None])[:, 0].tolist()
+            preserved = getattr(output, "preserved", None)
+            shares = [None] * len(batch) if preserved is None else preserved[:, -1].float().tolist()
+            scores += [Scores(row[0], *values) for row, *values in zip(batch, hard, soft, shares, strict=True)]
+        metrics = [metric for kind in ("hard", "soft") for metric in self._by_attribute(kind, scores)]
+        routed = [score.preserved for score in scores if score.preserved is not None]
+        return metrics + ([_mean("routed", routed)] if routed else [])
+
+    def exact_match(self, model: Any) -> list[Metric]:
+        """The share of questions whose whole answer greedy generation gives, end-of-text included; mean and by
+        attribute."""
+        matches: list[tuple[str, float]] = []
+        for batch, prompts in self._prompts(model):
+            longest = max(len(answer) for _, _, answer in batch)
+            generated = model.generate(
+                input_ids=prompts,
+                attention_mask=torch.ones_like(prompts),
+                max_new_tokens=longest,
+                do_sample=False,
+                eos_token_id=self.end,
+                pad_token_id=self.end,
+            )[:, prompts.shape[1] :].tolist()
+            matches += [
+                (attribute, float(tokens[: len(answer)] == answer))
+                for (attribute, _, answer), tokens in zip(batch, generated, strict=True)
+            ]
+        by_attribute = [
+            _mean(f"exact/{name}", [match for attribute, match in matches if attribute == name])
+            for name in self.attributes
+        ]
+        return [_mean("exact", [match for _, match in matches]), *by_attribute]
+
+    def _prompts(self, model: Any) -> Iterator[tuple[list[tuple[str, list[int], list[int]]], torch.Tensor]]:
+        """Batches with their prompts (batch, length) on the model's device, the model in eval mode meanwhile."""
+        was_training, device = model.training, next(model.parameters()).device
+        model.eval()
+        try:
+            with torch.no_grad():
+                for batch in self._batches:
+                    yield batch, torch.tensor([prompt for _, prompt, _ in batch], device=device)
+        finally:
+            model.train(was_training)
+
+    def _by_attribute(self, kind: str, scores: Sequence[Scores]) -> list[Metric]:
+        by_attribute = [
+            _mean(f"{kind}/{name}", [getattr(score, kind) for score in scores if score.attribute == name])
+            for name in self.attributes
+        ]
+        return [_mean(kind, [getattr(score, kind) for score in scores]), *by_attribute]
+
+
+def _mean(name: str, values: Sequence[float]) -> Metric:
+    """The mean with its standard error, s / sqrt(n) with the sample's deviation s; no error for a single value."""
+    count = len(values)
+    mean = math.fsum(values) / count
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1) if count > 1 else None
+    stderr = None if variance is None else math.sqrt(variance / count)
+    return Metric(name, mean, stderr, count, higher_is_better=True)

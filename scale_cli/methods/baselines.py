@@ -1,0 +1,60 @@
+"""The methods that SCALE is compared with: full fine-tuning, LoRA, Freeze and LLaMA Pro."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scale_cli.errors import RequestError
+from scale_cli.methods.options import MethodOptions
+
+
+def fft(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
+    """Full fine-tuning: every parameter trains."""
+    model.requires_grad_(True)
+    return model
+
+
+def lora(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
+    """LoRA (arXiv 2106.09685) by peft on every attention and feed-forward matrix; the rest is frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    from scale_cli.model import family_of
+
+    config = LoraConfig(
+        r=options.lora_r,
+        lora_alpha=options.lora_r if options.lora_alpha is None else options.lora_alpha,
+        target_modules=list(family_of(model.config.model_type).linear_paths()),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def freeze(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
+    """The bottom layers and the input embedding frozen, the rest trained. A head tied to the embedding is frozen too."""
+    from scale_cli.model import family_of
+
+    layers = family_of(model.config.model_type).layers_of(model)
+    if options.freeze_layers >= len(layers):
+        raise RequestError(
+            f"--freeze-layers {options.freeze_layers}: the model has {len(layers)} layers and one at least must train; "
+            f"choose 0 to {len(layers) - 1}"
+        )
+    model.requires_grad_(True)
+    model.get_input_embeddings().requires_grad_(False)
+    for layer in layers[: options.freeze_layers]:
+        layer.requires_grad_(False)
+    return model
+
+
+def llama_pro(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
+    """LLaMA Pro (arXiv 2401.02415): only the blocks that block expansion added train."""
+    from scale_cli.model import family_of
+
+    layers = family_of(model.config.model_type).layers_of(model)
+    model.requires_grad_(False)
+    for index in new_layers:
+        layers[index].requires_grad_(True)
+    return model

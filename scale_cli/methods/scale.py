@@ -1,0 +1,50 @@
+"""The three methods of SCALE (arXiv 2511.03270, section 4): which W12 train, and whether a router chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scale_cli.errors import RequestError
+from scale_cli.methods.options import MethodOptions
+
+PAPER_PRESERVE_LAYERS = 3
+
+
+def scale_preserve(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
+    """SCALE-Preserve: every W12 is zero and frozen, W21 and W22 train; the base's half never changes (theorem 3.1)."""
+    model.set_collaboration((), ())
+    return _train_expansion(model)
+
+
+def scale_adapt(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
+    """SCALE-Adapt: above L_fp the W12 of the chosen modules train as well, from zero."""
+    model.set_collaboration(collaborating_layers(model, options), options.adapt_modules)
+    return _train_expansion(model)
+
+
+def scale_route(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
+    """SCALE-Route: SCALE-Adapt and, for each token, the choice of eq. 5 between it and the preserving path."""
+    layers = collaborating_layers(model, options)
+    model.set_collaboration(layers, options.adapt_modules, threshold=options.threshold)
+    return _train_expansion(model)
+
+
+def collaborating_layers(model: Any, options: MethodOptions) -> range:
+    """The layers above L_fp. Raises RequestError where none is left to collaborate."""
+    count = model.config.num_hidden_layers
+    preserved = options.preserve_layers
+    if preserved is None:
+        preserved = PAPER_PRESERVE_LAYERS if count > PAPER_PRESERVE_LAYERS else 0
+    if preserved >= count:
+        raise RequestError(
+            f"--preserve-layers {preserved}: the model has {count} layers and one at least must collaborate; choose 0 "
+            f"to {count - 1}, or --method scale-preserve"
+        )
+    return range(preserved, count)
+
+
+def _train_expansion(model: Any) -> Any:
+    model.base.requires_grad_(False)
+    model.expansion.requires_grad_(True)
+    return model

@@ -1,0 +1,177 @@
+"""Model families as data: which module of a Hugging Face causal LM plays which role.
+
+A new family is a new entry here and a parity test; the forward in `modeling_scale.py` stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+"""The linear maps of a decoder layer by role; `gate` exists only in gated feed-forwards."""
+ATTENTION_ROLES = ("q", "k", "v", "o")
+FFN_ROLES = ("gate", "up", "down")
+MODULES = ("attention", "ffn")
+"""The two groups of maps that can collaborate (train W12), as spelled in a checkpoint's config."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where things are in one model family.
+
+    Paths of `decoder` and `head` start at the causal LM, those of `embedding`, `layers`, `final_norm` and `rotary`
+    at the decoder, all others at a decoder layer.
+    """
+
+    model_type: str
+    decoder: str
+    embedding: str
+    attention: str
+    """The attention module itself; it carries what the attention interface reads (group size, causality)."""
+    o: str
+    up: str
+    down: str
+    activation: str
+    q: str | None = None
+    k: str | None = None
+    v: str | None = None
+    qkv: str | None = None
+    """A fused q/k/v map whose output is laid out (heads, [q k v], head_dim), as in GPT-NeoX."""
+    gate: str | None = None
+    """Gated feed-forward, `down(act(gate(x)) * up(x))`; None is the plain `down(act(up(x)))`."""
+    layers: str = "layers"
+    final_norm: str = "norm"
+    rotary: str = "rotary_emb"
+    head: str = "lm_head"
+    attention_norm: str = "input_layernorm"
+    ffn_norm: str = "post_attention_layernorm"
+    parallel_residual: str | None = None
+    """The config's flag for attention and feed-forward reading the same hidden state; None is never."""
+
+    def is_parallel(self, config: Any) -> bool:
+        """Whether attention and feed-forward read the same hidden state in this config."""
+        return self.parallel_residual is not None and bool(getattr(config, self.parallel_residual))
+
+    def path(self, role: str) -> str | None:
+        """The path of a role's linear map below a layer (the fused map for q, k and v where they are fused)."""
+        own: str | None = getattr(self, role)
+        return self.qkv if own is None and role in ("q", "k", "v") else own
+
+    def linear_paths(self) -> tuple[str, ...]:
+        """The paths of a layer's linear maps, fused ones once: what LoRA adapts."""
+        return tuple(dict.fromkeys(path for role in ROLES if (path := self.path(role)) is not None))
+
+    def decoder_of(self, model: nn.Module) -> nn.Module:
+        """The decoder below the causal LM `model`."""
+        return model.get_submodule(self.decoder)
+
+    def layers_of(self, model: nn.Module) -> list[nn.Module]:
+        """The decoder layers of the causal LM `model`, bottom first."""
+        return list(self.decoder_of(model).get_submodule(self.layers).children())
+
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        Family(
+            model_type="llama",
+            decoder="model",
+            embedding="embed_tokens",
+            attention="self_attn",
+            q="self_attn.q_proj",
+            k="self_attn.k_proj",
+            v="self_attn.v_proj",
+            o="self_attn.o_proj",
+            gate="mlp.gate_proj",
+            up="mlp.up_proj",
+            down="mlp.down_proj",
+            activation="mlp.act_fn",
+        ),
+        Family(
+            model_type="gpt_neox",
+            decoder="gpt_neox",
+            embedding="embed_in",
+            attention="attention",
+            qkv="attention.query_key_value",
+            o="attention.dense",
+            up="mlp.dense_h_to_4h",
+            down="mlp.dense_4h_to_h",
+            activation="mlp.act",
+            final_norm="final_layer_norm",
+            parallel_residual="use_parallel_residual",
+        ),
+    )
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a Hugging Face `model_type`. Raises ValueError naming those supported."""
+    if model_type not in FAMILIES:
+        raise ValueError(f"model type {model_type!r} is not supported; supported are {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[model_type]
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """The sizes of a decoder's linear maps, read from a config (nothing is loaded).
+
+    All counts are features of the base; `num_key_value_groups` query heads share one key/value head.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, config: Any) -> LayerShape:
+        """The shape a Hugging Face config describes."""
+        heads = config.num_attention_heads
+        return cls(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_attention_heads=heads,
+            num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        )
+
+    @property
+    def num_key_value_groups(self) -> int:
+        return self.num_attention_heads // self.num_key_value_heads
+
+    def features(self, role: str) -> tuple[int, int]:
+        """(out_features, in_features) of the linear map that plays `role`."""
+        attention = self.num_attention_heads * self.head_dim
+        key_value = self.num_key_value_heads * self.head_dim
+        return {
+            "q": (attention, self.hidden_size),
+            "k": (key_value, self.hidden_size),
+            "v": (key_value, self.hidden_size),
+            "o": (self.hidden_size, attention),
+            "gate": (self.intermediate_size, self.hidden_size),
+            "up": (self.intermediate_size, self.hidden_size),
+            "down": (self.hidden_size, self.intermediate_size),
+        }[role]
+
+
+def split_fused_rows(tensor: Any, shape: LayerShape) -> Iterator[Any]:
+    """The q, k and v rows of a fused GPT-NeoX weight (3 * heads * head_dim, in) or bias (3 * heads * head_dim,).
+
+    Yields three tensors of heads * head_dim rows each, copies in head order.
+    """
+    per_head = tensor.unflatten(0, (shape.num_attention_heads, 3, shape.head_dim))
+    for part in range(3):
+        yield per_head[:, part].flatten(0, 1).contiguous()
+
+
+Side = Literal["attention", "ffn"]
+
+
+def module_of(role: str) -> Side:
+    """The group ("attention" or "ffn") that a role belongs to."""
+    return "attention" if role in ATTENTION_ROLES else "ffn"

@@ -1,0 +1,511 @@
+"""The width-upscaled causal LM of SCALE (arXiv 2511.03270): two streams beside each other.
+
+The base stays whole as `model.base`, the untouched Hugging Face module, frozen. What is added is `model.expansion`.
+Two tensors travel through the layers, `x` (batch, length, hidden) and `x_up` (batch, length, hidden_up), and every
+linear map of a layer computes
+
+    y    = W x   + W12 x_up     the W12 term only where the map collaborates
+    y_up = W21 x + W22 x_up
+
+The streams are never concatenated: where no W12 feeds it, `x` depends on nothing trainable, so autograd builds no
+graph for the base and SCALE-Preserve costs one base forward plus the expansion's own forward and backward.
+
+Legend of shapes: B batch, T length, H heads, D head_dim; `_up` marks what was added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from .configuration_scale import ScaleConfig
+from .families import FFN_ROLES, Family, LayerShape, family_of, module_of
+
+
+class Stream(NamedTuple):
+    """One path through the decoder. SCALE-Route has two above its fork, everything else one."""
+
+    x: Tensor
+    """(B, T, hidden): the base's half."""
+    x_up: Tensor
+    """(B, T, hidden_up): the added half."""
+
+
+@dataclass
+class ScaleOutput(CausalLMOutputWithPast):
+    """What `ScaleForCausalLM` returns: the library's own causal LM output and what only a two-stream model has.
+
+    hidden_states: with `output_hidden_states`, the base's half after the embedding, each layer and the final norm,
+        (B, T, hidden) each; under a router those of the adapting path.
+    expansion_hidden_states: the same of the added half, (B, T, hidden_up) each.
+    preserved: under a router, (B, T) bool, True where a token took the preserve branch of eq. 5.
+    """
+
+    expansion_hidden_states: tuple[Tensor, ...] | None = None
+    preserved: Tensor | None = None
+
+
+class ExpansionLinear(nn.Module):
+    """What widening adds to one linear map: W21 and W22, their bias where the base map has one, and W12 on request.
+
+    w21 (out_up, in), w22 (out_up, in_up), bias (out_up), w12 (out, in_up) or None.
+    """
+
+    def __init__(self, out_features: int, in_features: int, out_up: int, in_up: int, *, bias: bool) -> None:
+        super().__init__()
+        self.out_features = out_features
+        self.w21 = nn.Parameter(torch.empty(out_up, in_features))
+        self.w22 = nn.Parameter(torch.empty(out_up, in_up))
+        self.bias = nn.Parameter(torch.empty(out_up)) if bias else None
+        self.w12: nn.Parameter | None
+        self.register_parameter("w12", None)
+
+    def set_collaborative(self, collaborative: bool) -> None:
+        """Give the map a zero W12, or take it away; a W12 that is there is left as it is."""
+        if collaborative and self.w12 is None:
+            self.w12 = nn.Parameter(self.w22.new_zeros(self.out_features, self.w22.shape[1]))
+        elif not collaborative:
+            self.w12 = None
+
+    def forward(self, x: Tensor, x_up: Tensor) -> Tensor:
+        """y_up = W21 x + W22 x_up (+ bias): (..., in), (..., in_up) -> (..., out_up)."""
+        return functional.linear(x, self.w21, self.bias) + functional.linear(x_up, self.w22)
+
+    def collaborate(self, y: Tensor, x_up: Tensor) -> Tensor:
+        """y + W12 x_up, or y itself where there is no W12: (..., out), (..., in_up) -> (..., out)."""
+        return y if self.w12 is None else y + functional.linear(x_up, self.w12)
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    """(a, b) -> (-b, a) on the halves of the last dimension."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x (B, H, T, D) by cos, sin (B, 1, T, rotated); features beyond `rotated` pass through."""
+    rotated = cos.shape[-1]
+    if rotated == x.shape[-1]:
+        return x * cos + rotate_half(x) * sin
+    turned, passed = x[..., :rotated], x[..., rotated:]
+    return torch.cat((turned * cos + rotate_half(turned) * sin, passed), dim=-1)
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Plain softmax attention in the form of the library's attention interface.
+
+    query (B, H, T, D); key, value (B, H / groups, S, D); attention_mask added to the scores, broadcast over heads.
+    Returns (B, T, H, D) and the weights (B, H, T, S).
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (key, value))
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class ExpansionLayer(GradientCheckpointingLayer):
+    """What widening adds to one decoder layer, and the forward of base layer and addition together."""
+
+    def __init__(self, base_layer: nn.Module, family: Family, shape: LayerShape, added: dict[str, int]) -> None:
+        super().__init__()
+        self.family = family
+        self.shape = shape
+        heads_up, kv_up = added["num_attention_heads"], added["num_key_value_heads"]
+        hidden_up, ffn_up = added["hidden_size"], added["intermediate_size"]
+        attention_up, key_value_up = heads_up * shape.head_dim, kv_up * shape.head_dim
+        self.num_key_value_heads_up = kv_up
+        features_up = {
+            "q": (attention_up, hidden_up),
+            "k": (key_value_up, hidden_up),
+            "v": (key_value_up, hidden_up),
+            "o": (hidden_up, attention_up),
+            "gate": (ffn_up, hidden_up),
+            "up": (ffn_up, hidden_up),
+            "down": (hidden_up, ffn_up),
+        }
+        for role, (out_up, in_up) in features_up.items():
+            path = family.path(role)
+            if path is not None:
+                out_features, in_features = shape.features(role)
+                bias = base_layer.get_submodule(path).bias is not None
+                setattr(self, role, ExpansionLinear(out_features, in_features, out_up, in_up, bias=bias))
+        self.attention_norm = norm_like(base_layer.get_submodule(family.attention_norm), hidden_up)
+        self.ffn_norm = norm_like(base_layer.get_submodule(family.ffn_norm), hidden_up)
+
+    def set_collaborative(self, modules: Sequence[str]) -> None:
+        """Let the maps of `modules` (of "attention", "ffn") collaborate and no others."""
+        for role, linear in self.named_children():
+            if isinstance(linear, ExpansionLinear):
+                linear.set_collaborative(module_of(role) in modules)
+
+    def forward(
+        self,
+        streams: tuple[Stream, ...],
+        base: nn.Module,
+        *,
+        parallel: bool,
+        attention_implementation: str | None,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Any = None,
+        layer_idx: int = 0,
+        **kwargs: Any,
+    ) -> tuple[Stream, ...]:
+        """All streams through base layer and addition; the first of two streams has its W12 masked to zero."""
+        masked = [len(streams) == 2 and i == 0 for i in range(len(streams))]
+        attended = self._attention(
+            streams,
+            masked,
+            base,
+            attention_implementation,
+            position_embeddings,
+            attention_mask,
+            past_key_values,
+            layer_idx,
+            kwargs,
+        )
+        outputs = []
+        for (x, x_up), (a, a_up), mask in zip(streams, attended, masked, strict=True):
+            if parallel:
+                y, y_up = self._ffn(x, x_up, base, mask)
+                outputs.append(Stream(y + a + x, y_up + a_up + x_up))
+            else:
+                h, h_up = x + a, x_up + a_up
+                y, y_up = self._ffn(h, h_up, base, mask)
+                outputs.append(Stream(h + y, h_up + y_up))
+        return tuple(outputs)
+
+    def _attention(
+        self,
+        streams: tuple[Stream, ...],
+        masked: list[bool],
+        base: nn.Module,
+        attention_implementation: str | None,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        layer_idx: int,
+        kwargs: dict[str, Any],
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The attention block of every stream: normalised, projected, attended and projected back, both halves."""
+        attention = base.get_submodule(self.family.attention)
+        norm = base.get_submodule(self.family.attention_norm)
+        cos, sin = (t.unsqueeze(1) for t in position_embeddings)
+        queries, keys, values = [], [], []  # base and added heads of each stream in turn, (B, H, T, D) each
+        for (x, x_up), mask in zip(streams, masked, strict=True):
+            for q, k, v in self._project(norm(x), self.attention_norm(x_up), base, mask):
+                queries.append(apply_rotary(q.transpose(1, 2), cos, sin))
+                keys.append(apply_rotary(k.transpose(1, 2), cos, sin))
+                values.append(v.transpose(1, 2))
+        if past_key_values is not None:  # one cache: the heads of all streams beside each other
+            heads = [k.shape[1] for k in keys]
+            key, value = past_key_values.update(torch.cat(keys, dim=1), torch.cat(values, dim=1), layer_idx)
+            keys, values = list(key.split(heads, dim=1)), list(value.split(heads, dim=1))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_implementation, eager_attention)
+        contexts = [
+            attend(attention, q, k, v, attention_mask, dropout=0.0, scaling=self.shape.head_dim**-0.5, **kwargs)[0]
+            for q, k, v in zip(queries, keys, values, strict=True)
+        ]
+        outputs = []
+        for i, mask in enumerate(masked):
+            c, c_up = (t.flatten(2) for t in contexts[2 * i : 2 * i + 2])
+            y = base.get_submodule(self.family.o)(c)
+            outputs.append((y if mask else self.o.collaborate(y, c_up), self.o(c, c_up)))
+        return outputs
+
+    def _project(
+        self, n: Tensor, n_up: Tensor, base: nn.Module, masked: bool
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """q, k, v of the base's heads and of the added ones, (B, T, H, D) each, from the normalised halves."""
+        head_dim = self.shape.head_dim
+        if self.family.qkv is not None:
+            fused = base.get_submodule(self.family.qkv)(n)
+            ours = fused.unflatten(-1, (-1, 3 * head_dim)).chunk(3, dim=-1)
+        else:
+            ours = tuple(base.get_submodule(path)(n).unflatten(-1, (-1, head_dim)) for path in self._qkv_paths())
+        added = []
+        collaborated = []
+        for y, linear in zip(ours, (self.q, self.k, self.v), strict=True):
+            if linear.w12 is not None and not masked:
+                y = y + functional.linear(n_up, linear.w12).unflatten(-1, (-1, head_dim))
+            collaborated.append(y)
+            added.append(linear(n, n_up).unflatten(-1, (-1, head_dim)))
+        return tuple(collaborated), tuple(added)
+
+    def _qkv_paths(self) -> tuple[str, str, str]:
+        family = self.family
+        assert family.q is not None and family.k is not None and family.v is not None
+        return family.q, family.k, family.v
+
+    def _ffn(self, x: Tensor, x_up: Tensor, base: nn.Module, masked: bool) -> tuple[Tensor, Tensor]:
+        """The feed-forward block, both halves, from the residual stream."""
+        family = self.family
+        n, n_up = base.get_submodule(family.ffn_norm)(x), self.ffn_norm(x_up)
+        activation = base.get_submodule(family.activation)
+        hidden: dict[str, tuple[Tensor, Tensor]] = {}
+        for role in FFN_ROLES[:2]:  # gate, up
+            path = family.path(role)
+            if path is not None:
+                linear: ExpansionLinear = getattr(self, role)
+                y = base.get_submodule(path)(n)
+                hidden[role] = (y if masked else linear.collaborate(y, n_up), linear(n, n_up))
+        u, u_up = hidden["up"]
+        if "gate" in hidden:
+            g, g_up = hidden["gate"]
+            u, u_up = activation(g) * u, activation(g_up) * u_up
+        else:
+            u, u_up = activation(u), activation(u_up)
+        y = base.get_submodule(family.down)(u)
+        return (y if masked else self.down.collaborate(y, u_up)), self.down(u, u_up)
+
+
+def norm_like(norm: nn.Module, size: int) -> nn.Module:
+    """A new norm of the same class and epsilon as the base's `norm`, over `size` features."""
+    eps = getattr(norm, "variance_epsilon", None) or norm.eps
+    return type(norm)(size, eps=eps)  # type: ignore[call-arg]
+
+
+class Weight(nn.Module):
+    """One matrix under the name `weight`: the added columns of the embedding and of the head."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(*shape))
+
+
+class Expansion(nn.Module):
+    """Everything that widening adds: the parameters that may train."""
+
+    def __init__(self, base: nn.Module, family: Family, shape: LayerShape, added: dict[str, int], vocab: int) -> None:
+        super().__init__()
+        hidden_up = added["hidden_size"]
+        self.embedding = Weight(vocab, hidden_up)
+        self.layers = nn.ModuleList(ExpansionLayer(layer, family, shape, added) for layer in family.layers_of(base))
+        self.norm = norm_like(family.decoder_of(base).get_submodule(family.final_norm), hidden_up)
+        self.head = Weight(vocab, hidden_up)
+
+
+class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
+    """A causal LM widened by SCALE: frozen base, trainable expansion, and the three methods by configuration.
+
+    Without collaborative layers it is SCALE-Preserve, with them SCALE-Adapt, with a router on top SCALE-Route.
+    """
+
+    config_class = ScaleConfig
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules = ("ExpansionLayer",)
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: ScaleConfig) -> None:
+        super().__init__(config)
+        base_config = config.build_base_config()
+        base_config._attn_implementation = config._attn_implementation
+        self.family = family_of(base_config.model_type)
+        self.base = MODEL_FOR_CAUSAL_LM_MAPPING[type(base_config)](base_config)
+        assert config.expansion is not None
+        self.expansion = Expansion(
+            self.base, self.family, LayerShape.of(base_config), config.expansion, base_config.vocab_size
+        )
+        self._apply_collaboration()
+        self._freeze_base()
+        self.post_init()
+
+    # -- what is frozen ------------------------------------------------------------------------------------------
+
+    def _freeze_base(self) -> None:
+        self.base.requires_grad_(False)
+        self.base.eval()
+
+    def train(self, mode: bool = True) -> ScaleForCausalLM:
+        """Training mode for the expansion; the base stays in eval mode, so its stream has no dropout."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; it makes every loaded tensor trainable, so the base is frozen again afterwards."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_base()
+        return loaded
+
+    # -- the three methods ---------------------------------------------------------------------------------------
+
+    def set_collaboration(
+        self, layers: Sequence[int], modules: Sequence[str], *, threshold: float | None = None
+    ) -> None:
+        """Choose the method: which layers and modules ("attention", "ffn") collaborate, and the router's threshold.
+
+        No layers: SCALE-Preserve. Layers: SCALE-Adapt; new W12 are zero, those already there keep their values.
+        Layers and a threshold: SCALE-Route. Raises ValueError for what the configuration refuses.
+        """
+        config = self.config.to_dict() | {
+            "collaborative": {"layers": sorted(layers), "modules": list(modules)},
+            "router": None if threshold is None else {"threshold": threshold},
+        }
+        checked = ScaleConfig.from_dict(config)
+        self.config.collaborative, self.config.router = checked.collaborative, checked.router
+        self._apply_collaboration()
+
+    def _apply_collaboration(self) -> None:
+        collaborative = self.config.collaborative
+        for i, layer in enumerate(self.expansion.layers):
+            layer.set_collaborative(collaborative["modules"] if i in collaborative["layers"] else ())
+
+    @property
+    def _fork(self) -> int:
+        """The first layer from which SCALE-Route runs two paths: its first collaborating one."""
+        layers = self.config.collaborative["layers"]
+        return min(layers) if self.config.router is not None else len(self.expansion.layers)
+
+    # -- forward -------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> ScaleOutput:
+        """Next-token logits of the widened model.
+
+        input_ids: (B, T). attention_mask: (B, S) over cached and new tokens, 0 is padding.
+        labels: (B, T), -100 is ignored; logits_to_keep: the last n positions, or indices, whose logits are wanted.
+        Returns `ScaleOutput` with logits (B, T or kept, vocabulary).
+        """
+        if input_ids is None or kwargs.pop("inputs_embeds", None) is not None:
+            raise ValueError("a widened model has two embeddings: give input_ids, not inputs_embeds")
+        decoder, family = self.family.decoder_of(self.base), self.family
+        x = decoder.get_submodule(family.embedding)(input_ids)
+        x_up = functional.embedding(input_ids, self.expansion.embedding.weight)
+
+        if use_cache is None:
+            use_cache = not self.training
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = (torch.arange(x.shape[1], device=x.device) + seen).unsqueeze(0)
+        mask = create_causal_mask(
+            config=self.base.config,
+            inputs_embeds=x,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        position_embeddings = decoder.get_submodule(family.rotary)(x, position_ids=position_ids)
+
+        streams: tuple[Stream, ...] = (Stream(x, x_up),)
+        states = [streams[-1]]
+        fork, parallel = self._fork, family.is_parallel(self.base.config)
+        layers = zip(self.expansion.layers, family.layers_of(self.base), strict=True)
+        for i, (layer, base_layer) in enumerate(layers):
+            if i == fork:
+                streams = (streams[0], streams[0])
+            streams = layer(
+                streams,
+                base_layer,
+                parallel=parallel,
+                attention_implementation=self.config._attn_implementation,
+                position_embeddings=position_embeddings,
+                attention_mask=mask,
+                past_key_values=past_key_values,
+                layer_idx=i,
+                position_ids=position_ids,
+                **kwargs,
+            )
+            states.append(streams[-1])
+
+        norm = decoder.get_submodule(family.final_norm)
+        streams = tuple(Stream(norm(x), self.expansion.norm(x_up)) for x, x_up in streams)
+        states[-1] = streams[-1]
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits, preserved = self._head(tuple(Stream(x[:, kept], x_up[:, kept]) for x, x_up in streams))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
+        return ScaleOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=tuple(s.x for s in states) if output_hidden_states else None,
+            expansion_hidden_states=tuple(s.x_up for s in states) if output_hidden_states else None,
+            preserved=preserved,
+        )
+
+    def _head(self, streams: tuple[Stream, ...]) -> tuple[Tensor, Tensor | None]:
+        """Logits of the final normalised streams: Z + Z_up, or eq. 5's choice between two.
+
+        Training SCALE-Route (appendix D) weighs the two losses by a routing decision r that is a constant; as r is 0
+        or 1 for each token, that is the loss of the chosen logits, so no other loss is needed.
+        """
+        head = self.base.get_submodule(self.family.head)
+        z = [head(s.x) for s in streams]
+        z_up = [functional.linear(s.x_up, self.expansion.head.weight) for s in streams]
+        if len(streams) == 1:
+            return z[0] + z_up[0], None
+        z_preserve, z_adapt = z
+        with torch.no_grad():
+            cosine = functional.cosine_similarity(z_preserve.float(), z_adapt.float(), dim=-1)
+            preserved = cosine > self.config.router["threshold"]
+        routed = torch.where(
+            preserved.unsqueeze(-1), (z_preserve + z_adapt) / 2 + z_up[0], z_adapt + z_up[1]
+        )
+        return routed, preserved
+
+    # -- what the library asks of a model --------------------------------------------------------------------------
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.base.get_output_embeddings()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """A new expansion that changes no logit: W12, W22 and the added head are zero."""
+        if isinstance(module, ExpansionLinear):
+            init.normal_(module.w21, mean=0.0, std=self.config.initializer_range)
+            init.zeros_(module.w22)
+            for zero in (module.bias, module.w12):
+                if zero is not None:
+                    init.zeros_(zero)
+        elif isinstance(module, Weight):
+            init.zeros_(module.weight)
+        elif isinstance(module, Expansion):
+            init.normal_(module.embedding.weight, mean=0.0, std=self.config.initializer_range)
+        else:
+            super()._init_weights(module)

@@ -1,0 +1,232 @@
+"""The base of an upscaling: where it lies, what its config says, which tensors its files hold. Loads no weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from scale_cli.errors import RequestError
+from scale_cli.model.families import FAMILIES, ROLES, Family, LayerShape, family_of
+from scale_cli.records import sha256_file
+from scale_cli.surgery.storage import StoredTensor, read_tensor, stored_tensors, weight_files
+
+CAUSAL_LM = "ForCausalLM"
+FLOATS = ("F16", "BF16", "F32", "F64")
+COMPANIONS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "generation_config.json",
+)
+"""The files beside the weights that an upscaled checkpoint takes over: the tokenizer's, and how to generate."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base checkpoint whose files and config belong together.
+
+    given: the folder or hub id as it was asked for; revision: the commit of a hub id, None for a folder.
+    raw_config: config.json, verbatim; config: the same as an object of the library.
+    tensors: what the weight files hold, by name.
+    """
+
+    given: str
+    folder: Path
+    revision: str | None
+    raw_config: dict[str, Any]
+    config: PreTrainedConfig
+    family: Family
+    shape: LayerShape
+    files: list[Path]
+    tensors: dict[str, StoredTensor]
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message."""
+        return self.given.rsplit("/", 1)[-1] if self.revision else self.folder.name
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def model_class(self) -> type[PreTrainedModel]:
+        """The base's own Hugging Face class."""
+        classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING  # annotated in the library as a mapping to pairs
+        return classes[type(self.config)]
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The dtype it is used in: the config's, or else that of its embedding as stored."""
+        stated: Any = self.config.dtype
+        return stated or self.read(self.embedding_name).dtype
+
+    @property
+    def layers_prefix(self) -> str:
+        """What every tensor of a layer starts with; the layer's index and a dot follow."""
+        return f"{self.family.decoder}.{self.family.layers}."
+
+    @property
+    def embedding_name(self) -> str:
+        return f"{self.family.decoder}.{self.family.embedding}.weight"
+
+    def layer_name(self, layer: int, path: str, tensor: str) -> str:
+        """The name of a layer's tensor ("weight" or "bias") at a module path below the layer."""
+        return f"{self.layers_prefix}{layer}.{path}.{tensor}"
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU."""
+        return read_tensor(name, self.tensors[name])
+
+    @cached_property
+    def parameters(self) -> int:
+        """The parameters of the loaded base, a tied head counted once."""
+        with torch.device("meta"):
+            return int(self.model_class(self.config).num_parameters())
+
+    def identity(self) -> dict[str, Any]:
+        """What was upscaled, for the record: hub id and revision or path, and the sha256 of each weight file."""
+        where = {"id": self.given, "revision": self.revision} if self.revision else {"path": str(self.folder)}
+        return where | {"weights_sha256": {file.name: sha256_file(file) for file in self.files}}
+
+    def copy_companions(self, folder: Path) -> None:
+        """Copy the tokenizer's files and the generation config."""
+        for pattern in COMPANIONS:
+            for file in self.folder.glob(pattern):
+                if file.is_file():
+                    shutil.copyfile(file, folder / file.name)
+
+
+def open_base(given: str, *, revision: str | None = None) -> Base:
+    """The base checkpoint `given`, a folder or a hub id (fetched if it is not in the cache).
+
+    Raises RequestError where it is missing, no causal LM, of an unknown family, already upscaled, quantised, without
+    safetensors, or where config and tensors do not belong together.
+    """
+    folder, commit = _locate(given, revision)
+    raw = _read_config(given, folder)
+    config, family = _understand(given, raw)
+    files = weight_files(folder)
+    if not files:
+        raise RequestError(_no_weights(given, folder))
+    base = Base(given, folder, commit, raw, config, family, LayerShape.of(config), files, stored_tensors(files))
+    _check_tensors(base)
+    return base
+
+
+def _locate(given: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder of the base and, for a hub id, the commit."""
+    folder = Path(given).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise RequestError(f"--revision {revision}: {given} is a folder; a revision belongs to a hub id")
+        return folder.resolve(), None
+    if folder.exists():
+        raise RequestError(f"{given} is a file; give the folder of a Hugging Face model or a hub id")
+    if given.count("/") > 1 or given.startswith((".", "/", "~")):
+        raise RequestError(
+            f"{given}: no such folder; give the folder of a Hugging Face model or a hub id like org/name"
+        )
+
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS]
+    try:
+        snapshot = snapshot_download(given, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+    except HFValidationError as error:
+        raise RequestError(f"{given}: no such folder, and no hub id, which looks like org/name") from error
+    except LocalEntryNotFoundError as error:
+        raise RequestError(
+            f"{given}: no such folder, and as a hub id it is not in the cache and the hub cannot be reached; give a "
+            "folder, or go online (HF_HUB_OFFLINE unset)"
+        ) from error
+    except HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RequestError(f"{given}: no such folder, and the hub refuses it: {reason}") from error
+    return Path(snapshot), Path(snapshot).name
+
+
+def _read_config(given: str, folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise RequestError(f"{given} holds no config.json; give the folder of a Hugging Face model")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file} cannot be read: {error}; fetch it again") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise RequestError(f"{file} names no model_type; give the folder of a Hugging Face model")
+    return raw
+
+
+def _understand(given: str, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Family]:
+    """The config as an object and the family, if this is a model that can be upscaled."""
+    model_type, supported = raw["model_type"], ", ".join(sorted(FAMILIES))
+    if model_type == "scale":
+        raise RequestError(f"{given} is already upscaled by width; upscale the base that it was made from instead")
+    architectures = raw.get("architectures") or []
+    if architectures and not any(name.endswith(CAUSAL_LM) for name in architectures):
+        raise RequestError(
+            f"{given} is a {architectures[0]} and no causal language model; give a ...{CAUSAL_LM} of {supported}"
+        )
+    try:
+        family = family_of(model_type)
+    except ValueError as error:
+        raise RequestError(f"{given}: {error}; give a base of one of these") from error
+    if "quantization_config" in raw:
+        raise RequestError(f"{given} is quantised; give the checkpoint it was quantised from")
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(dict(raw)), family
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{given}: its config.json is no {model_type} config: {error}; mend it") from error
+
+
+def _no_weights(given: str, folder: Path) -> str:
+    others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
+    found = f"holds {others[0]} and no" if others else "holds no weights in"
+    return (
+        f"{given} {found} safetensors; convert it with AutoModelForCausalLM.from_pretrained({given!r})"
+        ".save_pretrained(FOLDER), copy its tokenizer there, and give FOLDER"
+    )
+
+
+def _check_tensors(base: Base) -> None:
+    """Check that every tensor the surgery reads is there in the shape that the config says."""
+    expected: dict[str, tuple[int, ...]] = {base.embedding_name: (base.config.vocab_size, base.shape.hidden_size)}
+    for layer in range(base.num_layers):
+        for role in ROLES:
+            path = base.family.path(role)
+            if path is not None:
+                out_features, in_features = base.shape.features(role)
+                if path == base.family.qkv:
+                    out_features *= 3
+                expected[base.layer_name(layer, path, "weight")] = (out_features, in_features)
+        for path in (base.family.attention_norm, base.family.ffn_norm):
+            expected[base.layer_name(layer, path, "weight")] = (base.shape.hidden_size,)
+    expected[f"{base.family.decoder}.{base.family.final_norm}.weight"] = (base.shape.hidden_size,)
+    for name, shape in expected.items():
+        stored = base.tensors.get(name)
+        if stored is None:
+            raise RequestError(f"{base.given} lacks the tensor {name}; its weights and its config.json do not match")
+        if stored.shape != shape:
+            raise RequestError(
+                f"{base.given}: {name} has the shape {stored.shape} and config.json says {shape}; they do not match"
+            )
+        if stored.dtype not in FLOATS:
+            raise RequestError(
+                f"{base.given}: {name} is stored as {stored.dtype}; give a checkpoint in {', '.join(FLOATS)}"
+            )

@@ -1,0 +1,191 @@
+"""Width upscaling of SCALE (arXiv 2511.03270, section 3.1): the base's files copied, the expansion written beside them.
+
+Tensors are named as the loaded model names them: `base.<the base's own name>` and `expansion....`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scale_cli.errors import RequestError
+from scale_cli.model import ScaleConfig, ScaleForCausalLM
+from scale_cli.model.families import FFN_ROLES, ROLES, LayerShape, split_fused_rows
+from scale_cli.surgery.initialise import INITS, Init, expand_embedding, expand_linear
+from scale_cli.surgery.source import Base
+from scale_cli.surgery.storage import ShardWriter, Written, copy_renamed, write_index
+
+InitPair = tuple[Init, Init]
+
+
+def parse_init(words: str) -> InitPair:
+    """`svd,zero` -> the words for W21 and W22; one word means both. Raises RequestError for any other word."""
+    parts = tuple(words.split(","))
+    if len(parts) == 1:
+        parts *= 2
+    if len(parts) != 2 or not set(parts) <= set(INITS):
+        allowed = ", ".join(INITS)
+        raise RequestError(f"--init {words}: give one word for W21 and one for W22, each of {allowed}, as in svd,zero")
+    return parts  # type: ignore[return-value]
+
+
+def plan_width(
+    base: LayerShape,
+    *,
+    vocab_size: int,
+    hidden: int,
+    heads: int | None = None,
+    ffn: int | None = None,
+    init: InitPair = ("svd", "zero"),
+    name: str = "the base",
+) -> LayerShape:
+    """The sizes that widening by `hidden` features adds to a base; needs no weights.
+
+    heads: added query heads, of the base's head dimension; without it the fewest whole groups (an added key/value head
+        brings its whole group of query heads) whose features reach `hidden`.
+    ffn: added feed-forward features; without it in the base's own proportion to `hidden`.
+    Returns the shape of what is added. Raises RequestError for sizes that do not fit.
+    """
+    for flag, count in (("--hidden", hidden), ("--heads", heads), ("--ffn", ffn)):
+        if count is not None and count < 1:
+            raise RequestError(f"{flag} {count}: what is added is at least 1; choose a positive number")
+    group = base.num_key_value_groups
+    if heads is None:
+        heads = -(-hidden // (base.head_dim * group)) * group
+    if heads % group:
+        below, above = heads // group * group, (heads // group + 1) * group
+        raise RequestError(
+            f"--heads {heads}: in {name} {group} query heads share a key/value head, so heads are added {group} at a "
+            f"time; choose {f'{below} or ' if below else ''}{above}"
+        )
+    if ffn is None:
+        ffn = max(1, round(base.intermediate_size * hidden / base.hidden_size))
+    added = LayerShape(hidden, ffn, heads, heads // group, base.head_dim)
+    if "svd" in init:
+        _check_svd(base, added, vocab_size=vocab_size, w22=init[1] == "svd", name=name)
+    return added
+
+
+def _check_svd(base: LayerShape, added: LayerShape, *, vocab_size: int, w22: bool, name: str) -> None:
+    """Refuse sizes for which a map of the base has too few singular directions."""
+    ranks = {role: min(base.features(role)) for role in ROLES}
+    group, head_dim = base.num_key_value_groups, base.head_dim
+    hidden = min(ranks["o"], ranks["down"], vocab_size)
+    heads = min(ranks["q"] // head_dim, ranks["k"] // head_dim * group)
+    ffn = min(ranks["gate"], ranks["up"])
+    if w22:  # W22 = U_k^T W V_m, and V has as many directions as W has columns
+        heads = min(heads, base.features("o")[1] // head_dim)
+        ffn = min(ffn, base.features("down")[1])
+    limits = {
+        "--hidden": (added.hidden_size, hidden),
+        "--heads": (added.num_attention_heads, heads // group * group),
+        "--ffn": (added.intermediate_size, ffn),
+    }
+    for flag, (count, limit) in limits.items():
+        if count > limit:
+            raise RequestError(
+                f"{flag} {count}: svd takes at most {limit} from the maps of {name}; choose {flag} up to {limit}, or "
+                "--init random"
+            )
+
+
+def expansion_sizes(added: LayerShape) -> dict[str, int]:
+    """What is added, under the names of a checkpoint's config."""
+    return {
+        "hidden_size": added.hidden_size,
+        "num_attention_heads": added.num_attention_heads,
+        "num_key_value_heads": added.num_key_value_heads,
+        "intermediate_size": added.intermediate_size,
+    }
+
+
+def write_width(
+    base: Base,
+    added: LayerShape,
+    folder: Path,
+    *,
+    init: InitPair,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Written:
+    """Write config and tensors of the widened model: the base's shards renamed, the expansion layer by layer.
+
+    seed: of the random values and the randomised decompositions.
+    progress: called with layers done and layers in all.
+    """
+    _write_config(base, added, folder)
+    generator = torch.Generator().manual_seed(seed)
+    weight_map = {}
+    for file in base.files:
+        for name in copy_renamed(file, folder / f"base-{file.name}", lambda name: f"base.{name}"):
+            weight_map[name] = f"base-{file.name}"
+    writer = ShardWriter(folder, "expansion")
+    embedding = base.read(base.embedding_name)
+    extra = expand_embedding(embedding, extra=added.hidden_size, init=init[0], generator=generator)
+    writer.add("expansion.embedding.weight", extra)
+    writer.add("expansion.head.weight", torch.zeros_like(extra))  # zero: the logits stay the base's
+    del embedding, extra
+    final_norm = f"{base.family.decoder}.{base.family.final_norm}"
+    for tensor, values in _new_norm(base, final_norm, added.hidden_size):
+        writer.add(f"expansion.norm.{tensor}", values)
+    for layer in range(base.num_layers):
+        for name, values in _expand_layer(base, layer, added, init, generator):
+            writer.add(f"expansion.layers.{layer}.{name}", values)
+        progress(layer + 1, base.num_layers)
+    writer.flush()
+    write_index(folder, weight_map | writer.weight_map)
+    return Written(list(weight_map), list(writer.weight_map), writer.parameters)
+
+
+def _write_config(base: Base, added: LayerShape, folder: Path) -> None:
+    """Write the widened model's config.json: the base's own, verbatim, and what is added; nothing collaborates yet."""
+    config = ScaleConfig(
+        base_config=base.raw_config,
+        expansion=expansion_sizes(added),
+        architectures=[ScaleForCausalLM.__name__],
+        dtype=base.dtype,
+    )
+    config.save_pretrained(folder)
+
+
+def _expand_layer(
+    base: Base, layer: int, added: LayerShape, init: InitPair, generator: torch.Generator
+) -> Iterator[tuple[str, Tensor]]:
+    """What widening adds to one layer, by its name below `expansion.layers.{i}.`."""
+    for role, weight in _maps(base, layer):
+        extra_out, extra_in = added.features(role)
+        w21, w22 = expand_linear(weight, extra_in=extra_in, extra_out=extra_out, init=init, generator=generator)
+        yield f"{role}.w21", w21
+        yield f"{role}.w22", w22
+        path = base.family.path(role)
+        assert path is not None
+        if base.layer_name(layer, path, "bias") in base.tensors:
+            yield f"{role}.bias", weight.new_zeros(extra_out)
+    for name, path in (("attention_norm", base.family.attention_norm), ("ffn_norm", base.family.ffn_norm)):
+        for tensor, values in _new_norm(base, f"{base.layers_prefix}{layer}.{path}", added.hidden_size):
+            yield f"{name}.{tensor}", values
+
+
+def _maps(base: Base, layer: int) -> Iterator[tuple[str, Tensor]]:
+    """Role and weight of a layer's linear maps, one at a time; fused q, k and v taken apart."""
+    family = base.family
+    if family.qkv is not None:
+        fused = base.read(base.layer_name(layer, family.qkv, "weight"))
+        yield from zip(("q", "k", "v"), split_fused_rows(fused, base.shape), strict=True)
+        rest: tuple[str, ...] = ("o", *FFN_ROLES)
+    else:
+        rest = ROLES
+    for role in rest:
+        path = family.path(role)
+        if path is not None:
+            yield role, base.read(base.layer_name(layer, path, "weight"))
+
+
+def _new_norm(base: Base, path: str, size: int) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a new norm like the base's at `path`: weight one and, where that has it, bias zero."""
+    for tensor, make in (("weight", torch.ones), ("bias", torch.zeros)):
+        if f"{path}.{tensor}" in base.tensors:
+            yield tensor, make(size, dtype=base.read(f"{path}.{tensor}").dtype)

@@ -1,0 +1,177 @@
+"""Checkpoints: what kind a folder is, loading any of them, and writing what a run trained beside a pointer to its base.
+
+A checkpoint is a Hugging Face folder (plain, or upscaled by `scale upscale`), a hub id, or the folder of a run that
+trained only a part: `trained.safetensors` with those tensors and `trained.json` with the method and the base.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scale_cli.errors import RequestError
+from scale_cli.files import to_json, write_text
+from scale_cli.methods import METHODS, Kind, MethodOptions
+
+TRAINED_TENSORS = "trained.safetensors"
+TRAINED_POINTER = "trained.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint is, known before anything heavy is loaded.
+
+    source: the folder, or the hub id.
+    kind: of the model that loading gives; a LoRA run is plain, because its update is merged on loading.
+    new_layers: indices of the blocks that block expansion added; empty unless kind is "depth".
+    method: what trained it, None where nothing of ours did.
+    base: for a run that trained a part, the checkpoint it trained from.
+    """
+
+    source: str
+    kind: Kind
+    new_layers: tuple[int, ...] = ()
+    method: str | None = None
+    options: MethodOptions | None = None
+    base: Checkpoint | None = None
+
+    @property
+    def root(self) -> str:
+        """The Hugging Face folder or hub id at the end of the chain: it has config and tokenizer."""
+        return self.source if self.base is None else self.base.root
+
+
+def describe(source: str, *, from_scratch: bool = False) -> Checkpoint:
+    """What the checkpoint at `source` is. Reads only JSON; a hub id is believed to be plain or says otherwise itself.
+
+    from_scratch: only a config is needed, no weights.
+    Raises RequestError for a folder that is missing or holds no checkpoint.
+    """
+    folder = Path(source)
+    if not folder.exists():
+        if source.count("/") > 1 or source.startswith((".", "/", "~")):
+            raise RequestError(f"{source}: no such folder; give a checkpoint's folder or a hub id such as org/name")
+        return Checkpoint(source, _kind_of_config(_hub_config(source)))
+    if (folder / TRAINED_POINTER).is_file():
+        pointer = json.loads((folder / TRAINED_POINTER).read_text(encoding="utf-8"))
+        base = describe(os.path.normpath(folder / pointer["base"]) if pointer["base_is_folder"] else pointer["base"])
+        values = pointer["options"] | {"adapt_modules": tuple(pointer["options"]["adapt_modules"])}
+        options = MethodOptions(**values)
+        return Checkpoint(source, base.kind, base.new_layers, pointer["method"], options, base)
+    if not (folder / "config.json").is_file():
+        raise RequestError(f"{source} is no checkpoint: it has neither config.json nor {TRAINED_POINTER}")
+    if not from_scratch and not any(folder.glob("*.safetensors")):
+        raise RequestError(f"{source} has a config and no weights (*.safetensors); --from-scratch starts random ones")
+    upscale = json.loads(path.read_text(encoding="utf-8")) if (path := folder / "upscale.json").is_file() else {}
+    if upscale.get("by") == "depth":
+        return Checkpoint(source, "depth", tuple(upscale["new_layers"]))
+    return Checkpoint(source, _kind_of_config(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's tokenizer. Raises RequestError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint.root)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{checkpoint.root} has no tokenizer that loads: {_first_line(error)}") from error
+
+
+def load_model(checkpoint: Checkpoint, *, dtype: Any = None) -> Any:
+    """The model of any checkpoint on the CPU, in eval mode. dtype: of its floating-point weights; None: as stored."""
+    model = _load(checkpoint, dtype)
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    return model.eval()
+
+
+def random_model(checkpoint: Checkpoint) -> Any:
+    """A float32 model with random weights of the checkpoint's config; seed torch before."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import scale_cli.model  # noqa: F401  (registers the class)
+
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.root), dtype=torch.float32)
+
+
+def apply_method(model: Any, method: str, options: MethodOptions, new_layers: Sequence[int]) -> Any:
+    """The model with exactly what `method` trains requiring a gradient (under LoRA: wrapped by peft)."""
+    return METHODS[method].apply(model, options, new_layers)
+
+
+def save_trained(model: Any, folder: Path) -> None:
+    """Write what the model trains to `folder`, under the model's own names."""
+    from safetensors.torch import save_file
+
+    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    save_file(tensors, folder / TRAINED_TENSORS, metadata={"format": "pt"})
+
+
+def load_trained(model: Any, folder: Path) -> None:
+    """Read what `save_trained` wrote into the model. Raises RuntimeError where names or shapes differ."""
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / TRAINED_TENSORS)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if set(tensors) != set(trained):
+        raise RuntimeError(f"{folder / TRAINED_TENSORS} and the model differ in {sorted(set(tensors) ^ set(trained))[:5]}")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            if parameter.shape != tensors[name].shape:
+                raise RuntimeError(f"{name}: {tuple(tensors[name].shape)} stored, {tuple(parameter.shape)} wanted")
+            parameter.copy_(tensors[name])
+
+
+def save_pointer(base: Checkpoint, folder: Path, method: str, options: MethodOptions) -> None:
+    """Write how to get from the base to the model whose trained tensors lie in `folder`."""
+    is_folder = Path(base.source).exists()
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(MethodOptions)}
+    pointer = {
+        "base": os.path.relpath(base.source, folder) if is_folder else base.source,
+        "base_is_folder": is_folder,
+        "method": method,
+        "options": fields,
+    }
+    write_text(folder / TRAINED_POINTER, to_json(pointer) + "\n")
+
+
+def _load(checkpoint: Checkpoint, dtype: Any) -> Any:
+    if checkpoint.base is not None:
+        assert checkpoint.method is not None and checkpoint.options is not None
+        base = load_model(checkpoint.base, dtype=dtype)
+        model = apply_method(base, checkpoint.method, checkpoint.options, checkpoint.new_layers)
+        load_trained(model, Path(checkpoint.source))
+        return model
+    from transformers import AutoModelForCausalLM
+
+    import scale_cli.model  # noqa: F401  (registers the class)
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(checkpoint.source, dtype=dtype or "auto")
+    except OSError as error:
+        raise RequestError(f"{checkpoint.source} does not load: {_first_line(error)}") from error
+
+
+def _hub_config(source: str) -> dict[str, Any]:
+    from transformers import PreTrainedConfig
+
+    try:
+        return PreTrainedConfig.get_config_dict(source)[0]
+    except OSError as error:
+        raise RequestError(f"{source}: no such folder, and no such model on the hub: {_first_line(error)}") from error
+
+
+def _kind_of_config(config: dict[str, Any]) -> Kind:
+    return "width" if config.get("model_type") == "scale" else "plain"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,259 @@
+"""One training run: a checkpoint and a recipe in, a run folder out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments, set_seed
+
+from scale_cli.errors import RequestError
+from scale_cli.evaluation.bios import BiographyAccuracy
+from scale_cli.files import write_text
+from scale_cli.methods import METHODS
+from scale_cli.recipe import save_recipe
+from scale_cli.records import Metric, fingerprint_folder, peak_memory_bytes, sha256_file, write_record
+from scale_cli.training.bios import check_people, read_questions
+from scale_cli.training.checkpoints import (
+    TRAINED_POINTER,
+    TRAINED_TENSORS,
+    Checkpoint,
+    apply_method,
+    describe,
+    load_model,
+    load_tokenizer,
+    load_trained,
+    random_model,
+    save_pointer,
+    save_trained,
+)
+from scale_cli.training.data import check_data, load_examples
+from scale_cli.training.recipe import TrainRecipe, parse_eval_people, parse_people
+from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, last_checkpoint
+
+RECIPE, RECORD = "recipe.yaml", "record.json"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    parameters: trained and total numbers of weights. metrics: the last measurement, by name.
+    seconds: of the run and of its resumed parts, measuring included; train_seconds: without measuring.
+    """
+
+    out: Path
+    steps: int
+    tokens: int
+    seconds: float
+    trained_parameters: int
+    total_parameters: int
+    metrics: dict[str, float]
+
+
+def train(
+    source: str,
+    out: Path,
+    recipe: TrainRecipe,
+    *,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainResult:
+    """Train a checkpoint as the recipe says and write the run folder `out`.
+
+    source: a checkpoint: a folder, a run folder, a hub id; with `recipe.from_scratch` only its config is used.
+    resume: go on from the last checkpoint in `out`, which another call with the same recipe left there.
+    progress: called with (step, steps) after each step.
+    `out` then holds recipe.yaml, metrics.jsonl, record.json, the tokenizer, and either a whole Hugging Face folder
+    (fft) or the trained tensors with a pointer to the base; it can be given to eval and train again.
+    Raises RequestError for what does not fit together, before anything is loaded or written, for a loss that is no
+    number, and KeyboardInterrupt after Ctrl-C once a checkpoint is written.
+    """
+    checkpoint = check_request(source, out, recipe, resume=resume)
+    resume_from = last_checkpoint(out) if resume else None
+    set_seed(recipe.seed)
+    tokenizer = load_tokenizer(checkpoint)
+    examples = load_examples(recipe, tokenizer)
+    measures = _measures(recipe, tokenizer)
+    if recipe.from_scratch:
+        model = random_model(checkpoint)
+    else:
+        model = load_model(checkpoint, dtype=torch.float32)
+    model = apply_method(model, recipe.method, recipe, checkpoint.new_layers)
+
+    out.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, out / RECIPE)
+    metrics: list[Metric] = []
+
+    def measure(model: Any, last: bool) -> dict[str, float]:
+        metrics[:] = [
+            Metric(f"{name}/{metric.name}", metric.value, metric.stderr, metric.samples, metric.higher_is_better)
+            for name, accuracy in measures.items()
+            for metric in (accuracy.first_token(model) + (accuracy.exact_match(model) if last else []))
+        ]
+        return {metric.name: metric.value for metric in metrics}
+
+    writer = MetricsWriter(out, measure if measures else None, recipe.eval_steps, progress)
+    before = _seconds_before(resume_from)
+    start = time.monotonic()
+    with StopAtStep() as stop:
+        trainer = PartTrainer(
+            model=model,
+            args=training_arguments(recipe, out),
+            train_dataset=examples,
+            data_collator=lambda batch: batch,
+            callbacks=[writer, stop],
+        )
+        trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+        seconds = before + time.monotonic() - start
+        if stop.asked:
+            _write_seconds(last_checkpoint(out), seconds)
+            raise KeyboardInterrupt
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    length = examples[0]["input_ids"].shape[0]
+    result = TrainResult(
+        out=out,
+        steps=recipe.steps,
+        tokens=len(examples) * length * trainer.args.world_size,
+        seconds=seconds,
+        trained_parameters=trained,
+        total_parameters=sum(p.numel() for p in model.parameters()),
+        metrics=writer.last,
+    )
+    if trainer.is_world_process_zero():
+        _save_result(model, tokenizer, checkpoint, recipe, out)
+        for old in out.glob("checkpoint-*"):
+            shutil.rmtree(old)
+        _write_record(checkpoint, recipe, result, metrics)
+    return result
+
+
+def check_request(source: str, out: Path, recipe: TrainRecipe, *, resume: bool) -> Checkpoint:
+    """Raise RequestError for whatever does not fit together, without loading anything heavy."""
+    checkpoint = describe(source, from_scratch=recipe.from_scratch)
+    method = METHODS[recipe.method]
+    if checkpoint.kind not in method.needs:
+        wanted = {
+            "width": "a width-upscaled checkpoint; make one with: scale upscale BASE OUT --by width --hidden N",
+            "depth": "a depth-upscaled checkpoint; make one with: scale upscale BASE OUT --by depth --layers N",
+            "plain": "a checkpoint that is not upscaled",
+        }[method.needs[0]]
+        raise RequestError(f"--method {recipe.method}: {source} is {_KIND_NAMES[checkpoint.kind]}; it trains {wanted}")
+    check_data(recipe)
+    if recipe.people is not None or recipe.objective == "qa":
+        for folder in recipe.data:
+            check_people(Path(folder), None if recipe.people is None else parse_people(recipe.people))
+    for text in recipe.eval_people:
+        check_people(_eval_folder(recipe), parse_eval_people(text)[1])
+    if resume:
+        if last_checkpoint(out) is None:
+            raise RequestError(f"--resume: {out} holds no checkpoint to go on from; train without --resume")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"{out} already holds files; choose a new or an empty folder, or --resume")
+    return checkpoint
+
+
+_KIND_NAMES = {"plain": "not upscaled", "width": "width-upscaled", "depth": "depth-upscaled"}
+
+
+def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
+    """The recipe in the library's words."""
+    schedules: dict[str, tuple[str, dict[str, float]]] = {
+        "cosine": ("cosine_with_min_lr", {"min_lr_rate": recipe.min_lr_rate}),
+        "linear": ("linear", {}),
+        "constant": ("constant_with_warmup", {}),
+    }
+    schedule, schedule_options = schedules[recipe.schedule]
+    bfloat16 = recipe.precision == "bfloat16"
+    if recipe.precision == "auto":
+        bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return TrainingArguments(
+        output_dir=str(out),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=schedule,
+        lr_scheduler_kwargs=schedule_options,
+        warmup_steps=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        adam_epsilon=recipe.adam_epsilon,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=bfloat16,
+        activation_checkpointing=recipe.gradient_checkpointing,
+        seed=recipe.seed,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=recipe.logging_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="no" if recipe.save_steps is None else "steps",
+        save_steps=recipe.save_steps or recipe.steps,
+        save_total_limit=2,
+        disable_tqdm=True,
+        log_level="error",
+        report_to=list(recipe.report_to) or "none",
+    )
+
+
+def _eval_folder(recipe: TrainRecipe) -> Path:
+    return recipe.eval_bios or Path(recipe.data[0])
+
+
+def _measures(recipe: TrainRecipe, tokenizer: Any) -> dict[str, BiographyAccuracy]:
+    named = [parse_eval_people(text) for text in recipe.eval_people]
+    folder = _eval_folder(recipe)
+    return {name: BiographyAccuracy(read_questions(folder, people), tokenizer) for name, people in named}
+
+
+def _save_result(model: Any, tokenizer: Any, checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
+    if recipe.method == "fft":
+        model.save_pretrained(out)
+        upscale = Path(checkpoint.source) / "upscale.json"
+        if checkpoint.kind == "depth" and upscale.exists():
+            shutil.copy(upscale, out)
+    else:
+        save_trained(model, out)
+        save_pointer(checkpoint, out, recipe.method, recipe)
+    tokenizer.save_pretrained(out)
+
+
+def _write_record(checkpoint: Checkpoint, recipe: TrainRecipe, result: TrainResult, metrics: list[Metric]) -> None:
+    folder = Path(checkpoint.root)
+    has_weights = folder.is_dir() and any(folder.glob("*.safetensors"))
+    write_record(
+        result.out / RECORD,
+        command="train",
+        recipe=recipe,
+        base={"source": checkpoint.source, "fingerprint": fingerprint_folder(folder) if has_weights else None},
+        data={source: _data_fingerprint(Path(source)) for source in recipe.data},
+        steps=result.steps,
+        tokens=result.tokens,
+        seconds=result.seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+        trained_parameters=result.trained_parameters,
+        total_parameters=result.total_parameters,
+        metrics=metrics,
+    )
+
+
+def _data_fingerprint(source: Path) -> str:
+    """The sha256 of a file, or of a gen-bios folder's manifest, which holds those of its files."""
+    return sha256_file(source / "manifest.json" if source.is_dir() else source)
+
+
+def _seconds_before(resume_from: Path | None) -> float:
+    if resume_from is None or not (file := resume_from / "seconds.json").exists():
+        return 0.0
+    return float(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _write_seconds(folder: Path | None, seconds: float) -> None:
+    if folder is not None:
+        write_text(folder / "seconds.json", json.dumps(seconds))

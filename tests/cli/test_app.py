@@ -1,0 +1,157 @@
+"""How `scale` leaves: what it prints where, and its exit codes."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+
+from scale_cli import __version__
+from scale_cli.cli import output
+from scale_cli.cli.app import COMMANDS, app
+from scale_cli.errors import RequestError
+
+RunCli = Callable[..., Any]
+
+
+@pytest.fixture
+def run_raising(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Any]:
+    """Runs a command whose body raises what is given."""
+
+    def run(exception: BaseException) -> Any:
+        def doomed() -> None:
+            raise exception
+
+        monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
+        app.command("doomed")(doomed)
+        return run_cli("doomed")
+
+    return run
+
+
+def test_version_and_help(run_cli: RunCli) -> None:
+    assert run_cli("--version") == run_cli("--version")
+    ended = run_cli("--version")
+    assert (ended.code, ended.stdout, ended.stderr) == (0, f"scale {__version__}\n", "")
+    ended = run_cli()
+    assert (ended.code, ended.stderr) == (0, "")
+    assert all(f" {name} " in ended.stdout for name in COMMANDS)
+    assert "completion" not in ended.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_documented(name: str) -> None:
+    group = typer.main.get_command(app)
+    command = group.commands[name]  # type: ignore[attr-defined]
+    assert command.help
+    assert [parameter.name for parameter in command.params if not parameter.help] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["gen-bio"], "No such command 'gen-bio'. Did you mean 'gen-bios'? (see: scale --help)"),
+        (["gen-bios"], "Missing argument 'out'. (see: scale gen-bios --help)"),
+        (["doctor", "--jsn"], "No such option: --jsn (Possible options: --json) (see: scale doctor --help)"),
+        (["gen-bios", "x", "--people"], "Option '--people' requires an argument."),
+        (["doctor", "x"], "Got unexpected extra argument(s) (x) (see: scale doctor --help)"),
+    ],
+)
+def test_usage_errors_are_one_line(run_cli: RunCli, words: list[str], line: str) -> None:
+    ended = run_cli(*words)
+    assert (ended.code, ended.stdout, ended.stderr) == (2, "", f"scale: {line}\n")
+
+
+def test_request_errors_are_one_line(run_raising: Callable[[BaseException], Any]) -> None:
+    ended = run_raising(RequestError("--layers 23: choose\n 31 to 60"))
+    assert (ended.code, ended.stdout, ended.stderr) == (2, "", "scale: --layers 23: choose 31 to 60\n")
+
+
+def test_interruption_is_one_line(run_raising: Callable[[BaseException], Any]) -> None:
+    ended = run_raising(KeyboardInterrupt())
+    assert (ended.code, ended.stdout, ended.stderr) == (130, "", "scale: interrupted\n")
+
+
+def test_our_own_mistakes_keep_their_traceback(run_raising: Callable[[BaseException], Any]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_raising(ZeroDivisionError())
+
+
+def test_a_traceback_exits_with_1() -> None:
+    program = (
+        "import sys; from scale_cli.cli.app import app, main\n"
+        "@app.command('doomed')\n"
+        "def doomed(): raise KeyError('ours')\n"
+        "sys.exit(main(['doomed']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Traceback (most recent call last):")
+    assert ended.stderr.endswith("KeyError: 'ours'\n")
+
+
+def test_from_a_shell(run_cli_process: RunCli) -> None:
+    ended = run_cli_process("gen-bios")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr == "scale: Missing argument 'out'. (see: scale gen-bios --help)\n"
+
+
+def test_show_is_json_or_text(capsys: pytest.CaptureFixture[str]) -> None:
+    output.show({"b": 1, "a": Path("x")}, "for people", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"a": "x", "b": 1}
+    output.show({}, "for people", as_json=False)
+    assert capsys.readouterr().out == "for people\n"
+
+
+def test_say_prints_brackets_and_long_lines_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    output.say("[bold] " + "x" * 300)
+    assert capsys.readouterr() == ("", "[bold] " + "x" * 300 + "\n")
+
+
+def test_progress_is_plain_lines_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with output.progress("people", 5000, done=1000) as advance:
+        for now in (1.0, 9.0, 10.0, 11.0):  # noqa: B007
+            advance(500)
+        now = 40.0
+        advance(done=5000)
+    assert capsys.readouterr() == (
+        "",
+        "people: 2,500 of 5,000 (50%), 150.0/s, 17 s left\npeople: 5,000 of 5,000 (100%), 100.0/s, in 40.0 s\n",
+    )
+
+
+def test_progress_learns_its_total(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with output.progress("files", None) as advance:
+        now = 10.0
+        advance(5)
+        now = 20.0
+        advance(done=10, total=10)
+    assert capsys.readouterr().err == "files: 5, 0.5/s\nfiles: 10 of 10 (100%), 0.5/s, in 20.0 s\n"
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+
+    def terminal(*, stderr: bool) -> Console:
+        assert stderr
+        return Console(file=written, force_terminal=True, width=100)
+
+    monkeypatch.setattr(output, "Console", terminal)
+    with output.progress("people", 10) as advance:
+        advance()
+        advance(done=10)
+    assert "people" in written.getvalue()
+    assert "10/10" in written.getvalue()

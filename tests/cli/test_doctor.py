@@ -1,0 +1,54 @@
+"""`scale doctor` says what is there, what is missing and what to do."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scale_cli.cli import doctor
+
+RunCli = Callable[..., Any]
+
+
+def test_report(run_cli: RunCli) -> None:
+    ended = run_cli("doctor")
+    assert ended.code == 0
+    assert all(word in ended.stdout for word in ("Python", "CPU", "memory", "disk", "Hub", "what to do"))
+    assert "missing" in ended.stderr
+
+
+def test_json_holds_the_same_checks(run_cli: RunCli) -> None:
+    ended = run_cli("doctor", "--json")
+    assert ended.code == 0
+    checks = {check["name"]: check for check in json.loads(ended.stdout)["checks"]}
+    assert {"Python", "CPU", "memory", "disk"} < set(checks)
+    assert checks["CPU"].keys() == {"name", "found", "status", "advice"}
+
+
+def test_packages_are_held_against_the_requirements() -> None:
+    requirements = ["torch>=2.0", "rich>=9999", "no-such-package-of-ours>=1.0", "mypy>=9999; extra == 'dev'"]
+    torch, rich, absent = doctor._packages(requirements)
+    assert torch.status == "ok"
+    assert (rich.status, rich.advice) == ("missing", "pip install 'rich>=9999'")
+    assert (absent.found, absent.status) == ("not installed", "missing")
+
+
+def test_a_source_tree_that_is_not_installed_is_named() -> None:
+    assert list(doctor._packages(None)) == [doctor.Check("scale-cli", "not installed", "missing", "make install")]
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, ["HF_HUB_OFFLINE is set", "HF_TOKEN is not set"]),
+        ({"HF_HUB_OFFLINE": "0", "HF_TOKEN": "secret"}, ["allowed", "HF_TOKEN is set"]),
+    ],
+)
+def test_hub(environment: dict[str, str], found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    checks = list(doctor._hub())
+    assert [check.found for check in checks] == found
+    assert "secret" not in str(checks)
