@@ -8,8 +8,8 @@
             if self.lr <= 0:
                 raise ValueError(f"--lr {self.lr}: a learning rate is above 0")
 
-A field is a bool, int, float, str, Path, Literal of words, a tuple of one of these (`tuple[str, ...]`), or any of these
-or None.
+A field is a bool, int, float, str, Path, Literal of words, a tuple of one of these (`tuple[str, ...]`), any of these
+or None, or, where no flag is made of it, a `Mapping` from words to such values (`Mapping[str, Any]` for any).
 """
 
 import contextlib
@@ -43,13 +43,16 @@ def load_recipe(cls: type[Recipe], file: Path | None, overrides: Mapping[str, An
     """The recipe resolved: the defaults of `cls`, over them the YAML `file`, over it `overrides`.
 
     overrides: values by field name, as from `recipe_options`; None means not given. Text is read as flags are.
-    Raises RequestError for a file that cannot be read, an unknown key, a value of the wrong type, and for every
-    ValueError with which the recipe refuses its values.
+    Raises RequestError for a file that cannot be read, an unknown or missing key, a value of the wrong type, and for
+    every ValueError with which the recipe refuses its values.
     """
     values: dict[str, Any] = {}
     if file is not None:
         values |= _checked(cls, _read_yaml(file), source=f"{file}: ")
     values |= _checked(cls, {name: value for name, value in overrides.items() if value is not None}, source="")
+    required = [field.name for field in dataclasses.fields(cls) if _is_required(field)]  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in values]:
+        raise RequestError(f"{f'{file}: ' if file else ''}the key {missing[0]!r} is missing")
     try:
         return cls(**values)
     except ValueError as error:
@@ -59,6 +62,10 @@ def load_recipe(cls: type[Recipe], file: Path | None, overrides: Mapping[str, An
 def save_recipe(recipe: Any, path: Path) -> None:
     """Write every value of a recipe as YAML that `load_recipe` reads back to an equal recipe."""
     write_text(path, yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True))
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -102,6 +109,12 @@ def _coerce(value: Any, kind: Any, choices: tuple[str, ...] | None) -> Any:
         if not isinstance(items, list | tuple):
             raise ValueError("a list")
         return tuple(_coerce(item, arguments[0], choices) for item in items)
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise ValueError("a list of `key: value` lines")
+        return {str(key): _coerce(item, arguments[1], choices) for key, item in value.items()}
+    if kind is Any:
+        return value
     if origin is Literal:
         choices, kind = arguments, str
     if choices is not None and value not in choices:

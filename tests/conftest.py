@@ -14,14 +14,21 @@ os.environ |= {
 }
 
 import dataclasses
+import functools
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
+
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from scale_cli.cli import main
+
+if TYPE_CHECKING:
+    from tests.runs import Run, World
 
 torch.set_num_threads(1)
 
@@ -32,10 +39,36 @@ TOLERANCE = {
 }
 
 
+def pytest_collection_finish() -> None:
+    """Every training run collects garbage; it need not look at all that was imported."""
+    gc.freeze()
+
+
 @pytest.fixture
 def tolerance() -> Callable[[torch.dtype], dict[str, float]]:
     """How near two values are that differ in rounding only: `assert_close(a, b, **tolerance(a.dtype))`."""
     return TOLERANCE.__getitem__
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> "World":
+    """Biographies and checkpoints of every kind; read them only."""
+    from tests.runs import make_world  # here, as it loads much
+
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def finished(world: "World", tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str, str], Run]":
+    """`finished("lora", "neox")`: a run of each method and family with the world's recipe, made once; read it only."""
+    from tests.runs import run
+
+    @functools.cache
+    def make(method: str, family: str = "llama") -> "Run":
+        folder = tmp_path_factory.mktemp("finished") / "run"
+        return run(world.source(method, family), folder, world.recipe(method))
+
+    return make
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
-from scale_cli.model import ScaleConfig, ScaleForCausalLM
+from scale_cli.model import ScaleConfig
 
 VOCABULARY = 61
 
-_SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-BASES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+_SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+BASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, {"intermediate_size": 48, "num_key_value_heads": 4}),
     "llama-grouped": (LlamaConfig, {"intermediate_size": 48, "num_key_value_heads": 2, "tie_word_embeddings": True}),
     "llama-biased": (
         LlamaConfig,
-        {"intermediate_size": 48, "num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True, "head_dim": 12},
+        {"intermediate_size": 48, "num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True, "head_dim": 6},
     ),
     "neox": (GPTNeoXConfig, {"intermediate_size": 80}),
     "neox-sequential": (
@@ -29,19 +29,19 @@ BASES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     ),
     "neox-unbiased": (GPTNeoXConfig, {"intermediate_size": 80, "attention_bias": False, "rotary_pct": 1.0}),
 }
-"""Names of tiny bases: both families, tied and untied heads, grouped queries, both residuals, with and without biases."""
+"""Tiny bases by name: both families, tied and untied heads, grouped queries, both residuals, biases or none."""
 
 ADDED = {"hidden_size": 6, "intermediate_size": 10}
 
 
-def tiny_base(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> PreTrainedModel:
+def tiny_base(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
     """A causal LM of the library, in eval mode. Norms and biases are random too, so that none can be left out unseen.
 
     name: of `BASES`; changes: of its config.
     """
     config_class, own = BASES[name]
-    config = config_class(**(_SIZES | own | changes))  # type: ignore[arg-type]
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    config = config_class(**(_SIZES | own | changes))
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     randomise(model, seed=seed)
     return model.eval()
 
@@ -56,35 +56,33 @@ def randomise(model: torch.nn.Module, *, seed: int, names: str = "") -> None:
             if parameter.ndim == 1:
                 parameter.copy_(0.2 * values + float("norm" in name and name.endswith("weight")))
             else:
-                embeds = "embed" in name
-                parameter.copy_(values * (1.0 if embeds else parameter.shape[1] ** -0.5))
+                parameter.copy_(values * (0.3 if "embed" in name else parameter.shape[1] ** -0.5))
 
 
 def widened(
-    base: PreTrainedModel,
+    base: Any,
     *,
     layers: tuple[int, ...] = (),
     modules: tuple[str, ...] = (),
     threshold: float | None = None,
     seed: int = 1,
-) -> ScaleForCausalLM:
+) -> Any:
     """`base` widened in memory, in eval mode, with every added value random: W12, W22 and the head as well."""
     config = base.config
     groups = config.num_attention_heads // getattr(config, "num_key_value_heads", config.num_attention_heads)
-    model = ScaleForCausalLM(
-        ScaleConfig(
-            base_config=config.to_dict(),
-            expansion=ADDED | {"num_attention_heads": groups, "num_key_value_heads": 1},
-            collaborative={"layers": list(layers), "modules": list(modules)},
-            router=None if threshold is None else {"threshold": threshold},
-        )
-    ).to(base.dtype)
+    wider = ScaleConfig(
+        base_config=config.to_dict(),
+        expansion=ADDED | {"num_attention_heads": groups, "num_key_value_heads": 1},
+        collaborative={"layers": list(layers), "modules": list(modules)},
+        router=None if threshold is None else {"threshold": threshold},
+    )
+    model = AutoModelForCausalLM.from_config(wider, dtype=base.dtype)
     model.base.load_state_dict(base.state_dict())
     randomise(model.expansion, seed=seed)
     return model.eval()
 
 
-def without_w12(model: ScaleForCausalLM) -> ScaleForCausalLM:
+def without_w12(model: Any) -> Any:
     """A copy whose W12 are all zero and that has one path: what the preserve branch computes."""
     masked = copy.deepcopy(model)
     masked.config.router = None
@@ -106,3 +104,11 @@ def base_folder(folder: Path, name: str = "llama-grouped", *, shard: str = "1GB"
     (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text('{"a": "한"}', encoding="utf-8")
     return folder
+
+
+def load(folder: Path) -> Any:
+    """The model in a folder, by the library's Auto class; its files hold its tensors, all of them and no others."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    model, info = loaded
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return model

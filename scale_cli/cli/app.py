@@ -7,14 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from scale_cli import __version__
+from scale_cli.cli.bench import bench
 from scale_cli.cli.doctor import doctor
+from scale_cli.cli.evaluate import evaluate
 from scale_cli.cli.gen_bios import gen_bios
+from scale_cli.cli.train import train
 from scale_cli.cli.upscale import upscale
 from scale_cli.errors import RequestError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "gen-bios": gen_bios,
     "upscale": upscale,
+    "train": train,
+    "eval": evaluate,
+    "bench": bench,
     "doctor": doctor,
 }
 """The subcommands in the order of `scale --help`. Their modules import nothing heavy before a command runs."""

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any, Protocol
 
@@ -94,3 +95,12 @@ def _line(label: str, done: int, total: int | None, *, seconds: float, rate: flo
         return f"{label}: {done:,}, {rate:,.1f}/s"
     left = f"{(total - done) / rate:.0f} s left" if done < total else f"in {seconds:.1f} s"
     return f"{label}: {done:,} of {total:,} ({done / total:.0%}), {rate:,.1f}/s, {left}"
+
+
+def quiet_libraries() -> None:
+    """Let the libraries' own progress bars and remarks be silent: a command speaks for them. Imports transformers."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks for it

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from scale_cli.cli.output import AsJson, progress, show
+from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
 
 
 def upscale(
@@ -34,11 +34,9 @@ def upscale(
     as_json: AsJson = False,
 ) -> None:
     """Widen or deepen a model without changing what it computes."""
-    import transformers
-
     import scale_cli.surgery
 
-    transformers.utils.logging.disable_progress_bar()
+    quiet_libraries()
     with progress("layers", None) as advance:
         result = scale_cli.surgery.upscale(
             base,
@@ -57,6 +55,10 @@ def upscale(
     table = Table("written to", str(out))
     for name, size in result.sizes.items():
         table.add_row(f"{'added ' if by == 'width' else ''}{name}", f"{size:,}")
+    if by == "width" and set(init.split(",")) == {"zero"}:
+        say(
+            "zero for both W21 and W22: no gradient reaches the added heads and feed-forward features, they never learn"
+        )
     share = result.added_parameters / result.base_parameters
     table.add_row("base parameters", f"{result.base_parameters:,}")
     table.add_row("added parameters", f"{result.added_parameters:,} ({share:.1%} of the base)")

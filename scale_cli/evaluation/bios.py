@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -47,15 +48,16 @@ class BiographyAccuracy:
         probability. The mean over all questions, then by attribute; under a router also `routed`, the share of
         answers' first tokens that took the preserve branch."""
         scores = []
-        for batch, prompts in self._prompts(model):
-            output = model(input_ids=prompts, logits_to_keep=1, use_cache=False)
-            logits = output.logits[:, -1].float()
-            targets = torch.tensor([answer[0] for _, _, answer in batch], device=logits.device)
-            hard = (logits.argmax(-1) == targets).float().tolist()
-            soft = logits.softmax(-1).gather(1, targets[:, None])[:, 0].tolist()
-            preserved = getattr(output, "preserved", None)
-            shares = [None] * len(batch) if preserved is None else preserved[:, -1].float().tolist()
-            scores += [Scores(row[0], *values) for row, *values in zip(batch, hard, soft, shares, strict=True)]
+        with _evaluating(model):
+            for batch, prompts in self._prompts(model):
+                output = model(input_ids=prompts, logits_to_keep=1, use_cache=False)
+                logits = output.logits[:, -1].float()
+                targets = torch.tensor([answer[0] for _, _, answer in batch], device=logits.device)
+                hard = (logits.argmax(-1) == targets).float().tolist()
+                soft = logits.softmax(-1).gather(1, targets[:, None])[:, 0].tolist()
+                preserved = getattr(output, "preserved", None)
+                shares = [None] * len(batch) if preserved is None else preserved[:, -1].float().tolist()
+                scores += [Scores(row[0], *values) for row, *values in zip(batch, hard, soft, shares, strict=True)]
         metrics = [metric for kind in ("hard", "soft") for metric in self._by_attribute(kind, scores)]
         routed = [score.preserved for score in scores if score.preserved is not None]
         return metrics + ([_mean("routed", routed)] if routed else [])
@@ -64,20 +66,21 @@ class BiographyAccuracy:
         """The share of questions whose whole answer greedy generation gives, end-of-text included; mean and by
         attribute."""
         matches: list[tuple[str, float]] = []
-        for batch, prompts in self._prompts(model):
-            longest = max(len(answer) for _, _, answer in batch)
-            generated = model.generate(
-                input_ids=prompts,
-                attention_mask=torch.ones_like(prompts),
-                max_new_tokens=longest,
-                do_sample=False,
-                eos_token_id=self.end,
-                pad_token_id=self.end,
-            )[:, prompts.shape[1] :].tolist()
-            matches += [
-                (attribute, float(tokens[: len(answer)] == answer))
-                for (attribute, _, answer), tokens in zip(batch, generated, strict=True)
-            ]
+        with _evaluating(model):
+            for batch, prompts in self._prompts(model):
+                longest = max(len(answer) for _, _, answer in batch)
+                generated = model.generate(
+                    input_ids=prompts,
+                    attention_mask=torch.ones_like(prompts),
+                    max_new_tokens=longest,
+                    do_sample=False,
+                    eos_token_id=self.end,
+                    pad_token_id=self.end,
+                )[:, prompts.shape[1] :].tolist()
+                matches += [
+                    (attribute, float(tokens[: len(answer)] == answer))
+                    for (attribute, _, answer), tokens in zip(batch, generated, strict=True)
+                ]
         by_attribute = [
             _mean(f"exact/{name}", [match for attribute, match in matches if attribute == name])
             for name in self.attributes
@@ -85,15 +88,10 @@ class BiographyAccuracy:
         return [_mean("exact", [match for _, match in matches]), *by_attribute]
 
     def _prompts(self, model: Any) -> Iterator[tuple[list[tuple[str, list[int], list[int]]], torch.Tensor]]:
-        """Batches with their prompts (batch, length) on the model's device, the model in eval mode meanwhile."""
-        was_training, device = model.training, next(model.parameters()).device
-        model.eval()
-        try:
-            with torch.no_grad():
-                for batch in self._batches:
-                    yield batch, torch.tensor([prompt for _, prompt, _ in batch], device=device)
-        finally:
-            model.train(was_training)
+        """Batches with their prompts (batch, length) on the model's device."""
+        device = next(model.parameters()).device
+        for batch in self._batches:
+            yield batch, torch.tensor([prompt for _, prompt, _ in batch], device=device)
 
     def _by_attribute(self, kind: str, scores: Sequence[Scores]) -> list[Metric]:
         by_attribute = [
@@ -101,6 +99,18 @@ class BiographyAccuracy:
             for name in self.attributes
         ]
         return [_mean(kind, [getattr(score, kind) for score in scores]), *by_attribute]
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """The model in eval mode and no gradients meanwhile."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def _mean(name: str, values: Sequence[float]) -> Metric:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scale_cli.errors import RequestError
 from scale_cli.methods.options import MethodOptions
+
+if TYPE_CHECKING:
+    from scale_cli.model import Family
 
 
 def fft(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
@@ -19,12 +22,10 @@ def lora(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
     """LoRA (arXiv 2106.09685) by peft on every attention and feed-forward matrix; the rest is frozen."""
     from peft import LoraConfig, get_peft_model
 
-    from scale_cli.model import family_of
-
     config = LoraConfig(
         r=options.lora_r,
         lora_alpha=options.lora_r if options.lora_alpha is None else options.lora_alpha,
-        target_modules=list(family_of(model.config.model_type).linear_paths()),
+        target_modules=list(_family(model, "lora").linear_paths()),
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
@@ -34,9 +35,7 @@ def lora(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
 
 def freeze(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
     """The bottom layers and the input embedding frozen, the rest trained. A head tied to the embedding is frozen too."""
-    from scale_cli.model import family_of
-
-    layers = family_of(model.config.model_type).layers_of(model)
+    layers = _family(model, "freeze").layers_of(model)
     if options.freeze_layers >= len(layers):
         raise RequestError(
             f"--freeze-layers {options.freeze_layers}: the model has {len(layers)} layers and one at least must train; "
@@ -51,10 +50,18 @@ def freeze(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any
 
 def llama_pro(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
     """LLaMA Pro (arXiv 2401.02415): only the blocks that block expansion added train."""
-    from scale_cli.model import family_of
-
-    layers = family_of(model.config.model_type).layers_of(model)
+    layers = _family(model, "llama-pro").layers_of(model)
     model.requires_grad_(False)
     for index in new_layers:
         layers[index].requires_grad_(True)
     return model
+
+
+def _family(model: Any, method: str) -> Family:
+    """The family of the model, in which a method finds its layers and linear maps."""
+    from scale_cli.model import family_of
+
+    try:
+        return family_of(model.config.model_type)
+    except ValueError as error:
+        raise RequestError(f"--method {method}: {error}; --method fft trains any") from error

@@ -175,3 +175,12 @@ Side = Literal["attention", "ffn"]
 def module_of(role: str) -> Side:
     """The group ("attention" or "ffn") that a role belongs to."""
     return "attention" if role in ATTENTION_ROLES else "ffn"
+
+
+def lora_parameters(family: Family, shape: LayerShape, num_layers: int) -> int:
+    """Parameters a LoRA of rank 1 on every linear map trains: the sum of in + out features; a fused map counts once."""
+    total = 0
+    for path in family.linear_paths():
+        features = [shape.features(role) for role in ROLES if family.path(role) == path]
+        total += sum(out for out, _ in features) + features[0][1]
+    return total * num_layers

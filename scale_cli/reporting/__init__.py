@@ -1,0 +1,1 @@
+"""Results -> text and pictures. Pure functions: values in, a table or a file out."""

@@ -2,6 +2,8 @@
 
 Three kinds: "zero"; "random", He initialisation; "svd", a part of the map itself, reduced to its leading singular
 directions as in LESA (arXiv 2502.13794). Signs of singular vectors are fixed, so that they do not hang on the machine.
+With "zero" for both W21 and W22 the added heads and feed-forward features never learn: what enters and what leaves them
+is zero, and the gradient of each holds the other as a factor.
 """
 
 from __future__ import annotations

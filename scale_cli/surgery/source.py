@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    StrictDataclassError,
+)
 from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -142,7 +148,6 @@ def _locate(given: str, revision: str | None) -> tuple[Path, str | None]:
         )
 
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS]
     try:
@@ -191,8 +196,9 @@ def _understand(given: str, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Fami
         raise RequestError(f"{given} is quantised; give the checkpoint it was quantised from")
     try:
         return CONFIG_MAPPING[model_type].from_dict(dict(raw)), family
-    except (ValueError, TypeError) as error:
-        raise RequestError(f"{given}: its config.json is no {model_type} config: {error}; mend it") from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"{given}: its config.json is no {model_type} config: {reason}; mend it") from error
 
 
 def _no_weights(given: str, folder: Path) -> str:

@@ -111,13 +111,12 @@ class Written:
 class ShardWriter:
     """Writes tensors one after another into files `<stem>-00001.safetensors`, ...; holds one shard at most.
 
-    weight_map: the file of every tensor written so far, for the index.
+    weight_map: the file of every tensor taken so far, for the index. parameters: the numbers in them.
     """
 
-    def __init__(self, folder: Path, stem: str, *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, stem: str) -> None:
         self.folder = folder
         self.stem = stem
-        self.shard_bytes = shard_bytes
         self.weight_map: dict[str, str] = {}
         self.parameters = 0
         self._shard: dict[str, Tensor] = {}
@@ -131,7 +130,7 @@ class ShardWriter:
         self.weight_map[name] = f"{self.stem}-{self._shards + 1:05d}.safetensors"
         self.parameters += tensor.numel()
         self._held_bytes += tensor.nbytes
-        if self._held_bytes >= self.shard_bytes:
+        if self._held_bytes >= SHARD_BYTES:
             self.flush()
 
     def flush(self) -> None:

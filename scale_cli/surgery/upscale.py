@@ -108,6 +108,7 @@ def upscale(
         record = method | {
             "by": by,
             "sizes": sizes,
+            "parameters": {"base": opened.parameters, "added": written.added_parameters},
             "seed": seed,
             "base": identity,
             "pretrained": written.pretrained,

@@ -87,8 +87,8 @@ def _check_svd(base: LayerShape, added: LayerShape, *, vocab_size: int, w22: boo
     for flag, (count, limit) in limits.items():
         if count > limit:
             raise RequestError(
-                f"{flag} {count}: svd takes at most {limit} from the maps of {name}; choose {flag} up to {limit}, or "
-                "--init random"
+                f"{flag} {count}: svd takes at most {limit} from the maps of {name}; choose "
+                f"{f'{flag} up to {limit}, or ' if limit else ''}--init random"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -48,7 +49,7 @@ def read_questions(folder: Path, people: tuple[int, int] | None = None) -> list[
     return [Question(*row) for row in zip(*columns.values(), strict=True)]
 
 
-def _read(folder: Path, file: str, people: tuple[int, int] | None, columns: list[str]) -> dict[str, list]:
+def _read(folder: Path, file: str, people: tuple[int, int] | None, columns: list[str]) -> dict[str, list[Any]]:
     first, last = check_people(folder, people)
     rows = [("person_id", ">=", first), ("person_id", "<", last)]
     return pq.read_table(folder / file, columns=columns, filters=rows).to_pydict()

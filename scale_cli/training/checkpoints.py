@@ -30,7 +30,8 @@ class Checkpoint:
     kind: of the model that loading gives; a LoRA run is plain, because its update is merged on loading.
     new_layers: indices of the blocks that block expansion added; empty unless kind is "depth".
     method: what trained it, None where nothing of ours did.
-    base: for a run that trained a part, the checkpoint it trained from.
+    base: for a run that trained a part, and for a checkpoint of an unfinished run, the checkpoint it trained from.
+    from_scratch: the base's weights are not needed, all are stored.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Checkpoint:
     method: str | None = None
     options: MethodOptions | None = None
     base: Checkpoint | None = None
+    from_scratch: bool = False
 
     @property
     def root(self) -> str:
@@ -59,10 +61,12 @@ def describe(source: str, *, from_scratch: bool = False) -> Checkpoint:
         return Checkpoint(source, _kind_of_config(_hub_config(source)))
     if (folder / TRAINED_POINTER).is_file():
         pointer = json.loads((folder / TRAINED_POINTER).read_text(encoding="utf-8"))
-        base = describe(os.path.normpath(folder / pointer["base"]) if pointer["base_is_folder"] else pointer["base"])
+        base = describe(_base_of(source, pointer), from_scratch=pointer["from_scratch"])
         values = pointer["options"] | {"adapt_modules": tuple(pointer["options"]["adapt_modules"])}
         options = MethodOptions(**values)
-        return Checkpoint(source, base.kind, base.new_layers, pointer["method"], options, base)
+        return Checkpoint(
+            source, base.kind, base.new_layers, pointer["method"], options, base, from_scratch=pointer["from_scratch"]
+        )
     if not (folder / "config.json").is_file():
         raise RequestError(f"{source} is no checkpoint: it has neither config.json nor {TRAINED_POINTER}")
     if not from_scratch and not any(folder.glob("*.safetensors")):
@@ -84,7 +88,11 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: Any = None) -> Any:
-    """The model of any checkpoint on the CPU, in eval mode. dtype: of its floating-point weights; None: as stored."""
+    """The model of any checkpoint on the CPU, in eval mode.
+
+    dtype: of its floating-point weights; None: as stored, in a run that trained a part as that part is stored.
+    Raises RequestError where it is no causal language model, or damaged.
+    """
     model = _load(checkpoint, dtype)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
@@ -119,10 +127,11 @@ def load_trained(model: Any, folder: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    tensors = load_file(folder / TRAINED_TENSORS)
+    file = folder / TRAINED_TENSORS
+    tensors = load_file(file)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if set(tensors) != set(trained):
-        raise RuntimeError(f"{folder / TRAINED_TENSORS} and the model differ in {sorted(set(tensors) ^ set(trained))[:5]}")
+        raise RuntimeError(f"{file} and the model differ in {sorted(set(tensors) ^ set(trained))[:5]}")
     with torch.no_grad():
         for name, parameter in trained.items():
             if parameter.shape != tensors[name].shape:
@@ -130,13 +139,17 @@ def load_trained(model: Any, folder: Path) -> None:
             parameter.copy_(tensors[name])
 
 
-def save_pointer(base: Checkpoint, folder: Path, method: str, options: MethodOptions) -> None:
+def save_pointer(
+    base: Checkpoint, folder: Path, method: str, options: MethodOptions, *, from_scratch: bool = False
+) -> None:
     """Write how to get from the base to the model whose trained tensors lie in `folder`."""
     is_folder = Path(base.source).exists()
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(MethodOptions)}
     pointer = {
-        "base": os.path.relpath(base.source, folder) if is_folder else base.source,
+        # Relative, so that both may be moved together; by real paths, as ".." does not lead back through a link.
+        "base": os.path.relpath(os.path.realpath(base.source), os.path.realpath(folder)) if is_folder else base.source,
         "base_is_folder": is_folder,
+        "from_scratch": from_scratch,
         "method": method,
         "options": fields,
     }
@@ -146,18 +159,42 @@ def save_pointer(base: Checkpoint, folder: Path, method: str, options: MethodOpt
 def _load(checkpoint: Checkpoint, dtype: Any) -> Any:
     if checkpoint.base is not None:
         assert checkpoint.method is not None and checkpoint.options is not None
-        base = load_model(checkpoint.base, dtype=dtype)
-        model = apply_method(base, checkpoint.method, checkpoint.options, checkpoint.new_layers)
-        load_trained(model, Path(checkpoint.source))
+        folder = Path(checkpoint.source)
+        dtype = dtype or _stored_dtype(folder / TRAINED_TENSORS)
+        if checkpoint.from_scratch:
+            model = random_model(checkpoint.base).to(dtype)
+        else:
+            model = load_model(checkpoint.base, dtype=dtype)
+        model = apply_method(model, checkpoint.method, checkpoint.options, checkpoint.new_layers)
+        load_trained(model, folder)
         return model
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     import scale_cli.model  # noqa: F401  (registers the class)
 
     try:
         return AutoModelForCausalLM.from_pretrained(checkpoint.source, dtype=dtype or "auto")
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise RequestError(f"{checkpoint.source} does not load: {_first_line(error)}") from error
+
+
+def _stored_dtype(file: Path) -> Any:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as tensors:
+        return tensors.get_tensor(next(iter(tensors.keys()))).dtype
+
+
+def _base_of(source: str, pointer: dict[str, Any]) -> str:
+    """The checkpoint that a run's pointer names."""
+    if not pointer["base_is_folder"]:
+        return str(pointer["base"])
+    base = os.path.normpath(os.path.join(os.path.realpath(source), pointer["base"]))
+    if not os.path.isdir(base):
+        raise RequestError(f"{source} was trained from {base}, which is gone; put it back, or move both together")
+    return base
 
 
 def _hub_config(source: str) -> dict[str, Any]:

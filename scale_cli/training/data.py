@@ -6,6 +6,7 @@ it stopped and every method that shares a seed sees the same examples.
 
 from __future__ import annotations
 
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch.utils.data import Dataset
@@ -75,8 +77,8 @@ class PackedTexts(Examples):
         """documents: token ids of each text, end-of-text included. RequestError where all together fill no window."""
         super().__init__(total, seed)
         self.length = length
-        self.tokens = np.concatenate([np.asarray(document, dtype=np.int32) for document in documents])
-        self.lengths = np.array([len(document) for document in documents])
+        self.tokens = np.fromiter(itertools.chain.from_iterable(documents), dtype=np.int32)
+        self.lengths = np.array([len(document) for document in documents], dtype=np.int64)
         if len(self.tokens) < length:
             raise RequestError(f"--seq-length {length}: the data has {len(self.tokens)} tokens, less than one sequence")
 
@@ -145,31 +147,50 @@ def check_data(recipe: TrainRecipe) -> None:
                 raise RequestError(f"--data {source}: --objective qa needs a gen-bios folder (scale gen-bios)")
             if recipe.people is not None:
                 raise RequestError(f"--people {recipe.people}: {source} is not a gen-bios folder and has no people")
-            if source.suffix not in (".txt", ".jsonl", ".parquet"):
+            if not source.is_file() or source.suffix not in (".txt", ".jsonl", ".parquet"):
                 raise RequestError(f"--data {source}: give a gen-bios folder or a .txt, .jsonl or .parquet file")
 
 
 def read_texts(source: Path, people: tuple[int, int] | None) -> list[str]:
-    """The texts of a gen-bios folder or of a .txt (one text), .jsonl or .parquet file (one a row, field `text`)."""
+    """The texts of a gen-bios folder or of a .txt (one text), .jsonl or .parquet file (one a row, field `text`).
+
+    Raises RequestError for a file that is damaged, or has something else than a text somewhere.
+    """
     if is_bios_folder(source):
         return read_biographies(source, people)
+    if source.suffix == ".parquet":
+        return _read_parquet_texts(source)
     try:
-        if source.suffix == ".parquet":
-            if "text" not in pq.read_schema(source).names:
-                raise RequestError(f"{source} has no column `text`; it has {', '.join(pq.read_schema(source).names)}")
-            return list(pq.read_table(source, columns=["text"])["text"].to_pylist())
         text = source.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RequestError(f"{source} is not UTF-8: {error}") from error
     if source.suffix == ".txt":
         return [text]
     texts = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON holds U+2028 and its like as they are
+        if not line.strip():
+            continue
         try:
-            texts.append(str(json.loads(line)["text"]))
+            value = json.loads(line)["text"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise RequestError(f"{source}, line {number}: not a JSON object with a field `text`") from error
+        if not isinstance(value, str):
+            raise RequestError(f"{source}, line {number}: the field `text` is {json.dumps(value)[:40]}, not text")
+        texts.append(value)
     return texts
+
+
+def _read_parquet_texts(source: Path) -> list[str]:
+    try:
+        schema = pq.read_schema(source)
+        if "text" not in schema.names:
+            raise RequestError(f"{source} has no column `text`; it has {', '.join(schema.names)}")
+        column = pq.read_table(source, columns=["text"])["text"]
+    except pa.ArrowException as error:
+        raise RequestError(f"{source} is damaged or no Parquet file: {str(error).splitlines()[0]}") from error
+    if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise RequestError(f"{source}: the column `text` is {column.type} with {column.null_count} nulls, not all text")
+    return list(column.to_pylist())
 
 
 def end_of_text(tokenizer: Any) -> int:

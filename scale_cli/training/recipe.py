@@ -62,6 +62,10 @@ class TrainRecipe(MethodOptions):
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 0")
         if not 0 <= self.min_lr_rate <= 1:
             raise ValueError(f"--min-lr-rate {self.min_lr_rate}: a share of --lr, 0 to 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed {self.seed}: 0 to 2^32 - 1")
+        if self.from_scratch and self.method != "fft":
+            raise ValueError(f"--from-scratch: random weights are trained whole, by --method fft, not {self.method}")
         if not self.data:
             raise ValueError("--data is missing: name a gen-bios folder or text files")
         if self.people is not None:

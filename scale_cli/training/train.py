@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers.integrations import get_available_reporting_integrations
 
 from scale_cli.errors import RequestError
 from scale_cli.evaluation.bios import BiographyAccuracy
-from scale_cli.files import write_text
 from scale_cli.methods import METHODS
-from scale_cli.recipe import save_recipe
+from scale_cli.recipe import load_recipe, save_recipe
 from scale_cli.records import Metric, fingerprint_folder, peak_memory_bytes, sha256_file, write_record
 from scale_cli.training.bios import check_people, read_questions
 from scale_cli.training.checkpoints import (
-    TRAINED_POINTER,
-    TRAINED_TENSORS,
     Checkpoint,
     apply_method,
     describe,
     load_model,
     load_tokenizer,
-    load_trained,
     random_model,
     save_pointer,
     save_trained,
 )
 from scale_cli.training.data import check_data, load_examples
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people, parse_people
-from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, last_checkpoint
+from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, checkpoints, last_checkpoint
 
 RECIPE, RECORD = "recipe.yaml", "record.json"
+FREE_ON_RESUME = ("data", "eval_bios", "save_steps", "report_to")
+"""What may differ from the recipe a run was begun with: paths, as folders move, and what no result depends on."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """A finished run.
 
-    parameters: trained and total numbers of weights. metrics: the last measurement, by name.
-    seconds: of the run and of its resumed parts, measuring included; train_seconds: without measuring.
+    tokens: seen in training, padding included. seconds: wall time of the run and of the parts it was resumed from,
+        measuring included, loading not.
+    trained_parameters, total_parameters: numbers of weights. metrics: the last measurement, by name.
     """
 
     out: Path
@@ -68,12 +67,12 @@ def train(
     """Train a checkpoint as the recipe says and write the run folder `out`.
 
     source: a checkpoint: a folder, a run folder, a hub id; with `recipe.from_scratch` only its config is used.
-    resume: go on from the last checkpoint in `out`, which another call with the same recipe left there.
+    resume: go on from the last checkpoint in `out`, which another call with the same source and recipe left there.
     progress: called with (step, steps) after each step.
     `out` then holds recipe.yaml, metrics.jsonl, record.json, the tokenizer, and either a whole Hugging Face folder
     (fft) or the trained tensors with a pointer to the base; it can be given to eval and train again.
-    Raises RequestError for what does not fit together, before anything is loaded or written, for a loss that is no
-    number, and KeyboardInterrupt after Ctrl-C once a checkpoint is written.
+    Raises RequestError for what does not fit together, before anything is written, and for a loss that is no number;
+    KeyboardInterrupt after Ctrl-C, once a checkpoint is written (after the last step: once the run is finished).
     """
     checkpoint = check_request(source, out, recipe, resume=resume)
     resume_from = last_checkpoint(out) if resume else None
@@ -81,10 +80,7 @@ def train(
     tokenizer = load_tokenizer(checkpoint)
     examples = load_examples(recipe, tokenizer)
     measures = _measures(recipe, tokenizer)
-    if recipe.from_scratch:
-        model = random_model(checkpoint)
-    else:
-        model = load_model(checkpoint, dtype=torch.float32)
+    model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
     model = apply_method(model, recipe.method, recipe, checkpoint.new_layers)
 
     out.mkdir(parents=True, exist_ok=True)
@@ -93,15 +89,16 @@ def train(
 
     def measure(model: Any, last: bool) -> dict[str, float]:
         metrics[:] = [
-            Metric(f"{name}/{metric.name}", metric.value, metric.stderr, metric.samples, metric.higher_is_better)
+            dataclasses.replace(metric, name=f"{name}/{metric.name}")
             for name, accuracy in measures.items()
             for metric in (accuracy.first_token(model) + (accuracy.exact_match(model) if last else []))
         ]
         return {metric.name: metric.value for metric in metrics}
 
+    def point_to_base(folder: Path) -> None:
+        save_pointer(checkpoint, folder, recipe.method, recipe, from_scratch=recipe.from_scratch)
+
     writer = MetricsWriter(out, measure if measures else None, recipe.eval_steps, progress)
-    before = _seconds_before(resume_from)
-    start = time.monotonic()
     with StopAtStep() as stop:
         trainer = PartTrainer(
             model=model,
@@ -109,28 +106,29 @@ def train(
             train_dataset=examples,
             data_collator=lambda batch: batch,
             callbacks=[writer, stop],
+            describe=point_to_base,
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
-        seconds = before + time.monotonic() - start
-        if stop.asked:
-            _write_seconds(last_checkpoint(out), seconds)
+        if trainer.state.global_step < recipe.steps:
             raise KeyboardInterrupt
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    length = examples[0]["input_ids"].shape[0]
-    result = TrainResult(
-        out=out,
-        steps=recipe.steps,
-        tokens=len(examples) * length * trainer.args.world_size,
-        seconds=seconds,
-        trained_parameters=trained,
-        total_parameters=sum(p.numel() for p in model.parameters()),
-        metrics=writer.last,
-    )
-    if trainer.is_world_process_zero():
-        _save_result(model, tokenizer, checkpoint, recipe, out)
-        for old in out.glob("checkpoint-*"):
-            shutil.rmtree(old)
-        _write_record(checkpoint, recipe, result, metrics)
+        trainer.check_finite()
+        result = TrainResult(
+            out=out,
+            steps=recipe.steps,
+            tokens=len(examples) * examples[0]["input_ids"].shape[0] * trainer.args.world_size,
+            seconds=trainer.seconds,
+            trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            total_parameters=sum(p.numel() for p in model.parameters()),
+            metrics=writer.last,
+        )
+        if trainer.is_world_process_zero():
+            _save_result(model, tokenizer, checkpoint, recipe, out)
+            _write_record(checkpoint, recipe, result, metrics)  # from here on the run is finished
+            for old in checkpoints(out):
+                shutil.rmtree(old)
+        if stop.asked:
+            raise KeyboardInterrupt
     return result
 
 
@@ -151,12 +149,28 @@ def check_request(source: str, out: Path, recipe: TrainRecipe, *, resume: bool) 
             check_people(Path(folder), None if recipe.people is None else parse_people(recipe.people))
     for text in recipe.eval_people:
         check_people(_eval_folder(recipe), parse_eval_people(text)[1])
+    trackers = get_available_reporting_integrations()
+    if missing := [name for name in recipe.report_to if name not in trackers]:
+        raise RequestError(f"--report-to {missing[0]}: not installed; installed are: {', '.join(trackers) or 'none'}")
     if resume:
-        if last_checkpoint(out) is None:
-            raise RequestError(f"--resume: {out} holds no checkpoint to go on from; train without --resume")
+        _check_resumable(out, recipe)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RequestError(f"{out} already holds files; choose a new or an empty folder, or --resume")
     return checkpoint
+
+
+def _check_resumable(out: Path, recipe: TrainRecipe) -> None:
+    if (out / RECORD).is_file():
+        raise RequestError(f"--resume: the run in {out} is finished; train again from it, or into another folder")
+    if last_checkpoint(out) is None:
+        raise RequestError(f"--resume: {out} holds no checkpoint to go on from; train without --resume")
+    begun = load_recipe(TrainRecipe, out / RECIPE, {})
+    for field in dataclasses.fields(TrainRecipe):
+        before, now = getattr(begun, field.name), getattr(recipe, field.name)
+        if field.name not in FREE_ON_RESUME and before != now:
+            raise RequestError(
+                f"--resume: {out} was begun with {field.name} {before}, not {now}; give the same options"
+            )
 
 
 _KIND_NAMES = {"plain": "not upscaled", "width": "width-upscaled", "depth": "depth-upscaled"}
@@ -186,6 +200,7 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
         adam_epsilon=recipe.adam_epsilon,
         max_grad_norm=recipe.max_grad_norm,
         bf16=bfloat16,
+        use_cpu=bfloat16 and not torch.cuda.is_available(),  # else the library refuses bfloat16 without a GPU
         activation_checkpointing=recipe.gradient_checkpointing,
         seed=recipe.seed,
         train_sampling_strategy="sequential",
@@ -206,6 +221,11 @@ def _eval_folder(recipe: TrainRecipe) -> Path:
     return recipe.eval_bios or Path(recipe.data[0])
 
 
+def _eval_bios(recipe: TrainRecipe) -> list[str]:
+    """The folder whose questions are asked while training, if any."""
+    return [str(_eval_folder(recipe))] if recipe.eval_people else []
+
+
 def _measures(recipe: TrainRecipe, tokenizer: Any) -> dict[str, BiographyAccuracy]:
     named = [parse_eval_people(text) for text in recipe.eval_people]
     folder = _eval_folder(recipe)
@@ -215,9 +235,8 @@ def _measures(recipe: TrainRecipe, tokenizer: Any) -> dict[str, BiographyAccurac
 def _save_result(model: Any, tokenizer: Any, checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
     if recipe.method == "fft":
         model.save_pretrained(out)
-        upscale = Path(checkpoint.source) / "upscale.json"
-        if checkpoint.kind == "depth" and upscale.exists():
-            shutil.copy(upscale, out)
+        if checkpoint.kind == "depth":
+            shutil.copy(Path(checkpoint.root) / "upscale.json", out)
     else:
         save_trained(model, out)
         save_pointer(checkpoint, out, recipe.method, recipe)
@@ -225,14 +244,14 @@ def _save_result(model: Any, tokenizer: Any, checkpoint: Checkpoint, recipe: Tra
 
 
 def _write_record(checkpoint: Checkpoint, recipe: TrainRecipe, result: TrainResult, metrics: list[Metric]) -> None:
-    folder = Path(checkpoint.root)
+    folder = Path(checkpoint.source)
     has_weights = folder.is_dir() and any(folder.glob("*.safetensors"))
     write_record(
         result.out / RECORD,
         command="train",
         recipe=recipe,
         base={"source": checkpoint.source, "fingerprint": fingerprint_folder(folder) if has_weights else None},
-        data={source: _data_fingerprint(Path(source)) for source in recipe.data},
+        data={source: _data_fingerprint(Path(source)) for source in (*recipe.data, *_eval_bios(recipe))},
         steps=result.steps,
         tokens=result.tokens,
         seconds=result.seconds,
@@ -246,14 +265,3 @@ def _write_record(checkpoint: Checkpoint, recipe: TrainRecipe, result: TrainResu
 def _data_fingerprint(source: Path) -> str:
     """The sha256 of a file, or of a gen-bios folder's manifest, which holds those of its files."""
     return sha256_file(source / "manifest.json" if source.is_dir() else source)
-
-
-def _seconds_before(resume_from: Path | None) -> float:
-    if resume_from is None or not (file := resume_from / "seconds.json").exists():
-        return 0.0
-    return float(json.loads(file.read_text(encoding="utf-8")))
-
-
-def _write_seconds(folder: Path | None, seconds: float) -> None:
-    if folder is not None:
-        write_text(folder / "seconds.json", json.dumps(seconds))

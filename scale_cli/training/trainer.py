@@ -3,33 +3,58 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from scale_cli.errors import RequestError
+from scale_cli.files import write_text
 from scale_cli.training.checkpoints import load_trained, save_trained
 
 Measure = Callable[[Any, bool], dict[str, float]]
 """Measures a model while it trains: (model, whether it is the last time) -> values by name."""
 
 
-class PartTrainer(Trainer):
-    """A `Trainer` whose checkpoints hold only what trains, and which stops when the loss is no number any more."""
+NEVER = 2**62
+CARRIED = "carried.json"
+"""The file of a checkpoint with what a resumed run carries on from the one before, and the library does not keep."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+
+class PartTrainer(Trainer):
+    """A `Trainer` whose checkpoints hold only what trains, and which stops when the loss is no number any more.
+
+    Losses not logged yet and seconds are in the checkpoints too, so a resumed run logs what one run would have logged.
+    """
+
+    def __init__(self, *args: Any, describe: Callable[[Path], None], **kwargs: Any) -> None:
+        """describe: writes into a checkpoint's folder what its tensors belong to. The rest is the library's."""
         super().__init__(*args, **kwargs)
-        self._diverged = torch.zeros((), dtype=torch.bool, device=self.args.device)
+        self.describe = describe
+        # Both on the device and read only at a log or a save, so that no step waits for the device.
+        self._bad_step = torch.tensor(NEVER, device=self.args.device)
+        self._loss = torch.zeros((), device=self.args.device)
+        self._logged_step = 0
+        self._seconds_before = 0.0
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of this run and of those it was resumed from, up to their last checkpoint."""
+        return self._seconds_before + time.monotonic() - self._start
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        self._diverged |= ~torch.isfinite(loss.detach())  # read only at a log or a save: no wait for the device here
+        step = self.state.global_step  # that of the weights, and of the checkpoint that holds them
+        self._bad_step = torch.where(torch.isfinite(loss.detach()), self._bad_step, self._bad_step.clamp(max=step))
+        self._loss += loss.detach()
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -37,29 +62,55 @@ class PartTrainer(Trainer):
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        self._stop_if_diverged()
+        self._check_loss()
+        if "loss" in logs:
+            total = self.accelerator.gather(self._loss).mean().item()
+            logs["loss"] = total / (self.state.global_step - self._logged_step)
+            self._loss.zero_()
+            self._logged_step = self.state.global_step
         super().log(logs, start_time)
 
+    def check_finite(self) -> None:
+        """Raise RequestError, which names the last good checkpoint, if a loss or a trained weight is not finite."""
+        self._check_loss()
+        assert self.model is not None
+        if not all(torch.isfinite(p).all() for p in self.model.parameters() if p.requires_grad):
+            self._stop("the weights are not finite any more")
+
+    def _check_loss(self) -> None:
+        if (bad_step := int(self._bad_step.item())) != NEVER:
+            for checkpoint in checkpoints(Path(str(self.args.output_dir))):
+                if step_of(checkpoint) >= bad_step:  # the weights that gave this loss
+                    shutil.rmtree(checkpoint)
+            self._stop("the loss is not a number any more")
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self._stop_if_diverged()
+        self.check_finite()
         super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        assert output_dir is not None
+        folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_trained(self.model, folder)
+        self.describe(folder)
+        carried = {"loss": self._loss.item(), "logged_step": self._logged_step, "seconds": self.seconds}
+        write_text(folder / CARRIED, json.dumps(carried) + "\n")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(model or self.model, Path(resume_from_checkpoint))
+        folder = Path(resume_from_checkpoint)
+        load_trained(self.model if model is None else model, folder)
+        carried = json.loads((folder / CARRIED).read_text(encoding="utf-8"))
+        self._loss.fill_(carried["loss"])
+        self._logged_step, self._seconds_before = carried["logged_step"], carried["seconds"]
 
-    def _stop_if_diverged(self) -> None:
-        if self._diverged.item():
-            last = last_checkpoint(Path(self.args.output_dir))
-            kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written (--save-steps)"
-            raise RequestError(
-                f"the loss is not a number any more at step {self.state.global_step}; {kept}; lower --lr "
-                f"(given {self.args.learning_rate:g}) or raise --warmup"
-            )
+    def _stop(self, reason: str) -> NoReturn:
+        last = last_checkpoint(Path(str(self.args.output_dir)))
+        kept = "no checkpoint was written" if last is None else f"the last good checkpoint is {last}"
+        raise RequestError(
+            f"{reason} at step {self.state.global_step}; {kept}; train from there or anew with a lower --lr (given "
+            f"{self.args.learning_rate:g}) or a longer --warmup"
+        )
 
 
 class MetricsWriter(TrainerCallback):
@@ -81,9 +132,12 @@ class MetricsWriter(TrainerCallback):
             drop_lines_after(self.file, state.global_step)
         if state.global_step == 0:
             self._measure(state, kwargs["model"])
+        elif state.global_step == state.max_steps and self.measure is not None:
+            self.last = self.measure(kwargs["model"], True)  # the lines are written; only the record is missing
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         last = state.global_step == state.max_steps
+        control.should_log = control.should_log or last
         if last or (self.eval_steps is not None and state.global_step % self.eval_steps == 0):
             self._measure(state, kwargs["model"])
         if self.progress is not None and state.is_world_process_zero:
@@ -133,14 +187,24 @@ class StopAtStep(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.asked and state.global_step < state.max_steps:
+        if self.asked and state.global_step < state.max_steps:  # after the last step there is nothing to resume
             control.should_training_stop = control.should_save = True
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run, None where there is none."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    whole = [path for path in checkpoints(folder) if (path / "trainer_state.json").is_file()]
+    return max(whole, key=step_of, default=None)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run that is not finished, whole or not."""
+    return [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The step at which a checkpoint was written, 0 for none."""
+    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
 
 
 def drop_lines_after(file: Path, step: int) -> None:
@@ -149,4 +213,4 @@ def drop_lines_after(file: Path, step: int) -> None:
         return
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
-    file.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
+    write_text(file, "".join(line for line in whole if json.loads(line)["step"] <= step))

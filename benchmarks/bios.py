@@ -1,0 +1,506 @@
+"""The biography benchmark (PAPER.md section 5): pre-train, learn Task 0, learn Task 1, see what is left of Task 0.
+
+A run is a folder of stages, each a folder of its own that is whole or not there, so an interrupted run goes on:
+
+    OUT/data, OUT/init                          biographies; config and tokenizer
+    OUT/seed-S/pretrain, task0                  from random weights; questions on half of the pre-training people
+    OUT/seed-S/width, depth                     the Task 0 checkpoint, upscaled
+    OUT/seed-S/<method>                         Task 1 with each method, from the same Task 0 checkpoint
+    OUT/results.json, table.md, curves.png      what came out
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from scale_cli.errors import RequestError
+from scale_cli.files import new_folder, plain, to_json, write_text
+from scale_cli.methods import METHODS
+from scale_cli.recipe import load_recipe
+from scale_cli.records import read_record, write_record
+from scale_cli.training import TrainRecipe
+from scale_cli.training.recipe import parse_people
+
+PRESETS = ("demo", "small", "paper")
+STAGES = ("pretrain", "task0", "task1")
+FIXED = ("data", "seed", "method", "objective", "from_scratch", "people", "eval_people", "eval_bios")
+"""Training options that the benchmark itself decides."""
+TASK0_NEEDED = 0.95
+"""Held-out Task 0 accuracy below which forgetting would mean nothing, so Task 1 is not begun."""
+
+
+@dataclass(frozen=True)
+class BiosRecipe:
+    """The resolved recipe of a biography benchmark.
+
+    preset: its name. people, bios: of the data. pretrain_people: those whose biographies are learnt; Task 0 trains on
+        the first half of them and is scored on the other. task1_people: those after them, whose biographies are never
+        seen.
+    tokenizer: "word" or "bpe", trained on the data and at most `vocab_size` tokens, or a hub id or folder to take one
+        from. model: arguments of GPTNeoXConfig. width, depth: of `upscale`.
+    eval_people: of each task only the first so many people are asked, None is all.
+    stages: training options by stage: pretrain, task0, task1. methods: the rows of the table: what differs from task1,
+        by method, or by any other label with the method under `method`.
+    """
+
+    preset: str
+    people: int
+    bios: int
+    pretrain_people: int
+    task1_people: int
+    tokenizer: str
+    model: Mapping[str, Any]
+    width: Mapping[str, Any]
+    depth: Mapping[str, Any]
+    stages: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Mapping[str, Any]]
+    vocab_size: int = 50_000
+    eval_people: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in map(self.method_of, self.methods) if name not in METHODS]
+        if unknown or not self.methods:
+            raise RequestError(f"methods {', '.join(unknown) or '(none)'}: choose from {', '.join(METHODS)}")
+        for label in self.methods:
+            if label in (*STAGES, "width", "depth") or Path(label).name != label:
+                raise RequestError(f"methods: the label {label!r} is also the name of a folder here; choose another")
+        if set(self.stages) != set(STAGES):
+            raise RequestError(f"stages {', '.join(self.stages) or '(none)'}: give {', '.join(STAGES)}, each once")
+        if "hidden" not in self.width or not set(self.width) <= {"hidden", "heads", "ffn", "init"}:
+            raise RequestError(f"width {dict(self.width)}: give hidden, and heads, ffn, init as wanted")
+        if set(self.depth) != {"layers"}:
+            raise RequestError(f"depth {dict(self.depth)}: give layers")
+        vocabulary = 257 if self.tokenizer == "bpe" else 3  # all bytes, or a word, and what every tokenizer has
+        for name, least in (("bios", 1), ("eval_people", 1), ("vocab_size", vocabulary), ("data_seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise RequestError(f"{name} {value}: at least {least}")
+        if self.pretrain_people + self.task1_people > self.people or min(self.pretrain_people, self.task1_people) < 2:
+            raise RequestError(
+                f"{self.pretrain_people} + {self.task1_people} people of {self.people}: pre-training and Task 1 need at "
+                "least 2 people each, and different ones"
+            )
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise RequestError(f"--seeds {','.join(map(str, self.seeds))}: name at least one, each once")
+        for label in self.methods:
+            self.train_recipe(label, seed=0)
+        for stage in ("pretrain", "task0"):
+            self.train_recipe(stage, seed=0)
+
+    @property
+    def task0(self) -> str:
+        """The people that Task 0 trains on."""
+        return f"0:{self.pretrain_people // 2}"
+
+    @property
+    def task0_held_out(self) -> str:
+        """The people that Task 0 is scored on: their biographies were learnt, their questions never seen."""
+        return f"{self.pretrain_people // 2}:{self.pretrain_people}"
+
+    @property
+    def task1(self) -> str:
+        """The people of Task 1."""
+        return f"{self.pretrain_people}:{self.pretrain_people + self.task1_people}"
+
+    def _first(self, people: str) -> str:
+        first, last = parse_people(people)
+        return f"{first}:{last if self.eval_people is None else min(last, first + self.eval_people)}"
+
+    def method_of(self, label: str) -> str:
+        """The method of a row of the table."""
+        return self.methods[label].get("method", label)
+
+    def matches_rank(self, label: str) -> bool:
+        """Whether a row is a LoRA whose rank the recipe leaves open: then it is matched to the width expansion."""
+        return self.method_of(label) == "lora" and "lora_r" not in {*self.stages["task1"], *self.methods[label]}
+
+    def train_recipe(self, stage: str, *, seed: int, data: Path = Path("data")) -> TrainRecipe:
+        """The training recipe of a stage: "pretrain", "task0" or a row of the table.
+
+        Raises RequestError for options that are unknown, or not a stage's to decide.
+        """
+        evaluated = (f"task0={self._first(self.task0_held_out)}", f"task1={self._first(self.task1)}")
+        own: dict[str, Any] = {"data": (str(data),), "seed": seed}
+        if stage == "pretrain":
+            own |= {"method": "fft", "objective": "lm", "from_scratch": True, "people": f"0:{self.pretrain_people}"}
+        elif stage == "task0":
+            own |= {"method": "fft", "objective": "qa", "people": self.task0, "eval_people": evaluated[:1]}
+        else:
+            own |= {"method": self.method_of(stage), "objective": "qa", "people": self.task1, "eval_people": evaluated}
+        if stage in STAGES:
+            given = dict(self.stages[stage])
+        else:
+            differing = {name: value for name, value in self.methods[stage].items() if name != "method"}
+            given = dict(self.stages["task1"]) | differing
+        if fixed := [name for name in given if name in FIXED]:
+            raise RequestError(f"{stage}: {fixed[0]} is decided by the benchmark; leave it out")
+        try:
+            return load_recipe(TrainRecipe, None, given | own)
+        except RequestError as error:
+            raise RequestError(f"{stage}: {error}") from error
+
+
+def load_preset(
+    name: str,
+    *,
+    methods: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> BiosRecipe:
+    """The recipe of a preset.
+
+    name: a word of `PRESETS`, or a YAML file of the fields of `BiosRecipe`.
+    methods: the rows, or the labels of those of the preset that are wanted. seeds: in place of the preset's.
+    Raises RequestError for what does not fit.
+    """
+    file = Path(__file__).parent / "recipes" / "bios" / f"{name}.yaml" if name in PRESETS else Path(name)
+    if not file.is_file():
+        raise RequestError(f"--preset {name}: choose {', '.join(PRESETS)}, or give a YAML file")
+    recipe = load_recipe(BiosRecipe, file, {"preset": name})
+    if methods is not None and not isinstance(methods, Mapping):
+        if absent := [label for label in methods if label not in recipe.methods]:
+            raise RequestError(f"--methods {','.join(absent)}: choose from {', '.join(recipe.methods)}")
+        methods = {label: recipe.methods[label] for label in methods}
+    return dataclasses.replace(
+        recipe,
+        methods=recipe.methods if methods is None else methods,
+        seeds=recipe.seeds if seeds is None else tuple(seeds),
+    )
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """The seeds in "0,1,2". Raises RequestError for anything else."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise RequestError(f"--seeds {text}: write whole numbers with commas between, as in 0,1,2")
+    return tuple(map(int, words))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one seed; `label` is the method's name unless the recipe gives another. Accuracies are hard first-token means over questions, 0 to 1.
+
+    task0_before: of the Task 0 checkpoint; task0, task1: at the end; exact: whole answers by greedy generation.
+    routed: share of answers' first tokens of Task 0 and of Task 1 that took the preserve branch.
+    """
+
+    label: str
+    method: str
+    seed: int
+    learning_rate: float
+    trained_parameters: int
+    task0_before: float
+    task0: float
+    task1: float
+    exact_task0: float
+    exact_task1: float
+    seconds: float
+    routed_task0: float | None = None
+    routed_task1: float | None = None
+
+
+Curves = dict[str, dict[int, list[tuple[int, float, float]]]]
+
+
+@dataclass(frozen=True)
+class BiosResult:
+    """A finished benchmark: one row a method and seed, and the accuracy curves behind them.
+
+    curves: {label: {seed: [(step, task0, task1), ...]}}. seconds: of all calls that worked on this run.
+    """
+
+    out: Path
+    recipe: BiosRecipe
+    rows: tuple[Row, ...]
+    curves: Curves
+    seconds: float
+
+
+class Progress(Protocol):
+    """Shows one stage: its label, its steps in all, the steps done before; what it gives is called with `done=`."""
+
+    def __call__(self, label: str, total: int, *, done: int) -> AbstractContextManager[Callable[..., None]]: ...
+
+
+def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BiosResult:
+    """Run the benchmark into `out`, or what is missing of it there.
+
+    say: told what begins. progress: shows each training stage.
+    Raises RequestError for sizes that do not fit, where `out` holds another recipe's run, and where Task 0 is not
+    learnt well enough.
+    """
+    _check_sizes(recipe)
+    _claim(recipe, out)
+    start = time.monotonic()
+    try:
+        rows, curves = _run_stages(recipe, out, say=say, progress=progress)
+    finally:
+        seconds = _add_seconds(out, time.monotonic() - start)
+    result = BiosResult(out, recipe, tuple(rows), curves, seconds)
+    _write_results(result)
+    return result
+
+
+def _run_stages(
+    recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: Progress
+) -> tuple[list[Row], Curves]:
+    """The rows of the table and the curves, whatever of the stages was there already."""
+    data, init = out / "data", out / "init"
+    if not data.exists():
+        say(f"data: {recipe.people:,} people, {recipe.bios} biographies each")
+        _make_data(recipe, data)
+    if not init.exists():
+        say(f"tokenizer: {recipe.tokenizer}")
+        _make_init(recipe, data, init)
+    rows: list[Row] = []
+    curves: Curves = {label: {} for label in recipe.methods}
+    for seed in recipe.seeds:
+        folder = out / f"seed-{seed}"
+        before = _task0_checkpoint(recipe, seed, data, init, folder, say=say, progress=progress)
+        _upscale(recipe, seed, folder, say=say)
+        for label in recipe.methods:
+            trained = recipe.train_recipe(label, seed=seed, data=data)
+            source = {"width": "width", "depth": "depth", "plain": "task0"}[METHODS[trained.method].needs[0]]
+            if recipe.matches_rank(label):
+                trained = dataclasses.replace(trained, lora_r=_matching_rank(folder))
+            record = _train(folder / source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
+            rows.append(_row(label, trained, record, before))
+            curves[label][seed] = _curve(folder / label / "metrics.jsonl")
+    return rows, curves
+
+
+def _check_sizes(recipe: BiosRecipe) -> None:
+    """Raise RequestError, before anything is made, for a model that cannot be, or cannot be upscaled as asked."""
+    from scale_cli.model import LayerShape
+    from scale_cli.surgery.depth import plan_depth
+    from scale_cli.surgery.upscale import DEFAULT_INIT
+    from scale_cli.surgery.width import parse_init, plan_width
+
+    config = _model_config(recipe)
+    init = parse_init(recipe.width.get("init", DEFAULT_INIT))
+    sizes = {name: value for name, value in recipe.width.items() if name != "init"}
+    plan_width(LayerShape.of(config), vocab_size=config.vocab_size, init=init, name="the model", **sizes)
+    plan_depth(config.num_hidden_layers, layers=recipe.depth["layers"], name="the model")
+
+
+def _model_config(recipe: BiosRecipe, **defaults: Any) -> Any:
+    """The GPTNeoXConfig of the recipe's `model`. Raises RequestError for arguments that it does not take."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import GPTNeoXConfig
+
+    known = {field.name for field in dataclasses.fields(GPTNeoXConfig)}
+    if unknown := [name for name in recipe.model if name not in known]:
+        raise RequestError(f"model: GPTNeoXConfig has no {unknown[0]!r}; choose from {', '.join(sorted(known))}")
+    try:
+        return GPTNeoXConfig(**(defaults | dict(recipe.model)))
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise RequestError(f"model: {' '.join(str(error).split())}") from error
+
+
+def _claim(recipe: BiosRecipe, out: Path) -> None:
+    """Make `out` this recipe's run folder, or refuse it. More methods or seeds of the same recipe may be added."""
+    file = out / "recipe.json"
+    mine = json.loads(to_json(recipe))
+    if file.is_file():
+        theirs = json.loads(file.read_text(encoding="utf-8"))
+        fixed = {name for name in mine if name not in ("methods", "seeds")}
+        common = set(mine["methods"]) & set(theirs["methods"])
+        if {name for name in fixed if mine[name] != theirs.get(name)} or any(
+            mine["methods"][name] != theirs["methods"][name] for name in common
+        ):
+            raise RequestError(f"{out} holds a run of another recipe; choose another --out, or remove it")
+        mine |= {"methods": theirs["methods"] | mine["methods"]}  # those not run now keep their place
+        mine |= {"seeds": sorted({*theirs["seeds"], *mine["seeds"]})}
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"{out} already holds files of something else; choose a new or an empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(file, to_json(mine) + "\n")
+
+
+def _make_data(recipe: BiosRecipe, data: Path) -> None:
+    import data_gen
+
+    data_gen.generate(data, people=recipe.people, bios=recipe.bios, seed=recipe.data_seed)
+
+
+def _make_init(recipe: BiosRecipe, data: Path, init: Path) -> None:
+    """The tokenizer and the model's config."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    from scale_cli.training.bios import read_biographies, read_questions
+
+    if recipe.tokenizer in TOKENIZERS:
+        texts = read_biographies(data) + [question.prompt + question.answer for question in read_questions(data)]
+        trained = train_tokenizer(texts, recipe.tokenizer, recipe.vocab_size)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=trained, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, unk_token=trained.model.unk_token
+        )
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
+        except (OSError, ValueError) as error:
+            raise RequestError(
+                f"tokenizer {recipe.tokenizer!r} does not load ({str(error).splitlines()[0]}); give {' or '.join(TOKENIZERS)}, "
+                "a folder or a hub id that can be reached"
+            ) from error
+    end = tokenizer.eos_token_id
+    config = _model_config(recipe, vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end)
+    with new_folder(init) as folder:
+        tokenizer.save_pretrained(folder)
+        config.save_pretrained(folder)
+
+
+TOKENIZERS = ("word", "bpe")
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<|unknown|>"
+
+
+def train_tokenizer(texts: Sequence[str], kind: str, vocab_size: int) -> Any:
+    """A `tokenizers.Tokenizer` of at most `vocab_size` tokens, end-of-text the first of them.
+
+    kind: "bpe", byte-level BPE; "word", one token for each of the commonest words and marks (the same pieces that BPE
+        starts from), which keeps the vocabulary, and so the head, small where the texts have few words.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE() if kind == "bpe" else models.WordLevel(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if kind == "bpe":
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    else:
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=vocab_size, special_tokens=[END_OF_TEXT, UNKNOWN], show_progress=False
+        )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _task0_checkpoint(
+    recipe: BiosRecipe,
+    seed: int,
+    data: Path,
+    init: Path,
+    folder: Path,
+    *,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> float:
+    """Pre-train, learn Task 0, and give its held-out accuracy. Raises RequestError where that is too low."""
+    pretrain = recipe.train_recipe("pretrain", seed=seed, data=data)
+    _train(init, folder / "pretrain", pretrain, label=f"pretrain (seed {seed})", progress=progress)
+    task0 = recipe.train_recipe("task0", seed=seed, data=data)
+    record = _train(folder / "pretrain", folder / "task0", task0, label=f"task0 (seed {seed})", progress=progress)
+    held_out = _metrics(record)["task0/hard"]
+    say(f"Task 0, held-out people, hard first-token accuracy: {held_out:.3f}")
+    if held_out < TASK0_NEEDED:
+        raise RequestError(
+            f"Task 0 reached {held_out:.3f} on its held-out people and {TASK0_NEEDED} is needed before Task 1, else "
+            "forgetting would mean nothing; give the stages pretrain or task0 more steps, or another --seeds"
+        )
+    return held_out
+
+
+def _upscale(recipe: BiosRecipe, seed: int, folder: Path, *, say: Callable[[str], None]) -> None:
+    """The Task 0 checkpoint widened and deepened, as far as a method needs it."""
+    from scale_cli.surgery import upscale
+
+    needed = {METHODS[recipe.method_of(label)].needs[0] for label in recipe.methods}
+    if any(map(recipe.matches_rank, recipe.methods)):
+        needed.add("width")
+    for by, options in (("width", recipe.width), ("depth", recipe.depth)):
+        if by in needed and not (folder / by).exists():
+            result = upscale(str(folder / "task0"), folder / by, by=by, seed=seed, **options)  # type: ignore[arg-type]
+            say(f"{by}: {result.added_parameters:,} parameters added, max |delta logit| {result.max_delta_logit:.3g}")
+
+
+def _matching_rank(folder: Path) -> int:
+    """The rank at which LoRA trains about as many parameters as widening added to the same checkpoint."""
+    from transformers import AutoConfig
+
+    from scale_cli.model.families import LayerShape, family_of, lora_parameters
+
+    config = AutoConfig.from_pretrained(folder / "task0")
+    per_rank = lora_parameters(family_of(config.model_type), LayerShape.of(config), config.num_hidden_layers)
+    added = json.loads((folder / "width" / "upscale.json").read_text(encoding="utf-8"))["parameters"]["added"]
+    return max(1, round(added / per_rank))
+
+
+def _train(source: Path, out: Path, recipe: TrainRecipe, *, label: str, progress: Progress) -> dict[str, Any]:
+    """The record of a training stage, run now if it is not there, resumed if it was interrupted."""
+    from scale_cli.training.train import RECORD, train
+    from scale_cli.training.trainer import last_checkpoint, step_of
+
+    if not (out / RECORD).is_file():
+        last = last_checkpoint(out)
+        if last is None:
+            shutil.rmtree(out, ignore_errors=True)
+        with progress(label, recipe.steps, done=step_of(last)) as advance:
+            train(str(source), out, recipe, resume=last is not None, progress=lambda done, total: advance(done=done))
+    return read_record(out / RECORD)
+
+
+def _metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    return {metric["name"]: metric["value"] for metric in record["metrics"]}
+
+
+def _row(label: str, recipe: TrainRecipe, record: Mapping[str, Any], before: float) -> Row:
+    values = _metrics(record)
+    return Row(
+        label=label,
+        method=recipe.method,
+        seed=recipe.seed,
+        learning_rate=recipe.learning_rate,
+        trained_parameters=record["trained_parameters"],
+        task0_before=before,
+        task0=values["task0/hard"],
+        task1=values["task1/hard"],
+        exact_task0=values["task0/exact"],
+        exact_task1=values["task1/exact"],
+        seconds=record["seconds"],
+        routed_task0=values.get("task0/routed"),
+        routed_task1=values.get("task1/routed"),
+    )
+
+
+def _curve(file: Path) -> list[tuple[int, float, float]]:
+    lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+    return [(line["step"], line["task0/hard"], line["task1/hard"]) for line in lines if "task0/hard" in line]
+
+
+def _add_seconds(out: Path, seconds: float) -> float:
+    """The seconds of this call and of those before it that worked on the same run."""
+    file = out / "seconds.json"
+    total = seconds + (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else 0.0)
+    write_text(file, json.dumps(total))
+    return total
+
+
+def _write_results(result: BiosResult) -> None:
+    from scale_cli.reporting.bios import markdown_table
+    from scale_cli.reporting.figures import accuracy_curves
+
+    write_record(
+        result.out / "results.json",
+        command=f"scale bench bios --preset {result.recipe.preset}",
+        recipe=result.recipe,
+        rows=result.rows,
+        curves={label: {str(seed): points for seed, points in runs.items()} for label, runs in result.curves.items()},
+        seconds=result.seconds,
+    )
+    write_text(result.out / "table.md", markdown_table([plain(row) for row in result.rows]) + "\n")
+    accuracy_curves(result.curves, result.out / "curves.png")

@@ -1,0 +1,292 @@
+"""Speed, measured as ratios inside one run: `python -m benchmarks.speed train-step`.
+
+Every repetition runs one step of every method in turn, so that a busy machine slows all of them alike. Of each method
+the medians of CPU seconds (user and system) and of wall seconds are printed, their ratio to full fine-tuning, and that
+ratio over the one which the cost model gives (`scale_cli.methods.cost`): 1.00 is the arithmetic's floor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from scale_cli.methods import METHODS, MethodOptions
+from scale_cli.methods.cost import Weights, multiply_adds
+from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
+from scale_cli.model.families import lora_parameters
+from scale_cli.records import write_record
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model to measure on, and how it is upscaled: `config` for LlamaConfig, `expansion` for ScaleConfig."""
+
+    config: dict[str, Any]
+    expansion: dict[str, int]
+    preserve_layers: int
+    batch_size: int
+    seq_length: int
+
+
+SHAPES = {
+    "llama-small": Shape(
+        config={
+            "vocab_size": 8192,
+            "hidden_size": 512,
+            "intermediate_size": 1408,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": False,
+        },
+        expansion={
+            "hidden_size": 64,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "intermediate_size": 176,
+        },
+        preserve_layers=3,
+        batch_size=4,
+        seq_length=256,
+    ),
+    "llama-1b": Shape(
+        config={
+            "vocab_size": 128256,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "tie_word_embeddings": True,
+        },
+        expansion={
+            "hidden_size": 256,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "intermediate_size": 1024,
+        },
+        preserve_layers=3,
+        batch_size=4,
+        seq_length=2048,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A method ready to take steps, and what its arithmetic is."""
+
+    method: str
+    model: Any
+    optimizer: torch.optim.Optimizer
+    weights: Weights
+
+    @property
+    def trained_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over repetitions. spread: half the distance of the quartiles over the median, of the CPU seconds."""
+
+    method: str
+    trained_parameters: int
+    cpu_seconds: float
+    wall_seconds: float
+    spread: float
+    cpu_ratio: float
+    wall_ratio: float
+    model_ratio: float
+
+    @property
+    def over_floor(self) -> float:
+        """The measured ratio to fft (CPU seconds) over the cost model's: 1 is the arithmetic's floor."""
+        return self.cpu_ratio / self.model_ratio
+
+
+def linear_weights(model: torch.nn.Module) -> int:
+    """Weights of a model's linear maps, a tied head included and embeddings not."""
+    return sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
+
+
+def prepare(method: str, shape: Shape, *, device: str) -> Prepared:
+    """A model of this shape with random weights, upscaled as the method needs it, with its AdamW."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(**shape.config)
+    needs = METHODS[method].needs[0]
+    layers = config.num_hidden_layers
+    base = LlamaForCausalLM(config)
+    n = linear_weights(base)
+    family = family_of(config.model_type)
+    rank, new_blocks = _matched(shape, config)
+    options = MethodOptions(preserve_layers=shape.preserve_layers, lora_r=rank)
+    new_layers: tuple[int, ...] = ()
+    if needs == "width":
+        base = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
+    elif needs == "depth":
+        decoder = family.decoder_of(base)
+        positions = [(j + 1) * layers // new_blocks for j in range(new_blocks)]
+        blocks = list(decoder.layers)
+        for position in reversed(positions):
+            blocks.insert(position, copy.deepcopy(blocks[position - 1]))
+        decoder.layers = torch.nn.ModuleList(blocks)
+        base.config.num_hidden_layers = len(blocks)
+        for index, block in enumerate(blocks):
+            block.self_attn.layer_idx = index
+        new_layers = tuple(position + j for j, position in enumerate(positions))
+    model = METHODS[method].apply(base, options, new_layers).to(device).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    head = model.get_output_embeddings().weight.numel()
+    block = (n - head) // layers
+    weights = {
+        "plain": Weights(n, added=rank * lora_parameters(family, LayerShape.of(config), layers) if method == "lora" else 0,
+                         above=n - options.freeze_layers * block),
+        "width": Weights(n, added=_expansion_weights(model) if needs == "width" else 0, adaptable_share=(layers - shape.preserve_layers) / layers),
+        "depth": Weights(n, added=new_blocks * block, above=(layers - layers // new_blocks) * block
+                         + new_blocks * block + head),
+    }[needs]  # fmt: skip
+    fused = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=True)
+    return Prepared(method, model, fused, weights)
+
+
+def _expansion_weights(model: Any) -> int:
+    """E: weights of the expansion's matrices but its embedding."""
+    matrices = sum(p.numel() for p in model.expansion.parameters() if p.dim() == 2)
+    return matrices - model.expansion.embedding.weight.numel()
+
+
+def _matched(shape: Shape, config: Any) -> tuple[int, int]:
+    """LoRA's rank and the number of new blocks that train about as many weights of linear maps as the expansion."""
+    with torch.device("meta"):
+        widened = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
+    layer_shape, family = LayerShape.of(config), family_of(config.model_type)
+    added = _expansion_weights(widened)
+    per_rank = lora_parameters(family, layer_shape, config.num_hidden_layers)
+    block = sum(out * inputs for out, inputs in map(layer_shape.features, ("q", "k", "v", "o", "gate", "up", "down")))
+    return max(1, round(added / per_rank)), max(1, round(added / block))
+
+
+def step(prepared: Prepared, batch: torch.Tensor, *, bfloat16: bool) -> None:
+    """One training step: forward, loss, backward, AdamW."""
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=bfloat16):
+        loss = prepared.model(input_ids=batch, labels=batch, use_cache=False).loss
+    loss.backward()
+    prepared.optimizer.step()
+    prepared.optimizer.zero_grad()
+
+
+def clocked(work: Callable[[], None], *, device: str) -> tuple[float, float]:
+    """CPU seconds (user and system, all threads) and wall seconds of `work`."""
+    before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+
+
+def train_step(
+    shape: Shape, *, methods: tuple[str, ...], repetitions: int, warmup: int, device: str, bfloat16: bool
+) -> list[Timing]:
+    """The timings of one training step of each method; fft must be among them and is what the others are compared to."""
+    prepared = [prepare(method, shape, device=device) for method in methods]
+    generator = torch.Generator().manual_seed(0)
+    size = (shape.batch_size, shape.seq_length)
+    batch = torch.randint(shape.config["vocab_size"], size, generator=generator).to(device)
+    seconds: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
+    for repetition in range(-warmup, repetitions):
+        for one in prepared:
+            clock = clocked(lambda one=one: step(one, batch, bfloat16=bfloat16), device=device)  # type: ignore[misc]
+            if repetition >= 0:
+                seconds[one.method].append(clock)
+    cpu = {method: [c for c, _ in runs] for method, runs in seconds.items()}
+    wall = {method: statistics.median(w for _, w in runs) for method, runs in seconds.items()}
+    weights = {one.method: one.weights for one in prepared}
+    floor = multiply_adds("fft", weights["fft"])
+    timings = []
+    for one in prepared:
+        runs = cpu[one.method]
+        median = statistics.median(runs)
+        quartiles = statistics.quantiles(runs, n=4) if len(runs) > 1 else [median] * 3
+        # On a GPU the CPU only queues work: there the wall clock is compared.
+        ratios = [w / v for w, v in ((median, statistics.median(cpu["fft"])), (wall[one.method], wall["fft"]))]
+        timings.append(
+            Timing(
+                method=one.method,
+                trained_parameters=one.trained_parameters,
+                cpu_seconds=median,
+                wall_seconds=wall[one.method],
+                spread=(quartiles[2] - quartiles[0]) / 2 / median,
+                cpu_ratio=ratios[1] if device == "cuda" else ratios[0],
+                wall_ratio=ratios[1],
+                model_ratio=multiply_adds(one.method, one.weights) / floor,
+            )
+        )
+    return timings
+
+
+def timing_table(timings: list[Timing], *, title: str) -> Table:
+    """The timings for a terminal."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("method", no_wrap=True)
+    for heading in ("trained params", "CPU s", "wall s", "spread", "CPU / fft", "wall / fft", "model / fft", "over floor"):
+        table.add_column(heading, justify="right")
+    for t in timings:
+        cells = [t.cpu_seconds, t.wall_seconds, t.spread, t.cpu_ratio, t.wall_ratio, t.model_ratio, t.over_floor]
+        table.add_row(t.method, f"{t.trained_parameters:,}", *(f"{cell:.3f}" for cell in cells))
+    return table
+
+
+def main() -> None:
+    """The command line of the speed measurements."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measurement", choices=["train-step"])
+    parser.add_argument("--shape", choices=list(SHAPES), default="llama-small")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, help="write a record here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    methods = tuple(dict.fromkeys(["fft", *arguments.methods.split(",")]))
+    shape = SHAPES[arguments.shape]
+    timings = train_step(
+        shape,
+        methods=methods,
+        repetitions=arguments.repetitions,
+        warmup=arguments.warmup,
+        device=device,
+        bfloat16=device == "cuda",
+    )
+    title = f"One training step, {arguments.shape}, {shape.batch_size} x {shape.seq_length} tokens, {device}"
+    Console().print(timing_table(timings, title=title))
+    if arguments.out:
+        write_record(
+            arguments.out,
+            command=f"python -m benchmarks.speed {' '.join(sys.argv[1:])}",
+            shape=shape,
+            threads=arguments.threads,
+            repetitions=arguments.repetitions,
+            timings=[vars(timing) | {"over_floor": timing.over_floor} for timing in timings],
+        )
+
+
+if __name__ == "__main__":
+    main()

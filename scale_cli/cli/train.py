@@ -1,0 +1,45 @@
+"""`scale train`: train a checkpoint with one of the methods."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from scale_cli.cli.options import recipe_options
+from scale_cli.cli.output import AsJson, progress, quiet_libraries, show
+from scale_cli.recipe import load_recipe
+from scale_cli.training import TrainRecipe
+
+
+@recipe_options(TrainRecipe)
+def train(
+    checkpoint: Annotated[str, typer.Argument(help="Model folder, run folder or hub id.")],
+    out: Annotated[Path, typer.Argument(help="Run folder to write; eval and train take it again.")],
+    recipe: Annotated[Path | None, typer.Option(help="YAML with the options below; flags win over it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    as_json: AsJson = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Train a checkpoint: continual pre-training on text, or questions on people."""
+    resolved = load_recipe(TrainRecipe, recipe, given)
+
+    from scale_cli.training.train import train as run
+    from scale_cli.training.trainer import last_checkpoint, step_of
+
+    quiet_libraries()
+    done = step_of(last_checkpoint(out)) if resume else 0
+    with progress(resolved.method, resolved.steps, done=done) as advance:
+        result = run(
+            checkpoint, out, resolved, resume=resume, progress=lambda done, total: advance(done=done, total=total)
+        )
+    table = Table("written to", str(out))
+    share = result.trained_parameters / result.total_parameters
+    table.add_row("method", resolved.method)
+    table.add_row("trained parameters", f"{result.trained_parameters:,} of {result.total_parameters:,} ({share:.1%})")
+    table.add_row("tokens", f"{result.tokens:,} in {result.seconds:,.1f} s")
+    for name, value in result.metrics.items():
+        if name.count("/") == 1:  # the means; the attributes are in metrics.jsonl and record.json
+            table.add_row(name, f"{value:.3f}")
+    show(result, table, as_json=as_json)

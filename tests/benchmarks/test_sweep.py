@@ -1,0 +1,51 @@
+"""The sweep: each method's own best rate, by the rule that its module states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bios
+from benchmarks.bios import Row, load_preset
+from benchmarks.sweep import best_rates, sweep
+from scale_cli.records import read_record
+from tests.runs import bench_file
+
+
+def row(method: str, rate: float, task0: float, task1: float) -> Row:
+    return Row(f"{method}@{rate:g}", method, 0, rate, 1, 1.0, task0, task1, 0.0, 0.0, 1.0)
+
+
+def test_the_best_rate_keeps_most_among_those_that_learn() -> None:
+    rows = [
+        row("fft", 1e-2, 0.10, 1.00),
+        row("fft", 1e-3, 0.50, 0.95),
+        row("fft", 1e-4, 0.90, 0.94),  # keeps more and has not learnt
+        row("lora", 1e-2, 0.20, 0.80),  # none has learnt: the one that learns most
+        row("lora", 1e-3, 0.60, 0.70),
+        row("freeze", 1e-2, 0.40, 1.00),  # equals: the lowest rate
+        row("freeze", 1e-3, 0.40, 0.99),
+        row("scale-adapt", 1e-2, 0.2, 0.5),
+        row("scale-adapt", 1e-3, 0.3, 0.5),
+    ]
+    wanted = {"fft": 1e-3, "lora": 1e-2, "freeze": 1e-3, "scale-adapt": 1e-3}
+    assert best_rates(rows) == wanted
+    assert best_rates(rows[::-1]) == wanted
+
+
+def test_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bios, "TASK0_NEEDED", 0.0)
+    preset, out = bench_file(tmp_path, methods={"freeze": {"freeze_layers": 1}}), tmp_path / "out"
+    result = sweep(preset, out, seed=5, rates=(1e-3, 1e-2))
+    assert [(row.label, row.method, row.seed, row.learning_rate) for row in result.rows] == [
+        ("freeze@0.001", "freeze", 5, 1e-3),
+        ("freeze@0.01", "freeze", 5, 1e-2),
+    ]
+    record = read_record(out / "sweep.json")
+    assert record["best"] == best_rates(result.rows)
+    assert record["command"] == f"python -m benchmarks.sweep --preset {preset} --seed 5 --rates 0.001,0.01"
+    text = (out / "sweep.md").read_text(encoding="utf-8")
+    assert "| freeze@0.01 | " in text
+    assert text.endswith(f"Each method's own best rate:\n\n- freeze: {record['best']['freeze']:g}\n")
+    assert load_preset(preset).methods == {"freeze": {"freeze_layers": 1}}

@@ -1,0 +1,164 @@
+"""`scale train` says what it trained, stops so that it can go on, and refuses what it cannot do in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import scale_cli.cli.train as command
+from scale_cli.recipe import load_recipe
+from scale_cli.records import read_record
+from scale_cli.training import TrainRecipe
+from tests.runs import World, lines, tree
+
+RunCli = Callable[..., Any]
+
+
+def words(world: World, method: str, out: Path, *more: object) -> list[object]:
+    """A command that trains a few steps on questions; a later option stands over an earlier one."""
+    options = "--objective qa --people 0:4 --steps 3 --batch-size 4 --lr 1e-2 --logging-steps 1 --lora-r 4".split()
+    return ["train", world.source(method), out, "--method", method, "--data", world.data, *options, *more]
+
+
+def test_result_for_people(run_cli: RunCli, world: World, tmp_path: Path) -> None:
+    measured = ("--eval-people", "a=0:2,b=2:3", "--eval-steps", 2)
+    ended = run_cli(*words(world, "scale-route", tmp_path / "run", *measured))
+    assert ended.code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
+    table = {row[0]: row[1] for row in rows}
+    record = read_record(tmp_path / "run" / "record.json")
+    trained, total = record["trained_parameters"], record["total_parameters"]
+    assert table["method"] == "scale-route"
+    assert table["trained parameters"] == f"{trained:,} of {total:,} ({trained / total:.1%})"
+    assert table["tokens"].startswith(f"{record['tokens']:,} in ")
+    values = {metric["name"]: metric["value"] for metric in record["metrics"]}
+    means = [f"{name}/{kind}" for name in "ab" for kind in ("hard", "soft", "routed", "exact")]
+    assert {name: table[name] for name in table if "/" in name} == {name: f"{values[name]:.3f}" for name in means}
+    assert ended.stderr.splitlines()[-1].startswith("scale-route: 3 of 3 (100%), ")
+
+
+def test_result_for_programs(run_cli: RunCli, world: World, tmp_path: Path) -> None:
+    """And nothing on the screen but our own words: no bars, remarks or warnings of the libraries."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ended = run_cli(*words(world, "lora", tmp_path / "run", "--json"))
+    assert ended.code == 0
+    assert [str(warning.message) for warning in caught] == []
+    assert len(ended.stderr.splitlines()) == 1
+    record = read_record(tmp_path / "run" / "record.json")
+    names = ("steps", "tokens", "seconds", "trained_parameters", "total_parameters")
+    fields = {name: record[name] for name in names}
+    assert json.loads(ended.stdout) == fields | {"out": str(tmp_path / "run"), "metrics": {}}
+
+
+def test_flags_stand_over_the_recipe_file(run_cli: RunCli, world: World, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"method: lora\ndata: {world.data}\nlora_r: 2\nsteps: 5\npeople: 0:4\n", encoding="utf-8")
+    out = tmp_path / "run"
+    run_cli("train", world.source("lora"), out, "--recipe", file, "--steps", 2, "--objective", "qa", "--lr", "0.5")
+    wanted = {"lora_r": 2, "steps": 2, "objective": "qa", "people": "0:4", "lr": 0.5, "data": (str(world.data),)}
+    assert load_recipe(TrainRecipe, out / "recipe.yaml", {}) == TrainRecipe(method="lora", **wanted)
+    assert run_cli("train", out, tmp_path / "again", "--recipe", out / "recipe.yaml", "--steps", 1).code == 0
+
+
+def test_ctrl_c_and_resume(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[int | None, int]] = []
+
+    @contextlib.contextmanager
+    def pressing(label: str, total: int, *, done: int) -> Iterator[Callable[..., None]]:
+        begun.append((total, done))
+
+        def advance(*, done: int, total: int) -> None:
+            if done == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        yield advance
+
+    asked = words(world, "freeze", tmp_path / "run", "--freeze-layers", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "progress", pressing)
+        ended = run_cli(*asked)
+        assert (ended.code, ended.stdout, ended.stderr) == (130, "", "scale: interrupted\n")
+        assert run_cli(*asked, "--resume").code == 0
+    assert begun == [(3, 0), (3, 2)]
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3]
+    ended = run_cli(*asked, "--resume")
+    assert ended.code == 2
+    assert "is finished" in ended.stderr
+
+
+BAD = {
+    "missing checkpoint": (["train", "{world}/none", "{out}", "--data", "{data}"], "none: no such folder; give a checkpoint"),
+    "no checkpoint": (["train", "{data}", "{out}", "--data", "{data}"], "data is no checkpoint: it has neither config.json"),
+    "wrong kind": (
+        ["train", "{world}/llama-plain", "{out}", "--data", "{data}", "--method", "scale-route"],
+        "llama-plain is not upscaled; it trains a width-upscaled checkpoint; make one with: scale upscale",
+    ),
+    "unknown method": (["train", "{base}", "{out}", "--data", "{data}", "--method", "ftt"], "'ftt' is not one of 'fft', "),
+    "no data": (["train", "{base}", "{out}"], "--data is missing: name a gen-bios folder or text files"),
+    "missing data": (["train", "{base}", "{out}", "--data", "{world}/none.txt"], "none.txt: no such file or folder"),
+    "data of the wrong kind": (
+        ["train", "{base}", "{out}", "--data", "{base}/config.json"],
+        "config.json: give a gen-bios folder or a .txt, .jsonl or .parquet file",
+    ),
+    "texts for questions": (
+        ["train", "{base}", "{out}", "--data", "{full}/mine.txt", "--objective", "qa"],
+        "--objective qa needs a gen-bios folder",
+    ),
+    "too little text": (["train", "{base}", "{out}", "--data", "{full}/mine.txt"], "--seq-length 512: the data has "),
+    "people that are not there": (
+        ["train", "{base}", "{out}", "--data", "{data}", "--people", "20:99"],
+        "people 20:99: ",
+    ),
+    "no range": (["train", "{base}", "{out}", "--data", "{data}", "--people", "9:3"], "people '9:3': write A:B"),
+    "zero steps": (["train", "{base}", "{out}", "--data", "{data}", "--steps", "0"], "--steps 0: at least 1"),
+    "negative rate": (["train", "{base}", "{out}", "--data", "{data}", "--lr", "-1"], "--lr -1.0: above 0"),
+    "negative seed": (["train", "{base}", "{out}", "--data", "{data}", "--seed", "-1"], "--seed -1: 0 to 2^32 - 1"),
+    "too many layers": (
+        ["train", "{base}", "{out}", "--data", "{data}", "--method", "freeze", "--freeze-layers", "2"],
+        "--freeze-layers 2: the model has 2 layers and one at least must train; choose 0 to 1",
+    ),
+    "unknown key": (["train", "{base}", "{out}", "--recipe", "{full}/recipe.yaml"], "unknown key 'stepps'; did you mean 'steps'?"),
+    "missing recipe": (["train", "{base}", "{out}", "--recipe", "{full}/none.yaml"], "none.yaml: the recipe cannot be read"),
+    "full folder": (["train", "{base}", "{full}", "--data", "{data}"], "full already holds files; choose a new or an empty"),
+    "nothing to resume": (
+        ["train", "{base}", "{out}", "--data", "{data}", "--resume"],
+        "out holds no checkpoint to go on from; train without --resume",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_ends_with_one_line_and_writes_nothing(
+    case: str, run_cli: RunCli, world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("kept", encoding="utf-8")
+    (tmp_path / "full" / "recipe.yaml").write_text(f"data: {world.data}\nstepps: 5\n", encoding="utf-8")
+    before = tree(tmp_path)
+    names = {"world": world.folder, "data": world.data, "base": world.checkpoint("llama")}
+    asked, message = BAD[case]
+    ended = run_cli(*(word.format(out=tmp_path / "out", full=tmp_path / "full", **names) for word in asked))
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("scale: ")
+    assert message in ended.stderr
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_diverges_ends_with_one_line(run_cli: RunCli, world: World, tmp_path: Path) -> None:
+    ended = run_cli(*words(world, "fft", tmp_path / "run", "--lr", "1e30", "--steps", 9))
+    assert (ended.code, ended.stdout) == (2, "")
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("scale: "))
+    assert "any more at step " in line
+    assert "no checkpoint was written; train from there or anew with a lower --lr (given 1e+30)" in line
+    assert not (tmp_path / "run" / "record.json").exists()

@@ -1,0 +1,77 @@
+"""`scale upscale` says what it made, and what cannot be made."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scale_cli.model import ScaleForCausalLM
+from tests.helpers import base_folder
+
+RunCli = Callable[..., Any]
+
+
+def test_width(run_cli: RunCli, tmp_path: Path) -> None:
+    base, out = base_folder(tmp_path / "base"), tmp_path / "out"
+    ended = run_cli("upscale", base, out, "--by", "width", "--hidden", 8, "--ffn", 9, "--seed", 3)
+    assert ended.code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
+    table = {row[0]: row[1] for row in rows}
+    assert {key: table[key] for key in table if key.startswith("added ")} == {
+        "added hidden_size": "8",
+        "added num_attention_heads": "2",
+        "added num_key_value_heads": "1",
+        "added intermediate_size": "9",
+        "added parameters": table["added parameters"],
+    }
+    model = ScaleForCausalLM.from_pretrained(out)
+    assert table["base parameters"] == f"{model.base.num_parameters():,}"
+    added = sum(parameter.numel() for parameter in model.expansion.parameters())
+    assert table["added parameters"] == f"{added:,} ({added / model.base.num_parameters():.1%} of the base)"
+    assert table["max |delta logit|"].startswith("0 (rounding explains ")
+    assert table.keys() >= {"seconds to write", "seconds to verify"}
+    assert json.loads((out / "upscale.json").read_text(encoding="utf-8"))["seed"] == 3
+
+
+def test_depth_as_json(run_cli: RunCli, tmp_path: Path) -> None:
+    base, out = base_folder(tmp_path / "base", "neox"), tmp_path / "out"
+    ended = run_cli("upscale", base, out, "--by", "depth", "--layers", 4, "--no-verify", "--json")
+    assert ended.code == 0
+    result = json.loads(ended.stdout)
+    assert result["sizes"] == {"num_hidden_layers": 4}
+    assert (result["by"], result["out"], result["max_delta_logit"]) == ("depth", str(out), None)
+    text = run_cli("upscale", base, tmp_path / "other", "--by", "depth", "--layers", 4, "--no-verify").stdout
+    assert "not proved (--no-verify)" in text
+
+
+def test_an_initialisation_that_cannot_learn_is_remarked(run_cli: RunCli, tmp_path: Path) -> None:
+    base = base_folder(tmp_path / "base")
+    for init, remarked in (("zero", True), ("zero,zero", True), ("zero,random", False)):
+        words = ("--by", "width", "--hidden", 8, "--init", init, "--no-verify")
+        ended = run_cli("upscale", base, tmp_path / init, *words)
+        assert ended.code == 0
+        assert ("no gradient" in ended.stderr) == remarked
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--by", "depth", "--layers", 2),
+            "--layers 2: base has 3 layers and block expansion only adds; choose 4 to 6",
+        ),
+        (("--by", "width", "--hidden", 0), "--hidden 0: what is added is at least 1; choose a positive number"),
+        (("--by", "height"), "'height' is not one of 'width', 'depth'"),
+        (("--hidden", 8), "Missing option '--by'"),
+        (("--by", "width", "--hidden", "x"), "Invalid value for '--hidden': Input should be a valid integer"),
+    ],
+)
+def test_a_mistake_ends_with_one_line(run_cli: RunCli, words: tuple[object, ...], message: str, tmp_path: Path) -> None:
+    ended = run_cli("upscale", base_folder(tmp_path / "base"), tmp_path / "out", *words)
+    assert ended.code == 2
+    assert message in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]

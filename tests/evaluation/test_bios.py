@@ -1,0 +1,241 @@
+"""Biography accuracy against an example worked by hand and against a loop that asks one question at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from scale_cli.errors import RequestError
+from scale_cli.evaluation.bios import BiographyAccuracy
+from scale_cli.evaluation.evaluate import evaluate_bios
+from scale_cli.methods import METHODS
+from scale_cli.records import Metric
+from scale_cli.training.bios import Question, read_questions
+from tests.helpers import tiny_base, widened
+from tests.runs import Run, World, as_loaded, reload, run
+
+ROUTER_THRESHOLD = 0.55
+WORDS = ["<end>", "where", "when", "ann", "bob", "x", "y", "z"]
+QUESTIONS = [
+    Question(0, "city", "where ann", " x y"),
+    Question(0, "day", "when ann", " z"),
+    Question(1, "city", "where bob", " y"),
+]
+PREDICTIONS = {  # the first token's probabilities of x, y and z, and what is then generated
+    "where ann": ((0.5, 0.3, 0.2), ["x", "y", "<end>"]),
+    "when ann": ((0.1, 0.15, 0.75), ["z", "x"]),
+    "where bob": ((0.7, 0.2, 0.1), ["x", "<end>"]),
+}
+
+
+def hand_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, in the order of `WORDS`."""
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<end>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
+
+
+class Scripted(torch.nn.Module):
+    """Says what `PREDICTIONS` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[int, bool, bool]] = []
+
+    def predictions(self, input_ids: torch.Tensor) -> list[tuple[Sequence[float], list[int]]]:
+        self.seen.append((len(input_ids), self.training, torch.is_grad_enabled()))
+        found = []
+        for row in input_ids.tolist():
+            probabilities, said = PREDICTIONS[" ".join(WORDS[token] for token in row)]
+            found.append((probabilities, [WORDS.index(word) for word in said]))
+        return found
+
+    def forward(self, input_ids: torch.Tensor, **options: Any) -> Any:
+        logits = torch.full((len(input_ids), 1, len(WORDS)), -math.inf)
+        for row, (probabilities, _) in enumerate(self.predictions(input_ids)):
+            logits[row, 0, WORDS.index("x") :] = torch.tensor(probabilities).log() + 3.0
+        return SimpleNamespace(logits=logits)
+
+    def generate(self, input_ids: torch.Tensor, max_new_tokens: int, **options: Any) -> torch.Tensor:
+        said = [(tokens + [0] * max_new_tokens)[:max_new_tokens] for _, tokens in self.predictions(input_ids)]
+        return torch.cat([input_ids, torch.tensor(said)], dim=1)
+
+
+def test_an_example_worked_by_hand() -> None:
+    accuracy, model = BiographyAccuracy(QUESTIONS, hand_tokenizer()), Scripted()
+    sixth = math.sqrt(((1 - 2 / 3) ** 2 * 2 + (2 / 3) ** 2) / 2 / 3)
+    assert summary(accuracy.first_token(model)) == [
+        ("hard", pytest.approx(2 / 3), pytest.approx(sixth), 3),
+        ("hard/city", 0.5, pytest.approx(0.5), 2),
+        ("hard/day", 1.0, None, 1),
+        ("soft", pytest.approx(1.45 / 3), pytest.approx(np.std([0.5, 0.75, 0.2], ddof=1) / 3**0.5), 3),
+        ("soft/city", pytest.approx(0.35), pytest.approx(0.15), 2),
+        ("soft/day", pytest.approx(0.75), None, 1),
+    ]
+    # "z x" is not "z" and end-of-text, though it begins like it.
+    assert summary(accuracy.exact_match(model)) == [
+        ("exact", pytest.approx(1 / 3), pytest.approx(sixth), 3),
+        ("exact/city", 0.5, pytest.approx(0.5), 2),
+        ("exact/day", 0.0, None, 1),
+    ]
+
+
+def summary(metrics: Sequence[Metric]) -> list[tuple[str, float, float | None, int]]:
+    assert all(metric.higher_is_better for metric in metrics)
+    return [(metric.name, metric.value, metric.stderr, metric.samples) for metric in metrics]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_its_mode(training: bool) -> None:
+    accuracy, model = BiographyAccuracy(QUESTIONS, hand_tokenizer()), Scripted().train(training)
+    accuracy.first_token(model)
+    accuracy.exact_match(model)
+    assert model.training == training
+    assert model.seen == [(3, False, False)] * 2  # asked in eval mode and without gradients
+    broken = BiographyAccuracy([Question(0, "city", "where where", " x")], hand_tokenizer())
+    for ask in (broken.first_token, broken.exact_match):
+        with pytest.raises(KeyError):
+            ask(model)
+        assert model.training == training
+        assert torch.is_grad_enabled()
+
+
+@torch.no_grad()
+def slowly(model: Any, questions: Sequence[Question], tokenizer: Any) -> dict[str, dict[str, list[float]]]:
+    """The scores of each question by kind and attribute: one at a time, whole logits, no cache."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for question in questions:
+        prompt = tokenizer(question.prompt, add_special_tokens=False)["input_ids"]
+        answer = [*tokenizer(question.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        output = model(torch.tensor([prompt]), use_cache=False)
+        probabilities = output.logits[0, -1].double().softmax(-1)
+        said = list(prompt)
+        while len(said) < len(prompt) + len(answer) and said[-1] != tokenizer.eos_token_id:
+            said.append(int(model(torch.tensor([said]), use_cache=False).logits[0, -1].argmax()))
+        values = {
+            "hard": float(probabilities.argmax() == answer[0]),
+            "soft": float(probabilities[answer[0]]),
+            "exact": float(said[len(prompt) :] == answer),
+        }
+        if getattr(output, "preserved", None) is not None:
+            values["routed"] = float(output.preserved[0, -1])
+        for kind, value in values.items():
+            by_attribute = scores.setdefault(kind, {})
+            by_attribute.setdefault("", []).append(value)
+            if kind != "routed":
+                by_attribute.setdefault(f"/{question.attribute}", []).append(value)
+    return scores
+
+
+@pytest.fixture(scope="module")
+def memoriser(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A model that knows the answers about the first two people by heart."""
+    recipe = world.recipe("fft", people="0:2", batch_size=12, steps=60, lr=1e-2, weight_decay=0.0)
+    return run(world.source("fft", "neox"), tmp_path_factory.mktemp("memoriser") / "run", recipe)
+
+
+@pytest.fixture(scope="module", params=["memoriser", "router"])
+def asked(
+    request: pytest.FixtureRequest, memoriser: Run, world: World
+) -> tuple[Any, list[Question], dict[str, dict[str, list[float]]]]:
+    """A model, questions of which it gets some right or takes some for the preserve branch, and their slow scores."""
+    questions = read_questions(world.data, (1, 3))
+    model = memoriser.model
+    if request.param == "router":
+        base = tiny_base("neox", vocab_size=len(world.tokenizer))
+        model = widened(base, layers=(1, 2), modules=("attention", "ffn"), threshold=ROUTER_THRESHOLD)
+    scores = slowly(model, questions, world.tokenizer)
+    for kind in ("routed",) if request.param == "router" else ("hard", "exact"):
+        assert 0 < scores[kind][""].count(1.0) < len(questions)
+    return model, questions, scores
+
+
+def test_what_was_learnt_by_heart_is_exact(memoriser: Run, world: World) -> None:
+    known = BiographyAccuracy(read_questions(world.data, (0, 2)), world.tokenizer)
+    values = {
+        metric.name: metric.value for metric in known.first_token(memoriser.model) + known.exact_match(memoriser.model)
+    }
+    assert {name for name, value in values.items() if value != 1.0} == {n for n in values if n.startswith("soft")}
+    assert all(value > 0.8 for value in values.values())
+    unknown = BiographyAccuracy(read_questions(world.data, (20, 24)), world.tokenizer)
+    assert unknown.exact_match(memoriser.model)[0].value < 0.5
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 512])
+def test_the_slow_loop_finds_the_same(batch_size: int, asked: Any, world: World) -> None:
+    model, questions, scores = asked
+    accuracy = BiographyAccuracy(questions, world.tokenizer, batch_size=batch_size)
+    found = accuracy.first_token(model) + accuracy.exact_match(model)
+    kinds = ("hard", "soft", *scores.keys() & {"routed"}, "exact")
+    assert [metric.name for metric in found] == [f"{kind}{attribute}" for kind in kinds for attribute in scores[kind]]
+    for metric in found:
+        kind, slash, attribute = metric.name.partition("/")
+        values = scores[kind][slash + attribute]
+        assert (metric.samples, metric.higher_is_better) == (len(values), True)
+        assert metric.value == pytest.approx(np.mean(values), abs=1e-6)
+        assert metric.stderr == pytest.approx(np.std(values, ddof=1) / len(values) ** 0.5, abs=1e-6)
+
+
+def values(metrics: Sequence[Metric]) -> dict[str, float]:
+    """Values by name. Equal weights may differ in the last bits of soft accuracy, by where in memory they lie."""
+    return {metric.name: metric.value for metric in metrics}
+
+
+def test_every_kind_of_checkpoint_is_measured(world: World, finished: Callable[..., Run]) -> None:
+    runs = {method: finished(method) for method in METHODS}
+    sources = [str(world.checkpoint("llama", kind)) for kind in ("plain", "width", "depth")]
+    sources += [str(done.folder) for done in runs.values()]
+    seen: list[None] = []
+    results = evaluate_bios(sources, world.data, "3:4", advance=lambda: seen.append(None))
+    assert list(results) == sources
+    assert len(seen) == len(sources)
+    plain = pytest.approx(values(results[sources[0]]), rel=1e-5)
+    for source in sources[1:3]:  # upscaled: the same function
+        assert values(results[source]) == plain
+    accuracy = BiographyAccuracy(read_questions(world.data, (3, 4)), world.tokenizer)
+    for method, done in runs.items():
+        model = as_loaded(done.model)
+        found = values(results[str(done.folder)])
+        wanted = values(accuracy.first_token(model) + accuracy.exact_match(model))
+        assert found == pytest.approx(wanted, rel=1e-5)
+        assert ("routed" in found) == (method == "scale-route")
+        assert found != plain
+    assert evaluate_bios(sources[:1], world.data, None)[sources[0]][0].samples == 24 * 6
+
+
+def test_bad_requests_are_refused_before_a_model_is_loaded(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scale_cli.evaluation.evaluate.load_model", None)
+    source = world.source("fft")
+    for sources, bios, options, message in (
+        ([source, str(world.data)], world.data, {}, "data is no checkpoint"),
+        ([source], tmp_path, {}, "is not a gen-bios folder"),
+        ([source], world.data, {"people": "0:25"}, "^people 0:25: .* has the people 0:24$"),
+        ([source], world.data, {"people": "all"}, "^--people 'all': write A:B"),
+        ([source], world.data, {"batch_size": 0}, "^--batch-size 0: at least 1$"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            evaluate_bios(sources, bios, **({"people": None} | options))
+
+
+def test_measuring_changes_nothing(world: World) -> None:
+    model = reload(world.checkpoint("neox", "width")).train()
+    modes = {name: module.training for name, module in model.named_modules()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    accuracy = BiographyAccuracy(read_questions(world.data, (0, 1)), world.tokenizer)
+    accuracy.first_token(model)
+    accuracy.exact_match(model)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())

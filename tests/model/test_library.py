@@ -1,0 +1,162 @@
+"""What the library does with any model: cached generation, padding, attention kinds, saving and loading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from scale_cli.model import ScaleConfig, ScaleForCausalLM
+from tests.helpers import ADDED, BASES, load, probe, tiny_base, widened
+
+Tolerance = Callable[[torch.dtype], Any]
+METHODS: dict[str, Any] = {
+    "preserve": ((), (), None),
+    "adapt": ((0, 2), ("attention", "ffn"), None),
+    "route": ((1,), ("attention",), 0.7),
+}
+
+
+def model_of(name: str, method: str, *, dtype: torch.dtype = torch.float32) -> Any:
+    layers, modules, threshold = METHODS[method]
+    return widened(tiny_base(name, dtype=dtype), layers=layers, modules=modules, threshold=threshold)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", BASES)
+@torch.no_grad()
+def test_cached_generation_is_generation(name: str, method: str, tolerance: Tolerance) -> None:
+    model, tokens = model_of(name, method), probe(length=5)
+    greedy: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    cached = model.generate(tokens, use_cache=True, **greedy)
+    assert cached.shape == (2, 13)
+    assert torch.equal(cached, model.generate(tokens, use_cache=False, **greedy))
+
+    whole = model(cached, use_cache=False).logits
+    first = model(cached[:, :6])
+    middle = model(cached[:, 6:9], past_key_values=first.past_key_values)
+    last = model(cached[:, 9:], past_key_values=middle.past_key_values)
+    parts = torch.cat([first.logits, middle.logits, last.logits], dim=1)
+    torch.testing.assert_close(parts, whole, **tolerance(torch.float32))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["llama-grouped", "neox"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_padding_changes_no_real_token(name: str, method: str, side: str, attention: str, tolerance: Tolerance) -> None:
+    model = model_of(name, method)
+    model.set_attn_implementation(attention)
+    tokens, padding = probe(batch=3, length=7), probe(batch=3, length=4, seed=9)
+    both = (padding, tokens) if side == "left" else (tokens, padding)
+    mask = torch.cat([torch.full_like(t, int(t is tokens)) for t in both], dim=1)
+    found = model(torch.cat(both, dim=1), attention_mask=mask).logits[mask.bool()].view(3, 7, -1)
+    torch.testing.assert_close(found, model(tokens).logits, **tolerance(torch.float32))
+    unmasked = model(torch.cat(both, dim=1)).logits[mask.bool()].view(3, 7, -1)
+    assert torch.allclose(unmasked, found, **tolerance(torch.float32)) == (side == "right")
+
+
+@torch.no_grad()
+def test_generation_from_left_padded_prompts() -> None:
+    model = model_of("llama-grouped", "route")
+    tokens = probe(batch=1, length=6)
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), tokens], dim=1)
+    mask = torch.cat([torch.zeros(1, 3, dtype=torch.long), torch.ones_like(tokens)], dim=1)
+    greedy: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    found = model.generate(padded, attention_mask=mask, **greedy)[:, 9:]
+    assert torch.equal(found, model.generate(tokens, attention_mask=torch.ones_like(tokens), **greedy)[:, 6:])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", BASES)
+@torch.no_grad()
+def test_eager_attention_is_sdpa(name: str, method: str, tolerance: Tolerance) -> None:
+    model, tokens = model_of(name, method), probe()
+    assert model.config._attn_implementation == "sdpa"
+    sdpa = model(tokens).logits
+    model.set_attn_implementation("eager")
+    assert model.config._attn_implementation == "eager"
+    torch.testing.assert_close(model(tokens).logits, sdpa, **tolerance(torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["llama-grouped", "neox"])
+@torch.no_grad()
+def test_saving_and_loading_is_bitwise(name: str, method: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model, tokens = model_of(name, method, dtype=dtype), probe()
+    model.save_pretrained(tmp_path / "first")
+    config = json.loads((tmp_path / "first" / "config.json").read_text(encoding="utf-8"))
+    assert config["model_type"] == "scale"
+    assert config["base_config"] == json.loads(json.dumps(model.config.base_config))
+    loaded = load(tmp_path / "first")
+    assert isinstance(loaded, ScaleForCausalLM)
+    assert loaded.dtype == dtype
+    assert {key: p.requires_grad for key, p in loaded.named_parameters()} == {
+        key: key.startswith("expansion.") for key, _ in model.named_parameters()
+    }
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+    loaded.save_pretrained(tmp_path / "second")
+    names = [load_file(tmp_path / folder / "model.safetensors") for folder in ("first", "second")]
+    assert names[0].keys() == names[1].keys()
+    assert all(torch.equal(names[0][key], names[1][key]) for key in names[0])
+
+
+@pytest.mark.parametrize("name", ["llama-grouped", "neox"])
+@torch.no_grad()
+def test_it_compiles_as_one_graph(name: str, tolerance: Tolerance) -> None:
+    model, tokens = model_of(name, "route"), probe()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    expected = model(tokens, use_cache=False).logits
+    torch.testing.assert_close(compiled(tokens, use_cache=False).logits, expected, **tolerance(torch.float32))
+
+
+def test_the_kept_positions_and_the_loss_are_the_librarys(tolerance: Tolerance) -> None:
+    model, tokens = model_of("llama", "route"), probe()
+    whole = model(tokens, labels=tokens)
+    torch.testing.assert_close(model(tokens, logits_to_keep=2).logits, whole.logits[:, -2:], **tolerance(torch.float32))
+    loss = torch.nn.functional.cross_entropy(whole.logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    torch.testing.assert_close(whole.loss, loss, **tolerance(torch.float32))
+    with pytest.raises(ValueError, match="input_ids"):
+        model(None, inputs_embeds=torch.zeros(1, 2, 32))
+
+
+EXPANSION: dict[str, Any] = ADDED | {"num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"expansion": EXPANSION | {"hidden_size": 0}}, "each at least 1"),
+        ({"expansion": ADDED}, "it needs hidden_size"),
+        ({"expansion": EXPANSION | {"num_attention_heads": 3}}, "brings its whole group"),
+        ({"collaborative": {"layers": [3], "modules": ["ffn"]}}, "the base has layers 0 to 2"),
+        ({"collaborative": {"layers": [1], "modules": []}}, "name both or neither"),
+        ({"collaborative": {"layers": [1], "modules": ["norms"]}}, "name both or neither"),
+        ({"router": {"threshold": 0.5}}, "there is only one"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_base_is_refused(changes: dict[str, Any], message: str) -> None:
+    base_config = tiny_base("llama-grouped").config.to_dict()
+    assert ScaleConfig(base_config=base_config, expansion=EXPANSION).num_hidden_layers == 3
+    with pytest.raises(ValueError, match=message):
+        ScaleConfig(**({"base_config": base_config, "expansion": EXPANSION} | changes))
+
+
+def test_a_config_of_an_unknown_family_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "scale", "base_config": {"model_type": "gpt2"}, "expansion": EXPANSION}),
+        encoding="utf-8",
+    )
+    with pytest.raises(ValueError, match="'gpt2' is not supported; supported are gpt_neox, llama"):
+        AutoConfig.from_pretrained(tmp_path)

@@ -1,0 +1,196 @@
+"""A tiny world to train in: biographies of 24 people, a tokenizer, checkpoints of every kind, and short recipes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import PreTrainedTokenizerFast
+
+import data_gen
+from benchmarks.bios import END_OF_TEXT, train_tokenizer
+from scale_cli.methods import METHODS
+from scale_cli.surgery import upscale
+from scale_cli.training import TrainRecipe
+from scale_cli.training.bios import read_biographies, read_questions
+from scale_cli.training.checkpoints import describe, load_model
+from tests.helpers import tiny_base
+
+PEOPLE = 24
+BASES = {"llama": "llama-grouped", "neox": "neox"}
+"""Of each family the base in `tests.helpers`; the head of llama is tied."""
+PARTIAL = [method for method in METHODS if method != "fft"]
+"""The methods that train a part, whose runs hold that part and a pointer to the base."""
+
+
+@dataclass(frozen=True)
+class World:
+    """folder: holds all. data: what gen-bios wrote. tokenizer: trained on it, and saved with every checkpoint."""
+
+    folder: Path
+    data: Path
+    tokenizer: PreTrainedTokenizerFast
+
+    def checkpoint(self, family: str, kind: str = "plain") -> Path:
+        """The checkpoint of a family ("llama", "neox") and kind ("plain", "width", "depth"), float32, two base layers."""
+        return self.folder / f"{family}-{kind}"
+
+    def source(self, method: str, family: str = "llama") -> str:
+        """The checkpoint that a method trains."""
+        return str(self.checkpoint(family, METHODS[method].needs[0]))
+
+    def recipe(self, method: str, **changes: Any) -> TrainRecipe:
+        """Four steps on the questions of four people, with everything large enough to leave a trace."""
+        options: dict[str, Any] = {
+            "method": method,
+            "data": (str(self.data),),
+            "objective": "qa",
+            "people": "0:4",
+            "steps": 4,
+            "batch_size": 4,
+            "lr": 1e-2,
+            "weight_decay": 0.1,
+            "logging_steps": 1,
+            "lora_r": 4,
+            "freeze_layers": 1,
+            "preserve_layers": 1,
+        }
+        return TrainRecipe(**(options | changes))
+
+
+def make_world(folder: Path) -> World:
+    """Make the world in an empty folder."""
+    data = folder / "data"
+    data_gen.generate(data, people=PEOPLE, bios=2, seed=0, workers=1)
+    texts = read_biographies(data) + [question.prompt + question.answer for question in read_questions(data)]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=train_tokenizer(texts, "bpe", 512), eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
+    )
+    world = World(folder, data, tokenizer)
+    for family, name in BASES.items():
+        plain = world.checkpoint(family)
+        save(tiny_base(name, vocab_size=len(tokenizer), num_hidden_layers=2), plain, tokenizer)
+        upscale(str(plain), world.checkpoint(family, "width"), by="width", hidden=8, ffn=8, verify=False)
+        upscale(str(plain), world.checkpoint(family, "depth"), by="depth", layers=3, verify=False)
+    return world
+
+
+def save(model: Any, folder: Path, tokenizer: Any) -> Path:
+    """Save a model with its tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def reload(folder: Path) -> Any:
+    """The model of a checkpoint, as `scale eval` and `scale train` load it."""
+    return load_model(describe(str(folder)))
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """The files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two state dicts have the same names and bitwise the same values."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def progress_that(act: Callable[[], None], *, at: int) -> Callable[[int, int], None]:
+    """A progress callback that does something after a step."""
+
+    def progress(step: int, steps: int) -> None:
+        if step == at:
+            act()
+
+    return progress
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, and the very model that was trained, in eval mode (under lora still wrapped by peft).
+
+    untrained: every tensor of it before the first step, by name.
+    """
+
+    folder: Path
+    model: Any
+    untrained: dict[str, torch.Tensor]
+
+
+def run(source: str, folder: Path, recipe: TrainRecipe, **options: Any) -> Run:
+    """Train as `scale train` does, and look over its shoulder."""
+    import scale_cli.training.train as module
+
+    seen: list[tuple[Any, dict[str, torch.Tensor]]] = []
+    apply = module.apply_method
+
+    def watched(*args: Any) -> Any:
+        model = apply(*args)
+        seen.append((model, copy.deepcopy(model.state_dict())))
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "apply_method", watched)
+        module.train(source, folder, recipe, **options)
+    ((model, untrained),) = seen
+    return Run(folder, model.eval(), untrained)
+
+
+def as_loaded(model: Any) -> Any:
+    """What loading a run with this trained model gives: the model itself, a LoRA merged into its base."""
+    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+@torch.no_grad()
+def logits(model: Any, *, seed: int = 0) -> torch.Tensor:
+    """Logits on random tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(model.config.vocab_size, (2, 9), generator=generator)
+    return model(tokens, use_cache=False).logits
+
+
+TINY_BENCH: dict[str, Any] = {
+    "people": 16,
+    "bios": 2,
+    "pretrain_people": 8,
+    "task1_people": 4,
+    "tokenizer": "word",
+    "model": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+    },
+    "width": {"hidden": 8, "heads": 1, "ffn": 8},
+    "depth": {"layers": 3},
+    "stages": {
+        "pretrain": {"steps": 6, "batch_size": 4, "seq_length": 32, "lr": 1e-3},
+        "task0": {"steps": 4, "batch_size": 8, "lr": 1e-3},
+        "task1": {"steps": 60, "batch_size": 24, "eval_steps": 30, "preserve_layers": 1, "lr": 1e-2},
+    },
+    "methods": {"fft": {"lr": 2e-2}, "scale-route": {}},
+}
+"""A biography benchmark of seconds, in which Task 1 is learnt and Task 0 never is."""
+
+
+def bench_file(folder: Path, **changes: Any) -> str:
+    """The tiny benchmark as a recipe file, with changes; a change of None leaves the key out."""
+    values = {name: value for name, value in (TINY_BENCH | changes).items() if value is not None}
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return str(file)

@@ -1,0 +1,123 @@
+"""Block expansion against models put together by hand from the library's own layers."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from scale_cli.surgery import upscale
+from scale_cli.surgery.depth import deepened_config, new_layers, plan_depth
+from tests.helpers import BASES, base_folder, load, probe
+
+OUTPUTS = {"llama": ("self_attn.o_proj", "mlp.down_proj"), "gpt_neox": ("attention.dense", "mlp.dense_4h_to_h")}
+
+
+def by_hand(base: Any, layers: int) -> Any:
+    """LLaMA Pro as its authors' script does it: after every (L / P)-th layer a copy with its outputs zeroed."""
+    old = base.config.num_hidden_layers
+    split = old // (layers - old)
+    decoder = base.base_model
+    new = nn.ModuleList()
+    for i, layer in enumerate(decoder.layers):
+        new.append(copy.deepcopy(layer))
+        if (i + 1) % split == 0:
+            block = copy.deepcopy(layer)
+            for path in OUTPUTS[base.config.model_type]:
+                for parameter in block.get_submodule(path).parameters():
+                    nn.init.zeros_(parameter)
+            new.append(block)
+    deeper = copy.deepcopy(base)
+    deeper.base_model.layers = new
+    deeper.config.num_hidden_layers = len(new)
+    return deeper
+
+
+@pytest.mark.parametrize("layers", [5, 6, 8])
+@pytest.mark.parametrize("name", BASES)
+def test_the_result_is_the_one_made_by_hand(name: str, layers: int, tmp_path: Path) -> None:
+    folder, out = base_folder(tmp_path / "base", name, num_hidden_layers=4, shard="20KB"), tmp_path / "out"
+    base = load(folder)
+    result = upscale(str(folder), out, by="depth", layers=layers)
+    assert result.max_delta_logit == 0.0
+    model = load(out)
+    assert type(model) is type(base)
+    expected = by_hand(base, layers)
+    assert model.config.num_hidden_layers == layers == expected.config.num_hidden_layers
+    found = model.state_dict()
+    assert found.keys() == expected.state_dict().keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.state_dict().items())
+    tokens = probe()
+    with torch.no_grad():
+        assert torch.equal(model(tokens).logits, base(tokens).logits)
+    greedy = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    assert torch.equal(model.generate(tokens, **greedy), base.generate(tokens, **greedy))
+
+    record = json.loads((out / "upscale.json").read_text(encoding="utf-8"))
+    index = json.loads((out / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert record["by"] == "depth"
+    assert not set(record["pretrained"]) & set(record["added"])
+    assert set(record["pretrained"]) | set(record["added"]) == index["weight_map"].keys()
+    blocks = [f".layers.{layer}." for layer in record["new_layers"]]
+    assert len(blocks) == layers - 4
+    for key in index["weight_map"]:
+        assert (key in record["added"]) == any(block in key for block in blocks)
+    assert result.added_parameters == model.num_parameters() - base.num_parameters()
+    assert result.base_parameters == base.num_parameters()
+
+
+def test_an_output_that_is_not_zero_fails_the_check(tmp_path: Path) -> None:
+    base = load(base_folder(tmp_path / "base", "neox", num_hidden_layers=4))
+    tokens = probe()
+    for path in ("attention.dense", "mlp.dense_4h_to_h"):
+        for tensor in ("weight", "bias"):
+            deeper = by_hand(base, 5)
+            getattr(deeper.gpt_neox.layers[4].get_submodule(path), tensor).data.view(-1)[0] = 0.1
+            with torch.no_grad():
+                assert not torch.equal(deeper(tokens).logits, base(tokens).logits)
+
+
+@pytest.mark.parametrize("base_layers", range(1, 33))
+def test_positions(base_layers: int) -> None:
+    """The authors' rule (i + 1) % (L / P) == 0 wherever P divides L, evenly spread elsewhere, the last one on top."""
+    for layers in range(base_layers + 1, 2 * base_layers + 1):
+        new = layers - base_layers
+        copied = plan_depth(base_layers, layers=layers)
+        assert len(copied) == new
+        if base_layers % new == 0:
+            assert copied == [i for i in range(base_layers) if (i + 1) % (base_layers // new) == 0]
+        gaps = [b - a for a, b in zip([-1, *copied], copied, strict=False)]
+        assert max(gaps) - min(gaps) <= 1
+        assert min(gaps) >= 1
+        assert copied[-1] == base_layers - 1
+        order = [layer for i in range(base_layers) for layer in [i] * (1 + (i in copied))]
+        assert [order[index] for index in new_layers(copied)] == copied
+        assert [order[index - 1] for index in new_layers(copied)] == copied
+
+
+def test_lists_of_one_entry_a_layer_grow_with_the_layers() -> None:
+    config = {"num_hidden_layers": 3, "layer_types": ["a", "b", "c"], "eos_token_id": [1, 2, 3], "other": None}
+    assert deepened_config(config, 3, [0, 2]) == {
+        "num_hidden_layers": 5,
+        "layer_types": ["a", "a", "b", "c", "c"],
+        "eos_token_id": [1, 2, 3],
+        "other": None,
+    }
+    assert config["num_hidden_layers"] == 3
+    assert deepened_config({"num_hidden_layers": 1, "layer_types": None}, 1, [0]) == {
+        "num_hidden_layers": 2,
+        "layer_types": None,
+    }
+
+
+def test_the_rest_of_the_config_is_the_bases(tmp_path: Path) -> None:
+    folder, out = base_folder(tmp_path / "base", "neox"), tmp_path / "out"
+    upscale(str(folder), out, by="depth", layers=4, verify=False)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert json.loads((out / "config.json").read_text(encoding="utf-8")) == config | {"num_hidden_layers": 4}
+    assert (out / "tokenizer_config.json").read_bytes() == (folder / "tokenizer_config.json").read_bytes()

@@ -1,0 +1,154 @@
+"""W21, W22 and the embedding's added columns: values, laws, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scale_cli.surgery import expand_embedding, expand_linear, initialise
+from scale_cli.surgery.initialise import Init
+
+Tolerance = Callable[[torch.dtype], Any]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def matrix(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64).to(dtype)
+
+
+def decaying(out_features: int, in_features: int) -> Tensor:
+    """A float32 matrix with singular values 1, 0.9, 0.81, ..."""
+    rank = min(out_features, in_features)
+    u = torch.linalg.qr(matrix(out_features, rank)).Q
+    v = torch.linalg.qr(matrix(in_features, rank, seed=1)).Q
+    return ((u * 0.9 ** torch.arange(rank)) @ v.T).float()
+
+
+def up_to_signs(found: Tensor, expected: Tensor) -> Tensor:
+    """`expected` with each row turned to the side of `found`'s."""
+    return expected * torch.sign((found * expected).sum(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20), (12, 12)])
+def test_svd_is_the_leading_part_of_numpys(shape: tuple[int, int], tolerance: Tolerance) -> None:
+    weight, k, m = matrix(*shape), 5, 7
+    w21, w22 = expand_linear(weight, extra_in=m, extra_out=k, init=("svd", "svd"), generator=seeded())
+    u, s, vt = (torch.from_numpy(a) for a in np.linalg.svd(weight.numpy()))
+    close = tolerance(torch.float64)
+    torch.testing.assert_close(w21, up_to_signs(w21, s[:k, None] * vt[:k]), **close)
+    torch.testing.assert_close(w21, up_to_signs(w21, u[:, :k].T @ weight), **close)
+    torch.testing.assert_close(w22, torch.diag(s)[:k, :m].to(w22), **close)
+    torch.testing.assert_close(w22, (u[:, :k].T @ weight @ vt[:m].T), **close)
+    gram = w21 @ w21.T
+    torch.testing.assert_close(gram, torch.diag(s[:k] ** 2), **close)
+
+
+def test_signs_do_not_hang_on_the_machine() -> None:
+    """Every row of W21 has its largest entry positive: so it is the same whichever sign the library's vectors take."""
+    w21, _ = expand_linear(matrix(20, 12), extra_in=2, extra_out=6, init=("svd", "zero"), generator=seeded())
+    assert (w21.gather(1, w21.abs().argmax(dim=1, keepdim=True)) > 0).all()
+    negated, _ = expand_linear(-matrix(20, 12), extra_in=2, extra_out=6, init=("svd", "zero"), generator=seeded())
+    torch.testing.assert_close(negated, w21)
+
+
+def test_randomised_svd_is_close_to_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = decaying(200, 160)
+    k = 8
+    arguments: dict[str, Any] = {"extra_in": 3, "extra_out": k, "init": ("svd", "zero")}
+    exact, _ = expand_linear(weight, generator=seeded(), **arguments)
+    monkeypatch.setattr(initialise, "EXACT_LIMIT", 100)
+    randomised, _ = expand_linear(weight, generator=seeded(), **arguments)
+    assert not torch.equal(randomised, exact)
+    torch.testing.assert_close(randomised, exact, rtol=1e-4, atol=1e-5)
+    gram = randomised @ randomised.T
+    torch.testing.assert_close(gram, torch.diag(0.81 ** torch.arange(k)), rtol=1e-4, atol=1e-5)
+
+
+def test_randomised_svd_is_seeded_and_leaves_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initialise, "EXACT_LIMIT", 100)
+    weight = matrix(200, 160, dtype=torch.float32)
+    arguments: dict[str, Any] = {"extra_in": 3, "extra_out": 8, "init": ("svd", "zero")}
+    state = torch.get_rng_state()
+    first, second, other = (expand_linear(weight, generator=seeded(s), **arguments)[0] for s in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20)])
+def test_a_rank_deficient_map_gives_finite_values(shape: tuple[int, int]) -> None:
+    for weight in (torch.zeros(shape), torch.ones(shape)):
+        w21, w22 = expand_linear(weight, extra_in=4, extra_out=9, init=("svd", "svd"), generator=seeded())
+        assert w21.isfinite().all()
+        assert w22.isfinite().all()
+        torch.testing.assert_close(w21[1:], torch.zeros_like(w21[1:]), rtol=0, atol=1e-5)
+
+
+def test_random_is_he_of_the_whole_row_and_zero_is_zero() -> None:
+    weight = torch.full((300, 400), 7.0)
+    w21, w22 = expand_linear(weight, extra_in=100, extra_out=200, init=("random", "random"), generator=seeded())
+    for values in (w21, w22):
+        assert values.std().item() == pytest.approx((2 / 500) ** 0.5, rel=0.02)
+        assert values.mean().item() == pytest.approx(0, abs=1e-3)
+    zeros = expand_linear(weight, extra_in=100, extra_out=200, init=("zero", "zero"), generator=seeded())
+    assert not any(values.any() for values in zeros)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("w22", initialise.INITS)
+@pytest.mark.parametrize("w21", initialise.INITS)
+def test_shapes_dtypes_and_an_unchanged_weight(w21: Init, w22: Init, dtype: torch.dtype) -> None:
+    weight = matrix(14, 10, dtype=dtype)
+    kept = weight.clone()
+    added = expand_linear(weight, extra_in=3, extra_out=4, init=(w21, w22), generator=seeded())
+    assert [tuple(values.shape) for values in added] == [(4, 10), (4, 3)]
+    assert all(values.dtype == dtype for values in added)
+    assert torch.equal(weight, kept)
+    empty = expand_linear(weight, extra_in=0, extra_out=0, init=(w21, w22), generator=seeded())
+    assert [tuple(values.shape) for values in empty] == [(0, 10), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": torch.zeros(3)}, r"a weight of shape \(3,\) is no matrix"),
+        ({"extra_in": -1}, "-1 added columns and 2 added rows; counts are at least 0"),
+        ({"extra_out": -1}, "counts are at least 0"),
+        ({"init": ("svd", "kaiming")}, "each one of zero, random, svd"),
+        ({"extra_out": 5}, "5 added rows: svd finds at most 4 in a map of 4 x 6"),
+        ({"extra_out": 5, "init": ("zero", "svd")}, "svd finds at most 4"),
+        ({"extra_in": 7, "init": ("svd", "svd")}, "7 added columns: svd finds at most 6"),
+    ],
+)
+def test_what_cannot_be_expanded_is_refused(changes: dict[str, object], message: str) -> None:
+    arguments: dict[str, Any] = {"weight": torch.ones(4, 6), "extra_in": 2, "extra_out": 2, "init": ("svd", "zero")}
+    arguments |= changes
+    with pytest.raises(ValueError, match=message):
+        expand_linear(arguments.pop("weight"), generator=seeded(), **arguments)
+
+
+def test_the_embedding_is_seen_in_its_leading_directions(tolerance: Tolerance) -> None:
+    weight = matrix(50, 16)
+    found = expand_embedding(weight, extra=5, init="svd", generator=seeded())
+    _, _, vt = (torch.from_numpy(a) for a in np.linalg.svd(weight.numpy()))
+    expected = weight @ vt[:5].T
+    torch.testing.assert_close(found, up_to_signs(found.T, expected.T).T, **tolerance(torch.float64))
+    with pytest.raises(ValueError, match="17 added columns: svd finds at most 16"):
+        expand_embedding(weight, extra=17, init="svd", generator=seeded())
+
+
+@pytest.mark.parametrize("init", ["zero", "random"])
+def test_else_the_embedding_is_as_spread_as_the_bases(init: Init) -> None:
+    """Zero too: zero columns, a zero W21 and the zero head would leave nothing that a gradient reaches."""
+    weight = 0.02 * matrix(400, 100)
+    found = expand_embedding(weight, extra=60, init=init, generator=seeded())
+    assert found.dtype == weight.dtype
+    assert found.std().item() == pytest.approx(0.02, rel=0.03)

@@ -1,0 +1,220 @@
+"""Killed and resumed is never killed, bitwise: weights and every line of metrics.jsonl."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import scale_cli.training.train as module
+from scale_cli.errors import RequestError
+from scale_cli.records import read_record
+from scale_cli.training import TrainRecipe
+from scale_cli.training.train import train
+from scale_cli.training.trainer import StopAtStep, drop_lines_after, last_checkpoint, step_of
+from tests.runs import World, lines, progress_that, reload, run, same_tensors, tree
+
+STEPS = 8
+WEIGHTS = ("model.safetensors", "trained.safetensors", "trained.json", "metrics.jsonl", "recipe.yaml")
+
+
+class Crash(Exception):
+    """What no line of ours expects."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+def ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def recipe_of(world: World, method: str, **changes: Any) -> TrainRecipe:
+    """More than one epoch of questions; lines of loss that fall together with no checkpoint of these tests."""
+    options: dict[str, Any] = {"steps": STEPS, "logging_steps": 3, "eval_people": ("a=0:1",), "eval_steps": 2}
+    return world.recipe(method, **(options | changes))
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What a run must leave behind whatever happened on the way."""
+    files = {name: content for name, content in tree(folder).items() if name in WEIGHTS}
+    assert {"metrics.jsonl", "recipe.yaml"} < files.keys()
+    record = read_record(folder / "record.json")
+    return files | {name: record[name] for name in ("metrics", "tokens", "steps", "trained_parameters")}
+
+
+@pytest.fixture(scope="module")
+def never_killed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """The outcome of a recipe without any interruption."""
+    made: dict[TrainRecipe, dict[str, Any]] = {}
+
+    def outcome_of(recipe: TrainRecipe, source: str) -> dict[str, Any]:
+        recipe = dataclasses.replace(recipe, save_steps=None)
+        if recipe not in made:
+            folder = tmp_path_factory.mktemp("never_killed") / "run"
+            train(source, folder, recipe)
+            made[recipe] = outcome(folder)
+        return made[recipe]
+
+    return outcome_of
+
+
+NeverKilled = Callable[..., dict[str, Any]]
+FAMILIES = {"fft": "neox", "lora": "llama", "scale-route": "llama"}
+
+
+def without(outcome: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in outcome.items() if key != name}
+
+
+@pytest.mark.parametrize("method", FAMILIES)
+def test_ctrl_c_and_resume(method: str, world: World, tmp_path: Path, never_killed: NeverKilled) -> None:
+    source, recipe, out = world.source(method, FAMILIES[method]), recipe_of(world, method), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(source, out, recipe, progress=progress_that(ctrl_c, at=4))
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert not (out / "record.json").exists()
+    with pytest.raises(KeyboardInterrupt):  # and again
+        train(source, out, recipe, resume=True, progress=progress_that(ctrl_c, at=5))
+    train(source, out, recipe, resume=True)
+    assert outcome(out) == never_killed(recipe, source)
+    assert [*out.glob("checkpoint-*")] == []
+
+
+@pytest.mark.parametrize("method", FAMILIES)
+def test_a_crash_and_resume(method: str, world: World, tmp_path: Path, never_killed: NeverKilled) -> None:
+    source, out = world.source(method, FAMILIES[method]), tmp_path / "run"
+    recipe = recipe_of(world, method, save_steps=2)
+    with pytest.raises(Crash):
+        train(source, out, recipe, progress=progress_that(crash, at=5))
+    assert lines(out)[-1]["step"] == 4
+    with (out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')  # what a kill may leave
+    (out / "checkpoint-6").mkdir()
+    (out / "checkpoint-6" / "trained.safetensors").write_bytes(b"half")
+    train(source, out, recipe, resume=True)
+    assert without(outcome(out), "recipe.yaml") == without(never_killed(recipe, source), "recipe.yaml")
+
+
+def test_from_scratch_and_packed_texts(world: World, tmp_path: Path, never_killed: NeverKilled) -> None:
+    source, out = str(world.checkpoint("neox")), tmp_path / "run"
+    recipe = recipe_of(world, "fft", from_scratch=True, objective="lm", seq_length=48, gradient_accumulation_steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(source, out, recipe, progress=progress_that(ctrl_c, at=5))
+    train(source, out, recipe, resume=True)
+    assert outcome(out) == never_killed(recipe, source)
+
+
+def test_another_seed_would_be_seen(world: World, never_killed: NeverKilled) -> None:
+    source = world.source("scale-route", "llama")
+    outcomes = [never_killed(recipe_of(world, "scale-route", seed=seed), source) for seed in (0, 1)]
+    for name in ("trained.safetensors", "metrics.jsonl"):
+        assert outcomes[0][name] != outcomes[1][name]
+
+
+def test_a_kill_between_the_last_checkpoint_and_the_record(
+    world: World, tmp_path: Path, never_killed: NeverKilled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, recipe, out = world.source("lora"), recipe_of(world, "lora", save_steps=2), tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(module, "_write_record", lambda *_: crash())
+        train(source, out, recipe)
+    assert step_of(last_checkpoint(out)) == STEPS
+    train(source, out, recipe, resume=True)
+    assert without(outcome(out), "recipe.yaml") == without(never_killed(recipe, source), "recipe.yaml")
+
+
+def test_ctrl_c_after_the_last_step_comes_when_the_run_is_finished(
+    world: World, tmp_path: Path, never_killed: NeverKilled
+) -> None:
+    source, recipe, out = world.source("lora"), recipe_of(world, "lora"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(source, out, recipe, progress=progress_that(ctrl_c, at=STEPS))
+    assert outcome(out) == never_killed(recipe, source)
+    with pytest.raises(RequestError, match=r"^--resume: the run in .* is finished; train again from it, or into"):
+        train(source, out, recipe, resume=True)
+
+
+def test_seconds_are_counted_over_all_parts(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, recipe, out = world.source("fft"), world.recipe("fft", save_steps=2), tmp_path / "run"
+    with pytest.raises(Crash):
+        train(source, out, recipe, progress=progress_that(crash, at=3))
+    file = out / "checkpoint-2" / "carried.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"seconds": ', '"seconds": 100'), encoding="utf-8")
+    assert train(source, out, recipe, resume=True).seconds > 1000
+
+
+def test_resuming_needs_a_checkpoint_and_the_same_recipe(world: World, tmp_path: Path) -> None:
+    source, recipe, out = world.source("fft"), world.recipe("fft"), tmp_path / "run"
+    with pytest.raises(RequestError, match=r"^--resume: .*run holds no checkpoint to go on from; train without"):
+        train(source, out, recipe, resume=True)
+    assert not out.exists()
+    with pytest.raises(KeyboardInterrupt):
+        train(source, out, recipe, progress=progress_that(ctrl_c, at=2))
+    before = tree(out)
+    for changes, message in (
+        ({"lr": 1e-3}, "lr 0.01, not 0.001"),
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"people": "0:5"}, "people 0:4, not 0:5"),
+        ({"method": "lora"}, "method fft, not lora"),
+    ):
+        with pytest.raises(RequestError, match=f"^--resume: .* was begun with {message}; give the same options$"):
+            train(source, out, dataclasses.replace(recipe, **changes), resume=True)
+    assert tree(out) == before
+    (tmp_path / "moved").symlink_to(world.data)
+    free = dataclasses.replace(recipe, data=(str(tmp_path / "moved"),), save_steps=3)
+    train(source, out, free, resume=True)
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_a_checkpoint_of_an_unfinished_run_is_a_checkpoint(scratch: bool, world: World, tmp_path: Path) -> None:
+    """So the last good one can be measured and trained from."""
+    recipe = world.recipe("fft", from_scratch=scratch)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(world.source("fft"), out, recipe, progress=progress_that(ctrl_c, at=2))
+    done = run(str(out / "checkpoint-2"), tmp_path / "next", world.recipe("lora", steps=1))
+    begun = {name.replace("base_model.model.", ""): tensor for name, tensor in done.untrained.items()}
+    for name, tensor in reload(out / "checkpoint-2").state_dict().items():
+        wrapped = name.replace(".weight", ".base_layer.weight")
+        assert torch.equal(tensor, begun[name] if name in begun else begun[wrapped])
+    original = reload(Path(world.source("fft"))).state_dict()
+    assert not same_tensors(reload(out / "checkpoint-2").state_dict(), original)
+
+
+def test_the_second_ctrl_c_stops_at_once_and_the_handler_is_given_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopAtStep() as stop:
+        assert signal.getsignal(signal.SIGINT) != before
+        ctrl_c()
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_lines_after_a_step_are_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    drop_lines_after(file, 3)
+    assert not file.exists()
+    file.write_text('{"step": 0}\n{"step": 2, "a": 1}\n{"step": 3}\n{"step": 4}\n{"step": 3, "b', encoding="utf-8")
+    drop_lines_after(file, 3)
+    assert file.read_text(encoding="utf-8") == '{"step": 0}\n{"step": 2, "a": 1}\n{"step": 3}\n'
+
+
+def test_the_last_whole_checkpoint(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    assert step_of(None) == 0
+    for step in (5, 10, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step != 10:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    assert step_of(last_checkpoint(tmp_path)) == 9

@@ -1,0 +1,325 @@
+"""What a run changes and what it leaves behind: frozen tensors, the run folder, chains of runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scale_cli.errors import RequestError
+from scale_cli.methods import METHODS
+from scale_cli.recipe import load_recipe
+from scale_cli.records import fingerprint_folder, read_record, sha256_file
+from scale_cli.training import TrainRecipe
+from scale_cli.training.checkpoints import describe, load_tokenizer
+from scale_cli.training.train import train
+from tests.runs import BASES, PARTIAL, Run, World, as_loaded, lines, logits, reload, run, same_tensors, tree
+
+RunOf = Callable[..., Run]
+
+
+def changed_and_frozen(model: Any, source: str) -> tuple[set[str], set[str]]:
+    """The names of the tensors that differ from those of the checkpoint `source` or are not in it; and of the frozen."""
+    original = reload(Path(source)).state_dict()
+    frozen = {name for name, _ in model.named_parameters()}
+    frozen -= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    changed = set()
+    for name, tensor in model.state_dict().items():
+        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")  # peft's names
+        if plain not in original or not torch.equal(tensor, original[plain]):
+            changed.add(name)
+    return changed, frozen
+
+
+@pytest.mark.parametrize("family", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_frozen_stays_bitwise_and_what_trains_moves(
+    method: str, family: str, world: World, finished: RunOf
+) -> None:
+    """Under AdamW with weight decay and momentum, which move a weight that merely has no gradient."""
+    done = finished(method, family)
+    changed, frozen = changed_and_frozen(done.model, world.source(method, family))
+    assert (frozen == set()) == (method == "fft")
+    assert changed & frozen == set()
+    trained = {name for name, parameter in done.model.named_parameters() if parameter.requires_grad}
+    after = done.model.state_dict()
+    assert {name for name in trained if torch.equal(after[name], done.untrained[name])} == set()
+
+
+@pytest.mark.parametrize("how", ["trained", "its gradient zeroed"])
+def test_a_frozen_tensor_that_is_not_would_be_seen(
+    how: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaky(model: Any, *args: Any) -> Any:
+        model = METHODS["llama-pro"].apply(model, *args)
+        weight = model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
+        if how != "trained":
+            weight.register_hook(torch.zeros_like)
+        return model
+
+    monkeypatch.setattr("scale_cli.training.train.apply_method", lambda model, method, *rest: leaky(model, *rest))
+    source = world.source("llama-pro")
+    model = run(source, tmp_path / "run", world.recipe("llama-pro", steps=1)).model
+    model.model.layers[0].mlp.up_proj.weight.requires_grad_(False)
+    changed, frozen = changed_and_frozen(model, source)
+    assert changed & frozen == {"model.layers.0.mlp.up_proj.weight"}
+
+
+def same_model(a: Any, b: Any) -> bool:
+    """Bitwise the same weights, and the same logits up to what hangs on where in memory the weights lie."""
+    return same_tensors(a.state_dict(), b.state_dict()) and torch.allclose(logits(a), logits(b), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_folder_is_the_trained_model(method: str, family: str, world: World, finished: RunOf) -> None:
+    done = finished(method, family)
+    assert same_model(reload(done.folder), as_loaded(done.model))
+    checkpoint = describe(str(done.folder))
+    assert checkpoint.kind == ("plain" if method == "lora" else METHODS[method].needs[0])
+    assert load_tokenizer(checkpoint).get_vocab() == world.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_what_was_trained_is_written(method: str, finished: RunOf) -> None:
+    done = finished(method, "neox")
+    common = {"metrics.jsonl", "recipe.yaml", "record.json", "tokenizer.json", "tokenizer_config.json"}
+    own = {"model.safetensors", "config.json", "generation_config.json"}
+    if method in PARTIAL:
+        own = {"trained.safetensors", "trained.json"}
+        trained = {name: p.detach() for name, p in done.model.named_parameters() if p.requires_grad}
+        assert same_tensors(load_file(done.folder / "trained.safetensors"), trained)
+    assert {path.name for path in done.folder.iterdir()} == common | own
+
+
+def test_lora_unmerged_is_lora_merged(finished: RunOf, tolerance: Callable[[torch.dtype], dict[str, float]]) -> None:
+    done = finished("lora", "llama")
+    torch.testing.assert_close(logits(done.model), logits(reload(done.folder)), **tolerance(torch.float32))
+
+
+CHAINS = [
+    ("scale-preserve", "scale-adapt", "scale-route"),
+    ("llama-pro", "fft", "llama-pro"),
+    ("lora", "lora", "fft"),
+    ("freeze", "fft", "lora"),
+]
+
+
+@pytest.mark.parametrize("methods", CHAINS, ids="+".join)
+def test_a_run_can_be_trained_again(methods: tuple[str, ...], world: World, tmp_path: Path) -> None:
+    source = world.source(methods[0], "neox")
+    before = reload(Path(source))
+    kind = describe(source).kind
+    for step, method in enumerate(methods):
+        out = tmp_path / f"{step}-{method}"
+        done = run(source, out, world.recipe(method, steps=2, seed=step))
+        begun = {name.replace("base_model.model.", ""): tensor for name, tensor in done.untrained.items()}
+        for name, tensor in before.state_dict().items():  # it began where the one before ended
+            wrapped = name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
+            assert torch.equal(tensor, begun[name] if name in begun else begun[wrapped])
+        before = reload(out)
+        assert same_model(before, as_loaded(done.model))
+        assert describe(str(out)).kind == kind
+        source = str(out)
+
+
+@pytest.mark.parametrize("method", ["fft", "lora", "scale-adapt"])
+def test_a_base_in_bfloat16_trains_in_float32_and_stays_so(method: str, world: World, tmp_path: Path) -> None:
+    """A run's model is loaded in the precision it was trained in, whatever its base is stored in."""
+    base = tmp_path / "base"
+    shutil.copytree(world.source(method, "neox"), base)
+    reload(base).to(torch.bfloat16).save_pretrained(base)
+    assert reload(base).dtype == torch.bfloat16
+    done = run(str(base), tmp_path / "run", world.recipe(method, steps=2))
+    assert same_model(reload(done.folder), as_loaded(done.model))
+
+
+def test_the_pointer_is_relative(world: World, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copytree(world.source("freeze"), home / "base")
+    done = run(str(home / "base"), home / "runs" / "first", world.recipe("freeze", steps=1))
+    again = run(str(done.folder), home / "second", world.recipe("freeze", steps=1))
+    (tmp_path / "elsewhere" / "deeper").mkdir(parents=True)
+    home.rename(tmp_path / "elsewhere" / "deeper" / "home")
+    moved = tmp_path / "elsewhere" / "deeper" / "home"
+    assert same_model(reload(moved / "second"), again.model)
+    (tmp_path / "link").symlink_to(moved / "runs")
+    assert same_model(reload(tmp_path / "link" / "first"), done.model)
+    third = run(str(moved / "base"), tmp_path / "link" / "third", world.recipe("freeze", steps=1))
+    assert same_model(reload(moved / "runs" / "third"), third.model)
+    shutil.rmtree(moved / "base")
+    message = f"^{moved}/runs/first was trained from {moved}/base, which is gone; put it back"
+    with pytest.raises(RequestError, match=message):
+        describe(str(moved / "second"))
+
+
+def test_from_scratch_depends_on_the_seed_and_not_on_the_weights(world: World, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(world.checkpoint("neox") / name, bare)
+    recipe = world.recipe("fft", from_scratch=True, objective="lm", seq_length=32, steps=2)
+    runs = [
+        run(str(source), tmp_path / f"{source.name}-{seed}", dataclasses.replace(recipe, seed=seed))
+        for source, seed in ((bare, 0), (world.checkpoint("neox"), 0), (bare, 1))
+    ]
+    weights = [load_file(done.folder / "model.safetensors") for done in runs]
+    assert same_tensors(weights[0], weights[1])
+    assert not same_tensors(weights[0], weights[2])
+    assert read_record(runs[0].folder / "record.json")["base"] == {"source": str(bare), "fingerprint": None}
+    with pytest.raises(RequestError, match=r"has a config and no weights .*--from-scratch starts random ones"):
+        train(str(bare), tmp_path / "out", world.recipe("fft"))
+
+
+def test_the_objective_is_what_it_says(world: World, tmp_path: Path) -> None:
+    """The first loss of each objective is the library's own on the first batch, and a mean over tokens."""
+    from scale_cli.training.data import load_examples
+
+    for objective, seq_length in (("qa", None), ("lm", 24)):
+        recipe = world.recipe("fft", objective=objective, seq_length=seq_length, steps=1)
+        batch = load_examples(recipe, world.tokenizer).__getitems__(range(4))
+        model = reload(world.checkpoint("neox"))
+        with torch.no_grad():
+            scores = model(batch["input_ids"]).logits[:, :-1].flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(scores, batch["labels"][:, 1:].flatten(), ignore_index=-100)
+        done = run(str(world.checkpoint("neox")), tmp_path / objective, recipe)
+        assert lines(done.folder)[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_accumulated_gradients_are_those_of_one_batch(
+    world: World, tmp_path: Path, tolerance: Callable[[torch.dtype], dict[str, float]]
+) -> None:
+    """Of questions too, whose answers differ in length: each token counts the same."""
+    whole = run(world.source("fft"), tmp_path / "whole", world.recipe("fft", batch_size=4, steps=2))
+    halves = world.recipe("fft", batch_size=2, gradient_accumulation_steps=2, steps=2)
+    parts = run(world.source("fft"), tmp_path / "parts", halves)
+    for a, b in zip(lines(whole.folder), lines(parts.folder), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("method", "family"), [("fft", "neox"), ("lora", "llama"), ("scale-route", "llama")])
+def test_gradient_checkpointing_changes_only_memory(method: str, family: str, world: World, tmp_path: Path) -> None:
+    recipe = world.recipe(method, steps=2, gradient_checkpointing=True)
+    done = run(world.source(method, family), tmp_path / "run", recipe)
+    plain = run(world.source(method, family), tmp_path / "plain", world.recipe(method, steps=2))
+    for a, b in zip(lines(done.folder), lines(plain.folder), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+def test_bfloat16_is_arithmetic_only(world: World, tmp_path: Path) -> None:
+    done = run(world.source("scale-route"), tmp_path / "run", world.recipe("scale-route", precision="bfloat16"))
+    assert {tensor.dtype for tensor in load_file(done.folder / "trained.safetensors").values()} == {torch.float32}
+    exact = run(world.source("scale-route"), tmp_path / "exact", world.recipe("scale-route", precision="float32"))
+    losses = [[line["loss"] for line in lines(folder)] for folder in (done.folder, exact.folder)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_the_record(world: World, tmp_path: Path) -> None:
+    recipe = world.recipe("scale-route", eval_people=("a=0:2", "b=2:3"), eval_steps=3)
+    source = world.source("scale-route")
+    result = train(source, tmp_path / "run", recipe)
+    record = read_record(tmp_path / "run" / "record.json")
+    model = reload(tmp_path / "run")
+    assert record["total_parameters"] == result.total_parameters == sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.expansion.parameters())
+    assert record["trained_parameters"] == result.trained_parameters == trained
+    length = max(len(world.tokenizer(text)["input_ids"]) for text in texts_of(world)) + 1
+    assert record["tokens"] == result.tokens == 4 * 4 * length
+    assert record["base"] == {"source": source, "fingerprint": fingerprint_folder(Path(source))}
+    assert record["data"] == {str(world.data): sha256_file(world.data / "manifest.json")}
+    assert record["recipe"]["eval_people"] == ["a=0:2", "b=2:3"]
+    assert 0 < record["seconds"] == result.seconds
+    assert load_recipe(TrainRecipe, tmp_path / "run" / "recipe.yaml", {}) == recipe
+
+    metrics = {metric["name"]: metric for metric in record["metrics"]}
+    assert {name: metric["value"] for name, metric in metrics.items()} == result.metrics
+    assert {name for name in metrics if name.count("/") == 1} == {
+        f"{people}/{kind}" for people in "ab" for kind in ("hard", "soft", "exact", "routed")
+    }
+    assert (metrics["a/hard"]["samples"], metrics["b/exact"]["samples"]) == (12, 6)
+    again = lines(tmp_path / "run")[-2]
+    assert {name: again[name] for name in metrics} == result.metrics
+
+
+def texts_of(world: World) -> list[str]:
+    from scale_cli.training.bios import read_questions
+
+    return [question.prompt + question.answer for question in read_questions(world.data, (0, 4))]
+
+
+KINDS = {"plain": "not upscaled", "width": "width-upscaled", "depth": "depth-upscaled"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_the_wrong_kind_is_refused(method: str, kind: Any, world: World, tmp_path: Path) -> None:
+    source, needs = str(world.checkpoint("llama", kind)), METHODS[method].needs
+    if kind in needs:
+        assert describe(source).kind == kind
+        return
+    wanted = {
+        "plain": "a checkpoint that is not upscaled",
+        "width": "a width-upscaled checkpoint; make one with: scale upscale BASE OUT --by width --hidden N",
+        "depth": "a depth-upscaled checkpoint; make one with: scale upscale BASE OUT --by depth --layers N",
+    }[needs[0]]
+    with pytest.raises(RequestError) as caught:
+        train(source, tmp_path / "out", world.recipe(method))
+    assert str(caught.value) == f"--method {method}: {source} is {KINDS[kind]}; it trains {wanted}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
+    weightless, broken, alien = tmp_path / "weightless", tmp_path / "broken", tmp_path / "alien"
+    for folder in (weightless, broken, alien):
+        shutil.copytree(world.checkpoint("llama"), folder)
+    (weightless / "model.safetensors").unlink()
+    file = broken / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    (alien / "config.json").write_text(json.dumps({"model_type": "no-such-model"}), encoding="utf-8")
+    before = tree(tmp_path)
+    for source, message in (
+        (tmp_path / "none", r"none: no such folder; give a checkpoint's folder or a hub id such as org/name"),
+        (world.data, r"data is no checkpoint: it has neither config\.json nor trained\.json"),
+        (world.data / "manifest.json", r"manifest\.json is no checkpoint"),
+        (weightless, r"weightless has a config and no weights"),
+        (broken, r"broken does not load: "),
+        (alien, r"alien does not load: .*no-such-model"),
+        ("org/no-such-model", r"^org/no-such-model: no such folder, and no such model on the hub: "),
+        ("what is--this", r"^what is--this: no such folder, and no such model on the hub: "),
+    ):
+        with pytest.raises(RequestError, match=message) as caught:
+            train(str(source), tmp_path / "out", world.recipe("fft"))
+        assert "\n" not in str(caught.value)
+    assert tree(tmp_path) == before
+
+
+def test_requests_that_do_not_fit_are_refused_before_anything_is_written(world: World, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine").touch()
+    for changes, out, message in (
+        ({"people": "20:25"}, "out", r"^people 20:25: .* has the people 0:24$"),
+        ({"eval_people": ("a=0:99",)}, "out", r"^people 0:99: .* has the people 0:24$"),
+        ({"eval_people": ("a=0:9",), "eval_bios": full}, "out", "full is not a gen-bios folder"),
+        ({"seq_length": 3}, "out", "^--seq-length 3: the longest question"),
+        ({"report_to": ("no-such-tracker",)}, "out", "^--report-to no-such-tracker: not installed"),
+        ({}, "full", r"full already holds files; choose a new or an empty folder, or --resume$"),
+        ({}, "full/mine", r"mine already holds files"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            train(world.source("fft"), tmp_path / out, world.recipe("fft", **changes))
+    for options in ({"preserve_layers": 2}, {"preserve_layers": 9}):
+        with pytest.raises(RequestError, match="^--preserve-layers"):
+            train(world.source("scale-adapt"), tmp_path / "out", world.recipe("scale-adapt", **options))
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]

@@ -1,0 +1,137 @@
+"""The learning rate along a run, what is written down on the way, and the end of a run that diverges."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import scale_cli.training.train as module
+from scale_cli.errors import RequestError
+from scale_cli.training.train import train
+from scale_cli.training.trainer import last_checkpoint
+from tests.runs import World, lines, progress_that, reload
+
+STEPS = 8
+
+
+def cosine(step: int, *, warmup: int = 0, least: float = 0.0) -> float:
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (STEPS - warmup)))
+
+
+def ramp(step: int, *, warmup: int) -> float:
+    return step / warmup
+
+
+@pytest.mark.parametrize(
+    ("options", "rates"),
+    [
+        ({}, [cosine(step) for step in range(STEPS)]),
+        ({"min_lr_rate": 0.1}, [cosine(step, least=0.1) for step in range(STEPS)]),
+        ({"min_lr_rate": 1.0}, [1.0] * STEPS),
+        ({"schedule": "linear"}, [1 - step / STEPS for step in range(STEPS)]),
+        ({"schedule": "constant"}, [1.0] * STEPS),
+        ({"schedule": "constant", "warmup": 0.25}, [0, 1 / 2, *[1.0] * 6]),
+        ({"schedule": "constant", "warmup": 3.0}, [0, 1 / 3, 2 / 3, *[1.0] * 5]),
+        ({"schedule": "linear", "warmup": 4.0}, [0, 1 / 4, 1 / 2, 3 / 4, 1, 3 / 4, 1 / 2, 1 / 4]),
+        (
+            {"warmup": 0.5, "min_lr_rate": 0.2},
+            [ramp(step, warmup=4) if step < 4 else cosine(step, warmup=4, least=0.2) for step in range(STEPS)],
+        ),
+    ],
+)
+def test_the_learning_rate_of_every_step(
+    options: dict[str, Any], rates: list[float], world: World, tmp_path: Path
+) -> None:
+    """A schedule reaches its end, cosine's least rate or linear's zero, with the step after the last."""
+    recipe = world.recipe("freeze", steps=STEPS, lr=2e-3, people="0:1", batch_size=1, **options)
+    train(world.source("freeze"), tmp_path / "run", recipe)
+    assert [line["learning_rate"] for line in lines(tmp_path / "run")] == pytest.approx([2e-3 * rate for rate in rates])
+
+
+def test_losses_and_measurements_are_written_down(world: World, tmp_path: Path) -> None:
+    out, steps = tmp_path / "run", []
+    recipe = world.recipe("scale-route", steps=8, logging_steps=3, eval_people=("a=0:1",), eval_steps=5)
+    train(world.source("scale-route"), out, recipe, progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(step, 8) for step in range(1, 9)]
+    found = lines(out)
+    assert [line["step"] for line in found if "loss" in line] == [3, 6, 8]
+    assert [line["step"] for line in found if "a/hard" in line] == [0, 5, 8]
+    assert [line["step"] for line in found if "a/exact" in line] == [8]
+    assert [line["step"] for line in found] == [0, 3, 5, 6, 8, 8]
+    assert all(set(line) == {"step", "loss", "learning_rate", "grad_norm"} for line in found if "loss" in line)
+
+
+def test_a_logged_loss_is_the_mean_since_the_last(world: World, tmp_path: Path) -> None:
+    train(world.source("fft"), tmp_path / "each", world.recipe("fft", steps=8))
+    train(world.source("fft"), tmp_path / "third", world.recipe("fft", steps=8, logging_steps=3))
+    losses = [line["loss"] for line in lines(tmp_path / "each")]
+    means = [sum(losses[i:j]) / (j - i) for i, j in ((0, 3), (3, 6), (6, 8))]
+    assert [line["loss"] for line in lines(tmp_path / "third")] == pytest.approx(means, rel=1e-6)
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[[], None]]:
+    """`poison(value)` sets the first trained weight of the model in training to a value, when it is called."""
+    models: list[Any] = []
+    apply = module.apply_method
+
+    def watched(*args: Any) -> Any:
+        models.append(apply(*args))
+        return models[-1]
+
+    def act(value: float) -> None:
+        with torch.no_grad():
+            next(p for p in models[-1].parameters() if p.requires_grad).fill_(value)
+
+    monkeypatch.setattr(module, "apply_method", watched)
+    return lambda value: functools.partial(act, value)
+
+
+@pytest.mark.parametrize(
+    ("value", "at", "good"),
+    [
+        (math.nan, 5, 4),
+        (3e38, 4, 2),  # finite weights, written as checkpoint 4, that give no number in the next step
+    ],
+)
+def test_a_loss_that_is_no_number_stops_the_run(
+    value: float, at: int, good: int, world: World, tmp_path: Path, poison: Callable[[float], Callable[[], None]]
+) -> None:
+    out = tmp_path / "run"
+    recipe = world.recipe("fft", steps=8, save_steps=2, logging_steps=2 * at)
+    with pytest.raises(RequestError) as caught:
+        train(world.source("fft", "neox"), out, recipe, progress=progress_that(poison(value), at=at))
+    assert str(caught.value) == (
+        f"the loss is not a number any more at step 6; the last good checkpoint is {out}/checkpoint-{good}; train from "
+        "there or anew with a lower --lr (given 0.01) or a longer --warmup"
+    )
+    assert last_checkpoint(out) == out / f"checkpoint-{good}"
+    assert {path.name for path in out.iterdir()} == {"recipe.yaml", *(f"checkpoint-{step}" for step in (2, good))}
+    assert all(torch.isfinite(p).all() for p in reload(out / f"checkpoint-{good}").parameters())
+
+
+@pytest.mark.parametrize("logging_steps", [1, 100])
+def test_a_rate_that_is_far_too_high_ends_in_one_line(logging_steps: int, world: World, tmp_path: Path) -> None:
+    recipe = world.recipe("fft", lr=1e30, logging_steps=logging_steps)
+    with pytest.raises(RequestError, match=r"any more at step .; no checkpoint was written; .* \(given 1e\+30\)"):
+        train(world.source("fft", "neox"), tmp_path / "run", recipe)
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"recipe.yaml", "metrics.jsonl"}
+
+
+@pytest.mark.parametrize("at", [4, 8])
+def test_weights_that_are_not_finite_are_not_written(
+    at: int, world: World, tmp_path: Path, poison: Callable[[float], Callable[[], None]]
+) -> None:
+    out = tmp_path / "run"
+    recipe = world.recipe("scale-route", steps=8, save_steps=2 if at == 4 else None)
+    with pytest.raises(RequestError) as caught:
+        train(world.source("scale-route"), out, recipe, progress=progress_that(poison(math.inf), at=at))
+    kept = f"the last good checkpoint is {out}/checkpoint-2" if at == 4 else "no checkpoint was written"
+    assert str(caught.value).startswith(f"the weights are not finite any more at step {at}; {kept}; ")
+    assert {path.name for path in out.iterdir()} <= {"recipe.yaml", "metrics.jsonl", "checkpoint-2"}
