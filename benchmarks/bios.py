@@ -87,8 +87,8 @@ class BiosRecipe:
                 raise RequestError(f"{name} {value}: at least {least}")
         if self.pretrain_people + self.task1_people > self.people or min(self.pretrain_people, self.task1_people) < 2:
             raise RequestError(
-                f"{self.pretrain_people} + {self.task1_people} people of {self.people}: pre-training and Task 1 need at "
-                "least 2 people each, and different ones"
+                f"{self.pretrain_people} + {self.task1_people} people of {self.people}: pre-training and Task 1 need "
+                "at least 2 people each, and different ones"
             )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise RequestError(f"--seeds {','.join(map(str, self.seeds))}: name at least one, each once")
@@ -187,8 +187,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one seed; `label` is the method's name unless the recipe gives another. Accuracies are hard first-token means over questions, 0 to 1.
+    """One method on one seed. Accuracies are means over questions, 0 to 1; hard first-token ones unless exact.
 
+    label: the method's name unless the recipe gives another.
     task0_before: of the Task 0 checkpoint; task0, task1: at the end; exact: whole answers by greedy generation.
     routed: share of answers' first tokens of Task 0 and of Task 1 that took the preserve branch.
     """
@@ -235,10 +236,10 @@ def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: 
     """Run the benchmark into `out`, or what is missing of it there.
 
     say: told what begins. progress: shows each training stage.
-    Raises RequestError for sizes that do not fit, where `out` holds another recipe's run, and where Task 0 is not
+    Raises RequestError for a model that does not fit, where `out` holds another recipe's run, and where Task 0 is not
     learnt well enough.
     """
-    _check_sizes(recipe)
+    _check_model(recipe)
     _claim(recipe, out)
     start = time.monotonic()
     try:
@@ -278,8 +279,8 @@ def _run_stages(
     return rows, curves
 
 
-def _check_sizes(recipe: BiosRecipe) -> None:
-    """Raise RequestError, before anything is made, for a model that cannot be, or cannot be upscaled as asked."""
+def _check_model(recipe: BiosRecipe) -> None:
+    """Raise RequestError, before anything is made, for a model or tokenizer that cannot be, or cannot be upscaled."""
     from scale_cli.model import LayerShape
     from scale_cli.surgery.depth import plan_depth
     from scale_cli.surgery.upscale import DEFAULT_INIT
@@ -290,6 +291,25 @@ def _check_sizes(recipe: BiosRecipe) -> None:
     sizes = {name: value for name, value in recipe.width.items() if name != "init"}
     plan_width(LayerShape.of(config), vocab_size=config.vocab_size, init=init, name="the model", **sizes)
     plan_depth(config.num_hidden_layers, layers=recipe.depth["layers"], name="the model")
+    if recipe.tokenizer not in TOKENIZERS:
+        _load_tokenizer(recipe.tokenizer)
+
+
+def _load_tokenizer(source: str) -> Any:
+    """The tokenizer of a folder or hub id, which must have an end-of-text token."""
+    from transformers import AutoTokenizer
+
+    from scale_cli.training.data import end_of_text
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"tokenizer {source!r} does not load ({str(error).splitlines()[0]}); give {', '.join(TOKENIZERS)}, a folder "
+            "or a hub id that can be reached"
+        ) from error
+    end_of_text(tokenizer)
+    return tokenizer
 
 
 def _model_config(recipe: BiosRecipe, **defaults: Any) -> Any:
@@ -334,24 +354,18 @@ def _make_data(recipe: BiosRecipe, data: Path) -> None:
 
 def _make_init(recipe: BiosRecipe, data: Path, init: Path) -> None:
     """The tokenizer and the model's config."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from scale_cli.training.bios import read_biographies, read_questions
 
     if recipe.tokenizer in TOKENIZERS:
         texts = read_biographies(data) + [question.prompt + question.answer for question in read_questions(data)]
         trained = train_tokenizer(texts, recipe.tokenizer, recipe.vocab_size)
-        tokenizer = PreTrainedTokenizerFast(
+        tokenizer: Any = PreTrainedTokenizerFast(
             tokenizer_object=trained, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, unk_token=trained.model.unk_token
         )
     else:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
-        except (OSError, ValueError) as error:
-            raise RequestError(
-                f"tokenizer {recipe.tokenizer!r} does not load ({str(error).splitlines()[0]}); give {' or '.join(TOKENIZERS)}, "
-                "a folder or a hub id that can be reached"
-            ) from error
+        tokenizer = _load_tokenizer(recipe.tokenizer)
     end = tokenizer.eos_token_id
     config = _model_config(recipe, vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end)
     with new_folder(init) as folder:
@@ -376,7 +390,7 @@ def train_tokenizer(texts: Sequence[str], kind: str, vocab_size: int) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     if kind == "bpe":
-        trainer = trainers.BpeTrainer(
+        trainer: Any = trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=[END_OF_TEXT],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -130,7 +130,7 @@ def prepare(method: str, shape: Shape, *, device: str) -> Prepared:
     config = LlamaConfig(**shape.config)
     needs = METHODS[method].needs[0]
     layers = config.num_hidden_layers
-    base = LlamaForCausalLM(config)
+    base: Any = LlamaForCausalLM(config)
     n = linear_weights(base)
     family = family_of(config.model_type)
     rank, new_blocks = _matched(shape, config)
@@ -139,7 +139,7 @@ def prepare(method: str, shape: Shape, *, device: str) -> Prepared:
     if needs == "width":
         base = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
     elif needs == "depth":
-        decoder = family.decoder_of(base)
+        decoder: Any = family.decoder_of(base)
         positions = [(j + 1) * layers // new_blocks for j in range(new_blocks)]
         blocks = list(decoder.layers)
         for position in reversed(positions):
@@ -244,7 +244,16 @@ def timing_table(timings: list[Timing], *, title: str) -> Table:
     """The timings for a terminal."""
     table = Table(title=title, title_justify="left")
     table.add_column("method", no_wrap=True)
-    for heading in ("trained params", "CPU s", "wall s", "spread", "CPU / fft", "wall / fft", "model / fft", "over floor"):
+    for heading in (
+        "trained params",
+        "CPU s",
+        "wall s",
+        "spread",
+        "CPU / fft",
+        "wall / fft",
+        "model / fft",
+        "over floor",
+    ):
         table.add_column(heading, justify="right")
     for t in timings:
         cells = [t.cpu_seconds, t.wall_seconds, t.spread, t.cpu_ratio, t.wall_ratio, t.model_ratio, t.over_floor]

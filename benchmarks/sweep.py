@@ -45,7 +45,7 @@ def sweep(preset: str, out: Path, *, seed: int, rates: Sequence[float]) -> BiosR
     best = best_rates(result.rows)
     write_record(
         out / "sweep.json",
-        command=f"python -m benchmarks.sweep --preset {preset} --seed {seed} --rates {','.join(f'{r:g}' for r in rates)}",
+        command=f"python -m benchmarks.sweep --preset {preset} --seed {seed} --rates {_words(rates)}",
         recipe=result.recipe,
         rows=result.rows,
         best=best,
@@ -55,6 +55,10 @@ def sweep(preset: str, out: Path, *, seed: int, rates: Sequence[float]) -> BiosR
     table = markdown_table([plain(row) for row in result.rows])
     write_text(out / "sweep.md", f"{table}\n\nEach method's own best rate:\n\n{chosen}\n")
     return result
+
+
+def _words(rates: Sequence[float]) -> str:
+    return ",".join(f"{rate:g}" for rate in rates)
 
 
 def _say(message: str) -> None:
@@ -73,7 +77,7 @@ def main() -> None:
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rates", default=",".join(f"{rate:g}" for rate in RATES))
+    parser.add_argument("--rates", default=_words(RATES))
     arguments = parser.parse_args()
     rates = [float(word) for word in arguments.rates.split(",")]
     sweep(arguments.preset, arguments.out, seed=arguments.seed, rates=rates)

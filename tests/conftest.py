@@ -19,7 +19,6 @@ import gc
 import subprocess
 import sys
 from collections.abc import Callable
-
 from typing import TYPE_CHECKING
 
 import pytest

@@ -20,7 +20,8 @@ from scale_cli.methods import METHODS
 from scale_cli.surgery import upscale
 from scale_cli.training import TrainRecipe
 from scale_cli.training.bios import read_biographies, read_questions
-from scale_cli.training.checkpoints import describe, load_model
+from scale_cli.training.checkpoints import apply_method, describe, load_model
+from scale_cli.training.train import train
 from tests.helpers import tiny_base
 
 PEOPLE = 24
@@ -39,7 +40,7 @@ class World:
     tokenizer: PreTrainedTokenizerFast
 
     def checkpoint(self, family: str, kind: str = "plain") -> Path:
-        """The checkpoint of a family ("llama", "neox") and kind ("plain", "width", "depth"), float32, two base layers."""
+        """That of a family ("llama", "neox") and kind ("plain", "width", "depth"): float32, two base layers."""
         return self.folder / f"{family}-{kind}"
 
     def source(self, method: str, family: str = "llama") -> str:
@@ -133,19 +134,16 @@ class Run:
 
 def run(source: str, folder: Path, recipe: TrainRecipe, **options: Any) -> Run:
     """Train as `scale train` does, and look over its shoulder."""
-    import scale_cli.training.train as module
-
     seen: list[tuple[Any, dict[str, torch.Tensor]]] = []
-    apply = module.apply_method
 
     def watched(*args: Any) -> Any:
-        model = apply(*args)
+        model = apply_method(*args)
         seen.append((model, copy.deepcopy(model.state_dict())))
         return model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "apply_method", watched)
-        module.train(source, folder, recipe, **options)
+        patch.setattr("scale_cli.training.train.apply_method", watched)
+        train(source, folder, recipe, **options)
     ((model, untrained),) = seen
     return Run(folder, model.eval(), untrained)
 

@@ -13,7 +13,9 @@ def bench(
     preset: Annotated[str, typer.Option(help="demo, small, paper, or a YAML file of your own.")] = "demo",
     methods: Annotated[str | None, typer.Option(help="Only these, with commas between.  [all of the preset]")] = None,
     seeds: Annotated[str | None, typer.Option(help="Repetitions, with commas between: 0,1,2.  [the preset's]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; one that was interrupted goes on.  [runs/NAME-PRESET]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; one that was interrupted goes on.  [runs/NAME-PRESET]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a benchmark of the paper: every method from the same checkpoint, and the stability-plasticity table."""
@@ -30,4 +32,5 @@ def bench(
     folder = out or Path("runs") / f"{name}-{Path(preset).stem}"
     result = bios.run(recipe, folder, say=say, progress=progress)
     say(f"{result.seconds:,.0f} s in all; records, table.md and curves.png are in {folder}")
-    show(result, rich_table([vars(row) for row in result.rows], title=f"Biography benchmark, {preset}"), as_json=as_json)
+    table = rich_table([vars(row) for row in result.rows], title=f"Biography benchmark, {preset}")
+    show(result, table, as_json=as_json)

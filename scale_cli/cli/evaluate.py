@@ -10,7 +10,9 @@ from scale_cli.errors import RequestError
 
 
 def evaluate(
-    checkpoints: Annotated[list[str], typer.Argument(help="Model folders, run folders or hub ids.", show_default=False)],
+    checkpoints: Annotated[
+        list[str], typer.Argument(help="Model folders, run folders or hub ids.", show_default=False)
+    ],
     bios: Annotated[Path | None, typer.Option(help="Biography accuracy on this gen-bios folder.")] = None,
     people: Annotated[str | None, typer.Option(help="A:B, the people asked about.  [all]")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions a forward pass.")] = 512,

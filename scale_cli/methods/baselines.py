@@ -34,7 +34,7 @@ def lora(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
 
 
 def freeze(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
-    """The bottom layers and the input embedding frozen, the rest trained. A head tied to the embedding is frozen too."""
+    """The bottom layers and the input embedding frozen, with it a head that is tied to it, and the rest trained."""
     layers = _family(model, "freeze").layers_of(model)
     if options.freeze_layers >= len(layers):
         raise RequestError(

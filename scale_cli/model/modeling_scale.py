@@ -31,7 +31,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from .configuration_scale import ScaleConfig
-from .families import FFN_ROLES, Family, LayerShape, family_of, module_of
+from .families import FFN_ROLES, ROLES, Family, LayerShape, family_of, module_of
 
 
 class Stream(NamedTuple):
@@ -130,31 +130,26 @@ def eager_attention(
 class ExpansionLayer(GradientCheckpointingLayer):
     """What widening adds to one decoder layer, and the forward of base layer and addition together."""
 
-    def __init__(self, base_layer: nn.Module, family: Family, shape: LayerShape, added: dict[str, int]) -> None:
+    q: ExpansionLinear
+    k: ExpansionLinear
+    v: ExpansionLinear
+    o: ExpansionLinear
+    up: ExpansionLinear
+    down: ExpansionLinear
+    attention_norm: nn.Module
+    ffn_norm: nn.Module
+
+    def __init__(self, base_layer: nn.Module, family: Family, shape: LayerShape, added: LayerShape) -> None:
         super().__init__()
         self.family = family
         self.shape = shape
-        heads_up, kv_up = added["num_attention_heads"], added["num_key_value_heads"]
-        hidden_up, ffn_up = added["hidden_size"], added["intermediate_size"]
-        attention_up, key_value_up = heads_up * shape.head_dim, kv_up * shape.head_dim
-        self.num_key_value_heads_up = kv_up
-        features_up = {
-            "q": (attention_up, hidden_up),
-            "k": (key_value_up, hidden_up),
-            "v": (key_value_up, hidden_up),
-            "o": (hidden_up, attention_up),
-            "gate": (ffn_up, hidden_up),
-            "up": (ffn_up, hidden_up),
-            "down": (hidden_up, ffn_up),
-        }
-        for role, (out_up, in_up) in features_up.items():
+        for role in ROLES:
             path = family.path(role)
             if path is not None:
-                out_features, in_features = shape.features(role)
                 bias = base_layer.get_submodule(path).bias is not None
-                setattr(self, role, ExpansionLinear(out_features, in_features, out_up, in_up, bias=bias))
-        self.attention_norm = norm_like(base_layer.get_submodule(family.attention_norm), hidden_up)
-        self.ffn_norm = norm_like(base_layer.get_submodule(family.ffn_norm), hidden_up)
+                setattr(self, role, ExpansionLinear(*shape.features(role), *added.features(role), bias=bias))
+        self.attention_norm = norm_like(base_layer.get_submodule(family.attention_norm), added.hidden_size)
+        self.ffn_norm = norm_like(base_layer.get_submodule(family.ffn_norm), added.hidden_size)
 
     def set_collaborative(self, modules: Sequence[str]) -> None:
         """Let the maps of `modules` (of "attention", "ffn") collaborate and no others."""
@@ -225,7 +220,7 @@ class ExpansionLayer(GradientCheckpointingLayer):
             heads = [k.shape[1] for k in keys]
             key, value = past_key_values.update(torch.cat(keys, dim=1), torch.cat(values, dim=1), layer_idx)
             keys, values = list(key.split(heads, dim=1)), list(value.split(heads, dim=1))
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_implementation, eager_attention)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_implementation or "eager", eager_attention)
         contexts = [
             attend(attention, q, k, v, attention_mask, dropout=0.0, scaling=self.shape.head_dim**-0.5, **kwargs)[0]
             for q, k, v in zip(queries, keys, values, strict=True)
@@ -258,7 +253,9 @@ class ExpansionLayer(GradientCheckpointingLayer):
 
     def _qkv_paths(self) -> tuple[str, str, str]:
         family = self.family
-        assert family.q is not None and family.k is not None and family.v is not None
+        assert family.q is not None
+        assert family.k is not None
+        assert family.v is not None
         return family.q, family.k, family.v
 
     def _ffn(self, x: Tensor, x_up: Tensor, base: nn.Module, masked: bool) -> tuple[Tensor, Tensor]:
@@ -286,7 +283,7 @@ class ExpansionLayer(GradientCheckpointingLayer):
 def norm_like(norm: nn.Module, size: int) -> nn.Module:
     """A new norm of the same class and epsilon as the base's `norm`, over `size` features."""
     eps = getattr(norm, "variance_epsilon", None) or norm.eps
-    return type(norm)(size, eps=eps)  # type: ignore[call-arg]
+    return type(norm)(size, eps=eps)
 
 
 class Weight(nn.Module):
@@ -300,13 +297,16 @@ class Weight(nn.Module):
 class Expansion(nn.Module):
     """Everything that widening adds: the parameters that may train."""
 
-    def __init__(self, base: nn.Module, family: Family, shape: LayerShape, added: dict[str, int], vocab: int) -> None:
+    layers: nn.ModuleList
+    norm: nn.Module
+
+    def __init__(self, base: nn.Module, family: Family, shape: LayerShape, added: LayerShape, vocab_size: int) -> None:
         super().__init__()
-        hidden_up = added["hidden_size"]
-        self.embedding = Weight(vocab, hidden_up)
+        self.embedding = Weight(vocab_size, added.hidden_size)
         self.layers = nn.ModuleList(ExpansionLayer(layer, family, shape, added) for layer in family.layers_of(base))
-        self.norm = norm_like(family.decoder_of(base).get_submodule(family.final_norm), hidden_up)
-        self.head = Weight(vocab, hidden_up)
+        final_norm = family.decoder_of(base).get_submodule(family.final_norm)
+        self.norm = norm_like(final_norm, added.hidden_size)
+        self.head = Weight(vocab_size, added.hidden_size)
 
 
 class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
@@ -317,8 +317,8 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = ScaleConfig
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ("past_key_values",)
-    _no_split_modules = ("ExpansionLayer",)
+    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules = ["ExpansionLayer"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -329,11 +329,12 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         base_config = config.build_base_config()
         base_config._attn_implementation = config._attn_implementation
         self.family = family_of(base_config.model_type)
-        self.base = MODEL_FOR_CAUSAL_LM_MAPPING[type(base_config)](base_config)
+        base_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(base_config)]
+        self.base = base_class(base_config)
         assert config.expansion is not None
-        self.expansion = Expansion(
-            self.base, self.family, LayerShape.of(base_config), config.expansion, base_config.vocab_size
-        )
+        shape = LayerShape.of(base_config)
+        added = LayerShape(**config.expansion, head_dim=shape.head_dim)
+        self.expansion = Expansion(self.base, self.family, shape, added, base_config.vocab_size)
         self._apply_collaboration()
         self._freeze_base()
         self.post_init()
@@ -378,6 +379,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
     def _apply_collaboration(self) -> None:
         collaborative = self.config.collaborative
         for i, layer in enumerate(self.expansion.layers):
+            assert isinstance(layer, ExpansionLayer)
             layer.set_collaborative(collaborative["modules"] if i in collaborative["layers"] else ())
 
     @property
@@ -481,9 +483,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         with torch.no_grad():
             cosine = functional.cosine_similarity(z_preserve.float(), z_adapt.float(), dim=-1)
             preserved = cosine > self.config.router["threshold"]
-        routed = torch.where(
-            preserved.unsqueeze(-1), (z_preserve + z_adapt) / 2 + z_up[0], z_adapt + z_up[1]
-        )
+        routed = torch.where(preserved.unsqueeze(-1), (z_preserve + z_adapt) / 2 + z_up[0], z_adapt + z_up[1])
         return routed, preserved
 
     # -- what the library asks of a model --------------------------------------------------------------------------

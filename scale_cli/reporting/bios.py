@@ -11,8 +11,8 @@ from rich.table import Table
 LEGEND = (
     "Accuracy: hard first token, in percent of the questions, teacher forced. Stability: Task 0 on held-out people, "
     "before and after Task 1; forgetting is before minus after, in points. Plasticity: Task 1 after its training. "
-    "Exact: whole answers by greedy generation. Routed: answers' first tokens that took the preserve branch. Of several "
-    "seeds: mean ± standard deviation."
+    "Exact: whole answers by greedy generation. Routed: answers' first tokens that took the preserve branch. Of "
+    "several seeds: mean ± standard deviation."
 )
 
 COLUMNS = (

@@ -158,7 +158,8 @@ def save_pointer(
 
 def _load(checkpoint: Checkpoint, dtype: Any) -> Any:
     if checkpoint.base is not None:
-        assert checkpoint.method is not None and checkpoint.options is not None
+        assert checkpoint.method is not None
+        assert checkpoint.options is not None
         folder = Path(checkpoint.source)
         dtype = dtype or _stored_dtype(folder / TRAINED_TENSORS)
         if checkpoint.from_scratch:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from scale_cli.errors import RequestError
 from scale_cli.evaluation.bios import BiographyAccuracy

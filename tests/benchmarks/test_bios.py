@@ -17,7 +17,17 @@ import torch
 from matplotlib import image
 
 from benchmarks import bios
-from benchmarks.bios import PRESETS, BiosResult, Row, load_preset, parse_seeds, run
+from benchmarks.bios import (
+    END_OF_TEXT,
+    PRESETS,
+    UNKNOWN,
+    BiosResult,
+    Row,
+    load_preset,
+    parse_seeds,
+    run,
+    train_tokenizer,
+)
 from scale_cli.errors import RequestError
 from scale_cli.files import plain
 from scale_cli.methods import METHODS, MethodOptions
@@ -37,7 +47,8 @@ def test_presets(file: Path) -> None:
     recipe = load_preset(file.stem)
     assert file.stem in PRESETS
     assert list(recipe.methods) == list(METHODS)
-    bios._check_sizes(recipe)
+    if recipe.tokenizer in bios.TOKENIZERS:  # else it comes from the hub
+        bios._check_model(recipe)
     half = recipe.pretrain_people // 2
     pretrain, task0 = (recipe.train_recipe(stage, seed=3) for stage in ("pretrain", "task0"))
     assert (pretrain.method, pretrain.objective, pretrain.from_scratch) == ("fft", "lm", True)
@@ -81,6 +92,25 @@ def test_the_parameters_of_lora_are_counted_as_peft_counts(name: str) -> None:
         model = METHODS["lora"].apply(base, MethodOptions(lora_r=rank), ())
         counted = lora_parameters(family_of(config.model_type), LayerShape.of(config), config.num_hidden_layers)
         assert rank * counted == model.get_nb_trainable_parameters()[0]
+
+
+TEXTS = ["Ann Lee was born on May 1, 2001.", "Where was Ann Lee born?\nAnswer: Lima"]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("bpe", 300), ("word", 50)])
+def test_a_tokenizer_says_back_what_it_was_trained_on(kind: str, size: int) -> None:
+    tokenizer = train_tokenizer(TEXTS, kind, size)
+    assert tokenizer.get_vocab_size() <= size
+    assert tokenizer.token_to_id(END_OF_TEXT) == 0
+    for text in TEXTS:
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_words_are_tokens_and_the_commonest_are_kept() -> None:
+    tokenizer = train_tokenizer(TEXTS, "word", 5)
+    assert set(tokenizer.get_vocab()) == {END_OF_TEXT, UNKNOWN, "Ġwas", "ĠLee", "Ġborn"}  # twice each
+    assert train_tokenizer(TEXTS, "word", 99).encode(" Ann Lee was").tokens == ["ĠAnn", "ĠLee", "Ġwas"]
+    assert tokenizer.encode(" Oslo").tokens == [UNKNOWN]
 
 
 def test_a_recipe_file_and_what_is_asked_besides(tmp_path: Path) -> None:
@@ -156,10 +186,11 @@ def test_a_recipe_that_does_not_fit_is_refused(case: str, tmp_path: Path) -> Non
         ),
         ({"width": {"hidden": 64}}, "^--hidden 64: svd takes at most 32 from the maps of the model; "),
         ({"width": {"hidden": 8, "init": "best"}}, "^--init best: "),
+        ({"tokenizer": "wrod"}, r"^tokenizer 'wrod' does not load \(.*\); give word, bpe, a folder or a hub id"),
         ({"depth": {"layers": 2}}, "^--layers 2: the model has 2 layers and block expansion only adds; choose 3 to 4"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused_before_anything_is_made(
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_made(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     recipe = load_preset(bench_file(tmp_path, **changes))
@@ -315,7 +346,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(done: BiosResult, no_gat
         for name, content in outcome(done.out / "seed-0").items()
         if name.split("/")[0] in ("pretrain", "task0", "width", *recipe.methods)
     }
-    assert 0 < result.seconds
+    assert result.seconds > 0
 
 
 def test_a_method_can_be_added_and_lora_is_matched(done: BiosResult, no_gate: None) -> None:

@@ -56,7 +56,7 @@ BAD = {
     "no recipe": (["bios", "--preset", "list.yaml"], "list.yaml: a recipe is a list of `key: value` lines"),
     "people": (["bios", "--preset", "people.yaml"], "8 + 9 people of 16: pre-training and Task 1 need at least 2"),
     "full folder": (["bios", "--out", "full"], "full already holds files of something else; choose a new or an empty"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -24,8 +24,10 @@ RunCli = Callable[..., Any]
 
 def words(world: World, method: str, out: Path, *more: object) -> list[object]:
     """A command that trains a few steps on questions; a later option stands over an earlier one."""
-    options = "--objective qa --people 0:4 --steps 3 --batch-size 4 --lr 1e-2 --logging-steps 1 --lora-r 4".split()
-    return ["train", world.source(method), out, "--method", method, "--data", world.data, *options, *more]
+    options = {"method": method, "data": world.data, "objective": "qa", "people": "0:4", "steps": 3, "batch-size": 4}
+    options |= {"lr": 1e-2, "logging-steps": 1, "lora-r": 4}
+    flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return ["train", world.source(method), out, *flags, *more]
 
 
 def test_result_for_people(run_cli: RunCli, world: World, tmp_path: Path) -> None:
@@ -64,8 +66,9 @@ def test_flags_stand_over_the_recipe_file(run_cli: RunCli, world: World, tmp_pat
     file.write_text(f"method: lora\ndata: {world.data}\nlora_r: 2\nsteps: 5\npeople: 0:4\n", encoding="utf-8")
     out = tmp_path / "run"
     run_cli("train", world.source("lora"), out, "--recipe", file, "--steps", 2, "--objective", "qa", "--lr", "0.5")
-    wanted = {"lora_r": 2, "steps": 2, "objective": "qa", "people": "0:4", "lr": 0.5, "data": (str(world.data),)}
-    assert load_recipe(TrainRecipe, out / "recipe.yaml", {}) == TrainRecipe(method="lora", **wanted)
+    assert load_recipe(TrainRecipe, out / "recipe.yaml", {}) == TrainRecipe(
+        method="lora", lora_r=2, steps=2, objective="qa", people="0:4", lr=0.5, data=(str(world.data),)
+    )
     assert run_cli("train", out, tmp_path / "again", "--recipe", out / "recipe.yaml", "--steps", 1).code == 0
 
 
@@ -96,13 +99,19 @@ def test_ctrl_c_and_resume(run_cli: RunCli, world: World, tmp_path: Path, monkey
 
 
 BAD = {
-    "missing checkpoint": (["train", "{world}/none", "{out}", "--data", "{data}"], "none: no such folder; give a checkpoint"),
-    "no checkpoint": (["train", "{data}", "{out}", "--data", "{data}"], "data is no checkpoint: it has neither config.json"),
+    "missing checkpoint": (
+        ["train", "{world}/none", "{out}", "--data", "{data}"],
+        "none: no such folder; give a checkp",
+    ),
+    "no checkpoint": (["train", "{data}", "{out}", "--data", "{data}"], "data is no checkpoint: it has neither "),
     "wrong kind": (
         ["train", "{world}/llama-plain", "{out}", "--data", "{data}", "--method", "scale-route"],
         "llama-plain is not upscaled; it trains a width-upscaled checkpoint; make one with: scale upscale",
     ),
-    "unknown method": (["train", "{base}", "{out}", "--data", "{data}", "--method", "ftt"], "'ftt' is not one of 'fft', "),
+    "unknown method": (
+        ["train", "{base}", "{out}", "--data", "{data}", "--method", "ftt"],
+        "'ftt' is not one of 'fft', ",
+    ),
     "no data": (["train", "{base}", "{out}"], "--data is missing: name a gen-bios folder or text files"),
     "missing data": (["train", "{base}", "{out}", "--data", "{world}/none.txt"], "none.txt: no such file or folder"),
     "data of the wrong kind": (
@@ -126,14 +135,23 @@ BAD = {
         ["train", "{base}", "{out}", "--data", "{data}", "--method", "freeze", "--freeze-layers", "2"],
         "--freeze-layers 2: the model has 2 layers and one at least must train; choose 0 to 1",
     ),
-    "unknown key": (["train", "{base}", "{out}", "--recipe", "{full}/recipe.yaml"], "unknown key 'stepps'; did you mean 'steps'?"),
-    "missing recipe": (["train", "{base}", "{out}", "--recipe", "{full}/none.yaml"], "none.yaml: the recipe cannot be read"),
-    "full folder": (["train", "{base}", "{full}", "--data", "{data}"], "full already holds files; choose a new or an empty"),
+    "unknown key": (
+        ["train", "{base}", "{out}", "--recipe", "{full}/recipe.yaml"],
+        "unknown key 'stepps'; did you mean 'steps'?",
+    ),
+    "missing recipe": (
+        ["train", "{base}", "{out}", "--recipe", "{full}/none.yaml"],
+        "none.yaml: the recipe cannot be read",
+    ),
+    "full folder": (
+        ["train", "{base}", "{full}", "--data", "{data}"],
+        "full already holds files; choose a new or an empty",
+    ),
     "nothing to resume": (
         ["train", "{base}", "{out}", "--data", "{data}", "--resume"],
         "out holds no checkpoint to go on from; train without --resume",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)

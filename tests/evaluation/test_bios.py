@@ -54,7 +54,7 @@ class Scripted(torch.nn.Module):
 
     def predictions(self, input_ids: torch.Tensor) -> list[tuple[Sequence[float], list[int]]]:
         self.seen.append((len(input_ids), self.training, torch.is_grad_enabled()))
-        found = []
+        found: list[tuple[Sequence[float], list[int]]] = []
         for row in input_ids.tolist():
             probabilities, said = PREDICTIONS[" ".join(WORDS[token] for token in row)]
             found.append((probabilities, [WORDS.index(word) for word in said]))

@@ -15,7 +15,7 @@ from scale_cli.errors import RequestError
 from scale_cli.methods import METHODS, MethodOptions
 from tests.helpers import probe, randomise, tiny_base, widened
 
-Tolerance = Callable[[torch.dtype], dict[str, float]]
+Tolerance = Callable[[torch.dtype], dict[str, Any]]
 LLAMA_BLOCK = {
     "input_layernorm.weight",
     "post_attention_layernorm.weight",
@@ -100,10 +100,13 @@ def test_llama_pro_trains_the_recorded_blocks(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "paths"),
     [
-        ("llama-grouped", [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")]),
+        (
+            "llama-grouped",
+            [*(f"self_attn.{name}_proj" for name in "qkvo"), *(f"mlp.{name}_proj" for name in ("gate", "up", "down"))],
+        ),
         ("neox", ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"]),
     ],
-)  # fmt: skip
+)
 def test_lora_is_pefts(name: str, paths: list[str], tolerance: Tolerance) -> None:
     config = LoraConfig(r=4, lora_alpha=8, target_modules=paths, task_type="CAUSAL_LM")
     models = []

@@ -84,9 +84,9 @@ def test_documents_are_cut_where_a_window_ends() -> None:
 
 
 def test_too_little_text_is_refused() -> None:
-    with pytest.raises(RequestError, match="^--seq-length 12: the data has 11 tokens, less than one sequence$"):
+    with pytest.raises(RequestError, match=r"^--seq-length 12: the data has 11 tokens, less than one sequence$"):
         packed(length=12)
-    with pytest.raises(RequestError, match="^--seq-length 2: the data has 0 tokens"):
+    with pytest.raises(RequestError, match=r"^--seq-length 2: the data has 0 tokens"):
         PackedTexts([], 2, 1, 0)
 
 
@@ -106,7 +106,7 @@ def test_questions_are_padded_and_only_answers_have_a_loss() -> None:
 
 def test_too_long_questions_are_refused() -> None:
     assert all_of(padded(length=5)).shape == (3, 5)
-    with pytest.raises(RequestError, match="^--seq-length 4: the longest question with its answer has 5 tokens$"):
+    with pytest.raises(RequestError, match=r"^--seq-length 4: the longest question with its answer has 5 tokens$"):
         padded(length=4)
 
 

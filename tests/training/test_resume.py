@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-import scale_cli.training.train as module
 from scale_cli.errors import RequestError
 from scale_cli.records import read_record
 from scale_cli.training import TrainRecipe
@@ -123,9 +122,10 @@ def test_a_kill_between_the_last_checkpoint_and_the_record(
     world: World, tmp_path: Path, never_killed: NeverKilled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, recipe, out = world.source("lora"), recipe_of(world, "lora", save_steps=2), tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(module, "_write_record", lambda *_: crash())
-        train(source, out, recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr("scale_cli.training.train._write_record", lambda *_: crash())
+        with pytest.raises(Crash):
+            train(source, out, recipe)
     assert step_of(last_checkpoint(out)) == STEPS
     train(source, out, recipe, resume=True)
     assert without(outcome(out), "recipe.yaml") == without(never_killed(recipe, source), "recipe.yaml")

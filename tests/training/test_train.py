@@ -26,7 +26,7 @@ RunOf = Callable[..., Run]
 
 
 def changed_and_frozen(model: Any, source: str) -> tuple[set[str], set[str]]:
-    """The names of the tensors that differ from those of the checkpoint `source` or are not in it; and of the frozen."""
+    """The names of the tensors that differ from the checkpoint `source` or are not in it, and of those frozen."""
     original = reload(Path(source)).state_dict()
     frozen = {name for name, _ in model.named_parameters()}
     frozen -= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -99,7 +99,7 @@ def test_only_what_was_trained_is_written(method: str, finished: RunOf) -> None:
     assert {path.name for path in done.folder.iterdir()} == common | own
 
 
-def test_lora_unmerged_is_lora_merged(finished: RunOf, tolerance: Callable[[torch.dtype], dict[str, float]]) -> None:
+def test_lora_unmerged_is_lora_merged(finished: RunOf, tolerance: Callable[[torch.dtype], dict[str, Any]]) -> None:
     done = finished("lora", "llama")
     torch.testing.assert_close(logits(done.model), logits(reload(done.folder)), **tolerance(torch.float32))
 
@@ -195,7 +195,7 @@ def test_the_objective_is_what_it_says(world: World, tmp_path: Path) -> None:
 
 
 def test_accumulated_gradients_are_those_of_one_batch(
-    world: World, tmp_path: Path, tolerance: Callable[[torch.dtype], dict[str, float]]
+    world: World, tmp_path: Path, tolerance: Callable[[torch.dtype], dict[str, Any]]
 ) -> None:
     """Of questions too, whose answers differ in length: each token counts the same."""
     whole = run(world.source("fft"), tmp_path / "whole", world.recipe("fft", batch_size=4, steps=2))
@@ -320,6 +320,6 @@ def test_requests_that_do_not_fit_are_refused_before_anything_is_written(world: 
         with pytest.raises(RequestError, match=message):
             train(world.source("fft"), tmp_path / out, world.recipe("fft", **changes))
     for options in ({"preserve_layers": 2}, {"preserve_layers": 9}):
-        with pytest.raises(RequestError, match="^--preserve-layers"):
+        with pytest.raises(RequestError, match=r"^--preserve-layers"):
             train(world.source("scale-adapt"), tmp_path / "out", world.recipe("scale-adapt", **options))
     assert [path.name for path in tmp_path.iterdir()] == ["full"]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-import scale_cli.training.train as module
 from scale_cli.errors import RequestError
+from scale_cli.training.checkpoints import apply_method
 from scale_cli.training.train import train
 from scale_cli.training.trainer import last_checkpoint
 from tests.runs import World, lines, progress_that, reload
@@ -79,17 +79,16 @@ def test_a_logged_loss_is_the_mean_since_the_last(world: World, tmp_path: Path) 
 def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[[], None]]:
     """`poison(value)` sets the first trained weight of the model in training to a value, when it is called."""
     models: list[Any] = []
-    apply = module.apply_method
 
     def watched(*args: Any) -> Any:
-        models.append(apply(*args))
+        models.append(apply_method(*args))
         return models[-1]
 
     def act(value: float) -> None:
         with torch.no_grad():
             next(p for p in models[-1].parameters() if p.requires_grad).fill_(value)
 
-    monkeypatch.setattr(module, "apply_method", watched)
+    monkeypatch.setattr("scale_cli.training.train.apply_method", watched)
     return lambda value: functools.partial(act, value)
 
 
