@@ -305,8 +305,8 @@ def _load_tokenizer(source: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise RequestError(
-            f"tokenizer {source!r} does not load ({str(error).splitlines()[0]}); give {', '.join(TOKENIZERS)}, a folder "
-            "or a hub id that can be reached"
+            f"tokenizer {source!r} does not load ({str(error).splitlines()[0]}); give {', '.join(TOKENIZERS)}, a "
+            "folder or a hub id that can be reached"
         ) from error
     end_of_text(tokenizer)
     return tokenizer

@@ -1,14 +1,13 @@
 """Speed, measured as ratios inside one run: `python -m benchmarks.speed train-step`.
 
 Every repetition runs one step of every method in turn, so that a busy machine slows all of them alike. Of each method
-the medians of CPU seconds (user and system) and of wall seconds are printed, their ratio to full fine-tuning, and that
-ratio over the one which the cost model gives (`scale_cli.methods.cost`): 1.00 is the arithmetic's floor.
+the medians of CPU seconds (user and system) and of wall seconds are printed, their ratio to full fine-tuning, and the
+ratio which the cost model gives (`scale_cli.methods.cost`), and the one over the other: 1.00 is the arithmetic's floor.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import resource
 import statistics
 import sys
@@ -25,8 +24,9 @@ from rich.table import Table
 from scale_cli.methods import METHODS, MethodOptions
 from scale_cli.methods.cost import Weights, multiply_adds
 from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
-from scale_cli.model.families import lora_parameters
+from scale_cli.model.families import ROLES, lora_parameters
 from scale_cli.records import write_record
+from scale_cli.surgery import depth
 
 
 @dataclass(frozen=True)
@@ -117,51 +117,38 @@ class Timing:
         return self.cpu_ratio / self.model_ratio
 
 
-def linear_weights(model: torch.nn.Module) -> int:
-    """Weights of a model's linear maps, a tied head included and embeddings not."""
-    return sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
-
-
 def prepare(method: str, shape: Shape, *, device: str) -> Prepared:
     """A model of this shape with random weights, upscaled as the method needs it, with its AdamW."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(**shape.config)
-    needs = METHODS[method].needs[0]
     layers = config.num_hidden_layers
-    base: Any = LlamaForCausalLM(config)
-    n = linear_weights(base)
-    family = family_of(config.model_type)
     rank, new_blocks = _matched(shape, config)
     options = MethodOptions(preserve_layers=shape.preserve_layers, lora_r=rank)
-    new_layers: tuple[int, ...] = ()
-    if needs == "width":
-        base = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
-    elif needs == "depth":
-        decoder: Any = family.decoder_of(base)
-        positions = [(j + 1) * layers // new_blocks for j in range(new_blocks)]
-        blocks = list(decoder.layers)
-        for position in reversed(positions):
-            blocks.insert(position, copy.deepcopy(blocks[position - 1]))
-        decoder.layers = torch.nn.ModuleList(blocks)
-        base.config.num_hidden_layers = len(blocks)
-        for index, block in enumerate(blocks):
-            block.self_attn.layer_idx = index
-        new_layers = tuple(position + j for j, position in enumerate(positions))
+    family, layer_shape = family_of(config.model_type), LayerShape.of(config)
+    head = config.vocab_size * config.hidden_size
+    block = sum(out * inputs for out, inputs in map(layer_shape.features, ROLES))
+    n = layers * block + head
+    new_layers: list[int] = []
+    base: Any
+    match METHODS[method].needs[0]:
+        case "width":
+            base = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
+            share = (layers - shape.preserve_layers) / layers
+            weights = Weights(n, added=_expansion_weights(base), adaptable_share=share)
+        case "depth":  # as block expansion orders them; what the weights are does not matter to a clock
+            new_layers = depth.new_layers(depth.plan_depth(layers, layers=layers + new_blocks))
+            base = LlamaForCausalLM(LlamaConfig(**shape.config | {"num_hidden_layers": layers + new_blocks}))
+            above = (layers + new_blocks - 1 - new_layers[0]) * block + head
+            weights = Weights(n, added=new_blocks * block, above=above)
+        case "plain":
+            base = LlamaForCausalLM(config)
+            added = rank * lora_parameters(family, layer_shape, layers) if method == "lora" else 0
+            weights = Weights(n, added=added, above=n - options.freeze_layers * block)
     model = METHODS[method].apply(base, options, new_layers).to(device).train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    head = model.get_output_embeddings().weight.numel()
-    block = (n - head) // layers
-    weights = {
-        "plain": Weights(n, added=rank * lora_parameters(family, LayerShape.of(config), layers) if method == "lora" else 0,
-                         above=n - options.freeze_layers * block),
-        "width": Weights(n, added=_expansion_weights(model) if needs == "width" else 0, adaptable_share=(layers - shape.preserve_layers) / layers),
-        "depth": Weights(n, added=new_blocks * block, above=(layers - layers // new_blocks) * block
-                         + new_blocks * block + head),
-    }[needs]  # fmt: skip
-    fused = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=True)
-    return Prepared(method, model, fused, weights)
+    return Prepared(method, model, torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=True), weights)
 
 
 def _expansion_weights(model: Any) -> int:
@@ -177,7 +164,7 @@ def _matched(shape: Shape, config: Any) -> tuple[int, int]:
     layer_shape, family = LayerShape.of(config), family_of(config.model_type)
     added = _expansion_weights(widened)
     per_rank = lora_parameters(family, layer_shape, config.num_hidden_layers)
-    block = sum(out * inputs for out, inputs in map(layer_shape.features, ("q", "k", "v", "o", "gate", "up", "down")))
+    block = sum(out * inputs for out, inputs in map(layer_shape.features, ROLES))
     return max(1, round(added / per_rank)), max(1, round(added / block))
 
 
@@ -203,7 +190,7 @@ def clocked(work: Callable[[], None], *, device: str) -> tuple[float, float]:
 def train_step(
     shape: Shape, *, methods: tuple[str, ...], repetitions: int, warmup: int, device: str, bfloat16: bool
 ) -> list[Timing]:
-    """The timings of one training step of each method; fft must be among them and is what the others are compared to."""
+    """The timings of one training step of each method; fft must be among them: the others are compared to it."""
     prepared = [prepare(method, shape, device=device) for method in methods]
     generator = torch.Generator().manual_seed(0)
     size = (shape.batch_size, shape.seq_length)
@@ -241,23 +228,14 @@ def train_step(
 
 
 def timing_table(timings: list[Timing], *, title: str) -> Table:
-    """The timings for a terminal."""
+    """The timings for a terminal of 80 columns."""
     table = Table(title=title, title_justify="left")
     table.add_column("method", no_wrap=True)
-    for heading in (
-        "trained params",
-        "CPU s",
-        "wall s",
-        "spread",
-        "CPU / fft",
-        "wall / fft",
-        "model / fft",
-        "over floor",
-    ):
-        table.add_column(heading, justify="right")
+    for heading in ("trained", "CPU s", "wall s", "spread", "/ fft", "model", "/ model"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for t in timings:
-        cells = [t.cpu_seconds, t.wall_seconds, t.spread, t.cpu_ratio, t.wall_ratio, t.model_ratio, t.over_floor]
-        table.add_row(t.method, f"{t.trained_parameters:,}", *(f"{cell:.3f}" for cell in cells))
+        cells = [t.cpu_seconds, t.wall_seconds, t.spread, t.cpu_ratio, t.model_ratio, t.over_floor]
+        table.add_row(t.method, f"{t.trained_parameters / 1e6:.1f} M", *(f"{cell:.3f}" for cell in cells))
     return table
 
 

@@ -20,8 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from scale_cli.errors import RequestError
 from scale_cli.files import plain, write_text
 
@@ -61,6 +59,8 @@ def load_recipe(cls: type[Recipe], file: Path | None, overrides: Mapping[str, An
 
 def save_recipe(recipe: Any, path: Path) -> None:
     """Write every value of a recipe as YAML that `load_recipe` reads back to an equal recipe."""
+    import yaml
+
     write_text(path, yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True))
 
 
@@ -69,6 +69,8 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

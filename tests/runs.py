@@ -132,12 +132,14 @@ class Run:
     untrained: dict[str, torch.Tensor]
 
 
-def run(source: str, folder: Path, recipe: TrainRecipe, **options: Any) -> Run:
-    """Train as `scale train` does, and look over its shoulder."""
+def run(
+    source: str, folder: Path, recipe: TrainRecipe, *, apply: Callable[..., Any] = apply_method, **options: Any
+) -> Run:
+    """Train as `scale train` does, and look over its shoulder. apply: in place of what makes a method's part train."""
     seen: list[tuple[Any, dict[str, torch.Tensor]]] = []
 
     def watched(*args: Any) -> Any:
-        model = apply_method(*args)
+        model = apply(*args)
         seen.append((model, copy.deepcopy(model.state_dict())))
         return model
 

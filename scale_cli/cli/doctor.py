@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from packaging.requirements import Requirement
-from rich.table import Table
-
 from scale_cli.cli.output import AsJson, say, show
 from scale_cli.records import hardware, package_version
 
@@ -38,6 +35,8 @@ def doctor(as_json: AsJson = False) -> None:
         *_machine(),
         *_hub(),
     ]
+    from rich.table import Table
+
     table = Table("", "found", "", "what to do")
     for check in checks:
         table.add_row(check.name, check.found, check.status, check.advice)
@@ -57,6 +56,8 @@ def _requirements() -> list[str] | None:
 def _packages(requirements: list[str] | None) -> Iterator[Check]:
     if requirements is None:
         yield Check("scale-cli", "not installed", "missing", "make install")
+    from packaging.requirements import Requirement
+
     for requirement in map(Requirement, requirements or ()):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue

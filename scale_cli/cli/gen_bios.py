@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from scale_cli.cli.output import AsJson, progress, show
 from scale_cli.errors import RequestError
@@ -42,6 +41,8 @@ def gen_bios(
         raise RequestError(str(error)) from error
     seconds = time.monotonic() - start
     size_bytes = sum(file.stat().st_size for file in out.iterdir())
+
+    from rich.table import Table
 
     table = Table("written to", str(out))
     bits = manifest.bits_per_person

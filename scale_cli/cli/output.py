@@ -1,18 +1,20 @@
 """How commands speak: human words and progress on stderr, results on stdout."""
 
+from __future__ import annotations
+
 import contextlib
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from scale_cli.files import to_json
+
+if TYPE_CHECKING:  # rich takes a tenth of a second, which `--help` need not pay
+    from rich.console import Console, RenderableType
 
 PLAIN_INTERVAL_SECONDS = 10.0
 PIPED_WIDTH = 160
@@ -24,6 +26,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 
 def say(message: str) -> None:
     """A line of human words on stderr."""
+    from rich.console import Console
+
     Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -32,6 +36,8 @@ def show(result: Any, text: RenderableType, *, as_json: bool) -> None:
     if as_json:
         print(to_json(result))
     else:
+        from rich.console import Console
+
         width = None if sys.stdout.isatty() else PIPED_WIDTH
         Console(width=width, markup=False, emoji=False, highlight=False).print(text)
 
@@ -54,24 +60,39 @@ def progress(label: str, total: int | None, *, done: int = 0) -> Iterator[Advanc
     total: steps in all; None while it is not known.
     done: steps an earlier run has done already; the rate leaves them out.
     """
+    from rich.console import Console
+
     console = Console(stderr=True)
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(label, total=total, completed=done)
-
-            def move_bar(steps: int = 1, *, done: int | None = None, total: int | None = None) -> None:
-                bar.update(task, advance=None if done is not None else steps, completed=done, total=total)
-
-            yield move_bar
+        with _bar(console, label, total, done) as advance:
+            yield advance
     else:
         yield _plain_lines(label, total, done)
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f}/s" if speed else "")
+@contextlib.contextmanager
+def _bar(console: Console, label: str, total: int | None, first: int) -> Iterator[Advance]:
+    from rich import progress
+
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> str:
+            speed = task.finished_speed or task.speed
+            return f"{speed:,.1f}/s" if speed else ""
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console) as bar:
+        task = bar.add_task(label, total=total, completed=first)
+
+        def advance(steps: int = 1, *, done: int | None = None, total: int | None = None) -> None:
+            bar.update(task, advance=None if done is not None else steps, completed=done, total=total)
+
+        yield advance
 
 
 def _plain_lines(label: str, all_steps: int | None, first: int) -> Advance:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from scale_cli.cli.options import recipe_options
 from scale_cli.cli.output import AsJson, progress, quiet_libraries, show
@@ -34,6 +33,8 @@ def train(
         result = run(
             checkpoint, out, resolved, resume=resume, progress=lambda done, total: advance(done=done, total=total)
         )
+    from rich.table import Table
+
     table = Table("written to", str(out))
     share = result.trained_parameters / result.total_parameters
     table.add_row("method", resolved.method)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
 
@@ -52,6 +51,8 @@ def upscale(
             revision=revision,
             progress=lambda done, total: advance(done=done, total=total),
         )
+    from rich.table import Table
+
     table = Table("written to", str(out))
     for name, size in result.sizes.items():
         table.add_row(f"{'added ' if by == 'width' else ''}{name}", f"{size:,}")

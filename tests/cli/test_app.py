@@ -149,7 +149,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
         assert stderr
         return Console(file=written, force_terminal=True, width=100)
 
-    monkeypatch.setattr(output, "Console", terminal)
+    monkeypatch.setattr("rich.console.Console", terminal)
     with output.progress("people", 10) as advance:
         advance()
         advance(done=10)

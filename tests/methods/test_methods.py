@@ -67,7 +67,7 @@ def test_fft_trains_everything(name: str) -> None:
     [
         ("llama", {"model.norm.weight", "lm_head.weight"}),
         ("llama-grouped", {"model.norm.weight"}),  # the head is the embedding
-        ("neox", {"gpt_neox.final_layer_norm.weight", "gpt_neox.final_layer_norm.bias", "embed_out.weight"}),
+        ("neox", {"gpt_neox.final_layer_norm.weight", "gpt_neox.final_layer_norm.bias", "lm_head.weight"}),
     ],
 )
 def test_freeze_trains_what_is_above_its_layers(name: str, above: set[str]) -> None:

@@ -18,7 +18,7 @@ from scale_cli.methods import METHODS
 from scale_cli.recipe import load_recipe
 from scale_cli.records import fingerprint_folder, read_record, sha256_file
 from scale_cli.training import TrainRecipe
-from scale_cli.training.checkpoints import describe, load_tokenizer
+from scale_cli.training.checkpoints import apply_method, describe, load_tokenizer
 from scale_cli.training.train import train
 from tests.runs import BASES, PARTIAL, Run, World, as_loaded, lines, logits, reload, run, same_tensors, tree
 
@@ -54,19 +54,16 @@ def test_what_is_frozen_stays_bitwise_and_what_trains_moves(
 
 
 @pytest.mark.parametrize("how", ["trained", "its gradient zeroed"])
-def test_a_frozen_tensor_that_is_not_would_be_seen(
-    how: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def leaky(model: Any, *args: Any) -> Any:
-        model = METHODS["llama-pro"].apply(model, *args)
+def test_a_frozen_tensor_that_is_not_would_be_seen(how: str, world: World, tmp_path: Path) -> None:
+    def leaky(*args: Any) -> Any:
+        model = apply_method(*args)
         weight = model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
         if how != "trained":
             weight.register_hook(torch.zeros_like)
         return model
 
-    monkeypatch.setattr("scale_cli.training.train.apply_method", lambda model, method, *rest: leaky(model, *rest))
     source = world.source("llama-pro")
-    model = run(source, tmp_path / "run", world.recipe("llama-pro", steps=1)).model
+    model = run(source, tmp_path / "run", world.recipe("llama-pro", steps=1), apply=leaky).model
     model.model.layers[0].mlp.up_proj.weight.requires_grad_(False)
     changed, frozen = changed_and_frozen(model, source)
     assert changed & frozen == {"model.layers.0.mlp.up_proj.weight"}
