@@ -166,6 +166,7 @@ def logits(model: Any, *, seed: int = 0) -> torch.Tensor:
 TINY_BENCH: dict[str, Any] = {
     "people": 16,
     "bios": 2,
+    "data_seed": 7,
     "pretrain_people": 8,
     "task1_people": 4,
     "tokenizer": "word",
@@ -180,7 +181,7 @@ TINY_BENCH: dict[str, Any] = {
     "depth": {"layers": 3},
     "stages": {
         "pretrain": {"steps": 6, "batch_size": 4, "seq_length": 32, "lr": 1e-3},
-        "task0": {"steps": 4, "batch_size": 8, "lr": 1e-3},
+        "task0": {"steps": 40, "batch_size": 24, "lr": 1e-2},
         "task1": {"steps": 60, "batch_size": 24, "eval_steps": 30, "preserve_layers": 1, "lr": 1e-2},
     },
     "methods": {"fft": {"lr": 2e-2}, "scale-route": {}},

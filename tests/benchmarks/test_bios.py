@@ -282,6 +282,7 @@ def test_a_run_from_end_to_end(done: BiosResult) -> None:
             routed_task1=metrics.get("task1/routed"),
         )
         assert row.task1 > 0
+        assert row.task0 != row.task0_before
         assert (row.routed_task1 is None) == (row.label == "fft")
     results = read_record(done.out / "results.json")
     assert results["rows"] == [plain(row) for row in done.rows]

@@ -19,6 +19,7 @@ from scale_cli.recipe import load_recipe
 from scale_cli.records import fingerprint_folder, read_record, sha256_file
 from scale_cli.training import TrainRecipe
 from scale_cli.training.checkpoints import apply_method, describe, load_tokenizer
+from scale_cli.training.data import load_examples
 from scale_cli.training.train import train
 from tests.runs import BASES, PARTIAL, Run, World, as_loaded, lines, logits, reload, run, same_tensors, tree
 
@@ -178,8 +179,6 @@ def test_from_scratch_depends_on_the_seed_and_not_on_the_weights(world: World, t
 
 def test_the_objective_is_what_it_says(world: World, tmp_path: Path) -> None:
     """The first loss of each objective is the library's own on the first batch, and a mean over tokens."""
-    from scale_cli.training.data import load_examples
-
     for objective, seq_length in (("qa", None), ("lm", 24)):
         recipe = world.recipe("fft", objective=objective, seq_length=seq_length, steps=1)
         batch = load_examples(recipe, world.tokenizer).__getitems__(range(4))
@@ -189,6 +188,32 @@ def test_the_objective_is_what_it_says(world: World, tmp_path: Path) -> None:
         loss = torch.nn.functional.cross_entropy(scores, batch["labels"][:, 1:].flatten(), ignore_index=-100)
         done = run(str(world.checkpoint("neox")), tmp_path / objective, recipe)
         assert lines(done.folder)[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_the_optimiser_is_adamw_without_decay_of_norms_and_biases(
+    weight_decay: float, world: World, tmp_path: Path, tolerance: Callable[[torch.dtype], dict[str, Any]]
+) -> None:
+    """A loop of torch's own comes to the same weights: gradients clipped, constant rate, the run's own batches."""
+    options = {"schedule": "constant", "weight_decay": weight_decay, "adam_epsilon": 1e-3, "max_grad_norm": 0.5}
+    recipe = world.recipe("fft", steps=3, **options)
+    done = run(world.source("fft", "neox"), tmp_path / "run", recipe)
+    assert max(line["grad_norm"] for line in lines(done.folder)) > 0.5
+
+    model = reload(world.checkpoint("neox"))
+    groups: dict[bool, list[Any]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        groups[name.endswith(".weight") and "norm" not in name].append(parameter)
+    decays = [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(decays, lr=1e-2, eps=1e-3)
+    examples = load_examples(recipe, world.tokenizer)
+    for step in range(3):
+        model(**examples.__getitems__(range(4 * step, 4 * step + 4))).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimiser.step()
+        optimiser.zero_grad()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(done.model.get_parameter(name), parameter, **tolerance(torch.float32))
 
 
 def test_accumulated_gradients_are_those_of_one_batch(
