@@ -1,6 +1,7 @@
 """Flags over YAML over defaults; every mistake is named; a saved recipe reads back equal."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -104,6 +105,38 @@ def test_other_mistakes(tmp_path: Path) -> None:
         load_recipe(Toy, None, {"steps": 0})
     with pytest.raises(RequestError, match=r"^unknown key 'stepz'"):
         load_recipe(Toy, None, {"stepz": 0})
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A recipe from a file alone: mappings, and keys that must be there."""
+
+    preset: str
+    model: Mapping[str, Any]
+    stages: Mapping[str, Mapping[str, int]]
+    seeds: tuple[int, ...] = (0,)
+
+
+def plan_from_yaml(tmp_path: Path, text: str) -> Plan:
+    file = tmp_path / "plan.yaml"
+    file.write_text(text)
+    return load_recipe(Plan, file, {"preset": "mine"})
+
+
+def test_mappings_and_keys_that_must_be_there(tmp_path: Path) -> None:
+    plan = plan_from_yaml(tmp_path, "preset: other\nmodel: {a: [1], 2: x}\nstages: {one: {steps: '5'}, two: {}}")
+    assert plan == Plan("mine", {"a": [1], "2": "x"}, {"one": {"steps": 5}, "two": {}})
+    for text, message in (
+        ("model: {}", "the key 'stages' is missing"),
+        ("model: 5\nstages: {}", "model: 5 is not a list of `key: value` lines"),
+        ("model: {}\nstages: {one: [1]}", "stages: {'one': [1]} is not a list of `key: value` lines"),
+        ("model: {}\nstages: {one: {steps: many}}", "stages: {'one': {'steps': 'many'}} is not a whole number"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            plan_from_yaml(tmp_path, text)
+        assert str(caught.value) == f"{tmp_path / 'plan.yaml'}: {message}"
+    with pytest.raises(RequestError, match=r"^the key 'model' is missing$"):
+        load_recipe(Plan, None, {"preset": "mine"})
 
 
 @over(

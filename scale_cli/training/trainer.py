@@ -106,11 +106,11 @@ class PartTrainer(Trainer):
 
     def _stop(self, reason: str) -> NoReturn:
         last = last_checkpoint(Path(str(self.args.output_dir)))
-        kept = "no checkpoint was written" if last is None else f"the last good checkpoint is {last}"
-        raise RequestError(
-            f"{reason} at step {self.state.global_step}; {kept}; train from there or anew with a lower --lr (given "
-            f"{self.args.learning_rate:g}) or a longer --warmup"
-        )
+        kept = f"the last good checkpoint is {last}; train from there or anew"
+        if last is None:
+            kept = "no good checkpoint was written; train anew"
+        rate = f"a lower --lr (given {self.args.learning_rate:g})"
+        raise RequestError(f"{reason} at step {self.state.global_step}; {kept} with {rate} or a longer --warmup")
 
 
 class MetricsWriter(TrainerCallback):

@@ -178,5 +178,5 @@ def test_a_run_that_diverges_ends_with_one_line(run_cli: RunCli, world: World, t
     assert (ended.code, ended.stdout) == (2, "")
     (line,) = (line for line in ended.stderr.splitlines() if line.startswith("scale: "))
     assert "any more at step " in line
-    assert "no checkpoint was written; train from there or anew with a lower --lr (given 1e+30)" in line
+    assert "no good checkpoint was written; train anew with a lower --lr (given 1e+30)" in line
     assert not (tmp_path / "run" / "record.json").exists()

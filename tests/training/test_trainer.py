@@ -118,7 +118,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
 @pytest.mark.parametrize("logging_steps", [1, 100])
 def test_a_rate_that_is_far_too_high_ends_in_one_line(logging_steps: int, world: World, tmp_path: Path) -> None:
     recipe = world.recipe("fft", lr=1e30, logging_steps=logging_steps)
-    with pytest.raises(RequestError, match=r"any more at step .; no checkpoint was written; .* \(given 1e\+30\)"):
+    with pytest.raises(RequestError, match=r"any more at step .; no good checkpoint was written; .* \(given 1e\+30\)"):
         train(world.source("fft", "neox"), tmp_path / "run", recipe)
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"recipe.yaml", "metrics.jsonl"}
 
@@ -131,6 +131,6 @@ def test_weights_that_are_not_finite_are_not_written(
     recipe = world.recipe("scale-route", steps=8, save_steps=2 if at == 4 else None)
     with pytest.raises(RequestError) as caught:
         train(world.source("scale-route"), out, recipe, progress=progress_that(poison(math.inf), at=at))
-    kept = f"the last good checkpoint is {out}/checkpoint-2" if at == 4 else "no checkpoint was written"
+    kept = f"the last good checkpoint is {out}/checkpoint-2" if at == 4 else "no good checkpoint was written"
     assert str(caught.value).startswith(f"the weights are not finite any more at step {at}; {kept}; ")
     assert {path.name for path in out.iterdir()} <= {"recipe.yaml", "metrics.jsonl", "checkpoint-2"}
