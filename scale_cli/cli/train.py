@@ -1,5 +1,6 @@
 """`scale train`: train a checkpoint with one of the methods."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,9 @@ def train(
         result = run(
             checkpoint, out, resolved, resume=resume, progress=lambda done, total: advance(done=done, total=total)
         )
+    if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
+        return
+
     from rich.table import Table
 
     table = Table("written to", str(out))

@@ -123,9 +123,12 @@ class PaddedQuestions(Examples):
         return self.inputs[order], self.labels[order]
 
 
-def load_examples(recipe: TrainRecipe, tokenizer: Any) -> Examples:
-    """The examples of a training run. Raises RequestError for data that is missing or of the wrong kind."""
-    total = recipe.steps * recipe.batch_size * recipe.gradient_accumulation_steps
+def load_examples(recipe: TrainRecipe, tokenizer: Any, *, processes: int = 1) -> Examples:
+    """The examples of a training run of so many processes, which share them out batch by batch.
+
+    Raises RequestError for data that is missing or of the wrong kind.
+    """
+    total = recipe.steps * recipe.batch_size * recipe.gradient_accumulation_steps * processes
     people = None if recipe.people is None else parse_people(recipe.people)
     end = end_of_text(tokenizer)
     if recipe.objective == "qa":

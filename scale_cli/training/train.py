@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
@@ -76,15 +77,18 @@ def train(
     """
     checkpoint = check_request(source, out, recipe, resume=resume)
     resume_from = last_checkpoint(out) if resume else None
+    arguments = training_arguments(recipe, out)  # joins the other processes, if there are any
+    PartialState().wait_for_everyone()  # none writes before all have looked
     set_seed(recipe.seed)
     tokenizer = load_tokenizer(checkpoint)
-    examples = load_examples(recipe, tokenizer)
+    examples = load_examples(recipe, tokenizer, processes=arguments.world_size)
     measures = _measures(recipe, tokenizer)
     model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
     model = apply_method(model, recipe.method, recipe, checkpoint.new_layers)
 
-    out.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, out / RECIPE)
+    if arguments.process_index == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        save_recipe(recipe, out / RECIPE)
     metrics: list[Metric] = []
 
     def measure(model: Any, last: bool) -> dict[str, float]:
@@ -102,7 +106,7 @@ def train(
     with StopAtStep() as stop:
         trainer = PartTrainer(
             model=model,
-            args=training_arguments(recipe, out),
+            args=arguments,
             train_dataset=examples,
             data_collator=lambda batch: batch,
             callbacks=[writer, stop],
@@ -116,7 +120,7 @@ def train(
         result = TrainResult(
             out=out,
             steps=recipe.steps,
-            tokens=len(examples) * examples[0]["input_ids"].shape[0] * trainer.args.world_size,
+            tokens=len(examples) * examples[0]["input_ids"].shape[0],
             seconds=trainer.seconds,
             trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             total_parameters=sum(p.numel() for p in model.parameters()),
@@ -200,7 +204,7 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
         adam_epsilon=recipe.adam_epsilon,
         max_grad_norm=recipe.max_grad_norm,
         bf16=bfloat16,
-        use_cpu=bfloat16 and not torch.cuda.is_available(),  # else the library refuses bfloat16 without a GPU
+        use_cpu=not torch.accelerator.is_available(),  # else neither bfloat16 nor several processes on a CPU
         activation_checkpointing=recipe.gradient_checkpointing,
         seed=recipe.seed,
         train_sampling_strategy="sequential",
