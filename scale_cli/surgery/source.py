@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from scale_cli.errors import RequestError
+from scale_cli.hub import fetch
 from scale_cli.model.families import FAMILIES, ROLES, Family, LayerShape, family_of
 from scale_cli.records import sha256_file
 from scale_cli.surgery.storage import StoredTensor, read_tensor, stored_tensors, weight_files
@@ -142,27 +138,9 @@ def _locate(given: str, revision: str | None) -> tuple[Path, str | None]:
         return folder.resolve(), None
     if folder.exists():
         raise RequestError(f"{given} is a file; give the folder of a Hugging Face model or a hub id")
-    if given.count("/") > 1 or given.startswith((".", "/", "~")):
-        raise RequestError(
-            f"{given}: no such folder; give the folder of a Hugging Face model or a hub id like org/name"
-        )
-
-    from huggingface_hub import snapshot_download
-
     patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS]
-    try:
-        snapshot = snapshot_download(given, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
-    except HFValidationError as error:
-        raise RequestError(f"{given}: no such folder, and no hub id, which looks like org/name") from error
-    except LocalEntryNotFoundError as error:
-        raise RequestError(
-            f"{given}: no such folder, and as a hub id it is not in the cache and the hub cannot be reached; give a "
-            "folder, or go online (HF_HUB_OFFLINE unset)"
-        ) from error
-    except HfHubHTTPError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RequestError(f"{given}: no such folder, and the hub refuses it: {reason}") from error
-    return Path(snapshot), Path(snapshot).name
+    snapshot = fetch(given, patterns, revision=revision)
+    return snapshot, snapshot.name
 
 
 def _read_config(given: str, folder: Path) -> dict[str, Any]:

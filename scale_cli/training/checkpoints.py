@@ -16,6 +16,7 @@ from typing import Any
 
 from scale_cli.errors import RequestError
 from scale_cli.files import to_json, write_text
+from scale_cli.hub import fetch
 from scale_cli.methods import METHODS, Kind, MethodOptions
 
 TRAINED_TENSORS = "trained.safetensors"
@@ -49,16 +50,14 @@ class Checkpoint:
 
 
 def describe(source: str, *, from_scratch: bool = False) -> Checkpoint:
-    """What the checkpoint at `source` is. Reads only JSON; a hub id is believed to be plain or says otherwise itself.
+    """What the checkpoint at `source` is. Reads only JSON, of a hub id too.
 
     from_scratch: only a config is needed, no weights.
     Raises RequestError for a folder that is missing or holds no checkpoint.
     """
     folder = Path(source)
     if not folder.exists():
-        if source.count("/") > 1 or source.startswith((".", "/", "~")):
-            raise RequestError(f"{source}: no such folder; give a checkpoint's folder or a hub id such as org/name")
-        return Checkpoint(source, _kind_of_config(_hub_config(source)))
+        return dataclasses.replace(describe(str(fetch(source, ["*.json"])), from_scratch=True), source=source)
     if (folder / TRAINED_POINTER).is_file():
         pointer = json.loads((folder / TRAINED_POINTER).read_text(encoding="utf-8"))
         base = describe(_base_of(source, pointer), from_scratch=pointer["from_scratch"])
@@ -196,15 +195,6 @@ def _base_of(source: str, pointer: dict[str, Any]) -> str:
     if not os.path.isdir(base):
         raise RequestError(f"{source} was trained from {base}, which is gone; put it back, or move both together")
     return base
-
-
-def _hub_config(source: str) -> dict[str, Any]:
-    from transformers import PreTrainedConfig
-
-    try:
-        return PreTrainedConfig.get_config_dict(source)[0]
-    except OSError as error:
-        raise RequestError(f"{source}: no such folder, and no such model on the hub: {_first_line(error)}") from error
 
 
 def _kind_of_config(config: dict[str, Any]) -> Kind:

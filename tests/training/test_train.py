@@ -311,14 +311,14 @@ def test_what_is_no_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
     (alien / "config.json").write_text(json.dumps({"model_type": "no-such-model"}), encoding="utf-8")
     before = tree(tmp_path)
     for source, message in (
-        (tmp_path / "none", r"none: no such folder; give a checkpoint's folder or a hub id such as org/name"),
+        (tmp_path / "none", r"none: no such folder; give the folder of a Hugging Face model or a hub id like org/name"),
         (world.data, r"data is no checkpoint: it has neither config\.json nor trained\.json"),
         (world.data / "manifest.json", r"manifest\.json is no checkpoint"),
         (weightless, r"weightless has a config and no weights"),
         (broken, r"broken does not load: "),
         (alien, r"alien does not load: .*no-such-model"),
-        ("org/no-such-model", r"^org/no-such-model: no such folder, and no such model on the hub: "),
-        ("what is--this", r"^what is--this: no such folder, and no such model on the hub: "),
+        ("org/no-such-model", r"^org/no-such-model: no such folder, and as a hub id it is not in the cache"),
+        ("what is--this", r"^what is--this: no such folder, and no hub id, which looks like org/name"),
     ):
         with pytest.raises(RequestError, match=message) as caught:
             train(str(source), tmp_path / "out", world.recipe("fft"))
