@@ -1,4 +1,4 @@
-"""The biography benchmark (PAPER.md section 5): pre-train, learn Task 0, learn Task 1, see what is left of Task 0.
+"""The biography benchmark of SCALE (after arXiv 2501.13453): pre-train, learn Task 0, learn Task 1, see what is left.
 
 A run is a folder of stages, each a folder of its own that is whole or not there, so an interrupted run goes on:
 

@@ -42,7 +42,7 @@ class Metric:
 def write_record(path: Path, **fields: Any) -> None:
     """Write a run's record as JSON with sorted keys, whole or not at all.
 
-    fields: names and values as DESIGN section 6 lists them: command, recipe, metrics, seconds, ... Dataclasses, tuples
+    fields: names and values: command, recipe, metrics, seconds, ... Dataclasses, tuples
     and paths are welcome; a number that is not finite is written as null. `schema`, `created`, `environment` and `git`
     are added where they are not given.
     """

@@ -1,4 +1,4 @@
-"""Imports point one way, and looking at the tool loads nothing heavy (DESIGN section 2)."""
+"""Imports point one way, and looking at the tool loads nothing heavy."""
 
 import ast
 import subprocess

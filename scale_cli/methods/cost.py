@@ -1,4 +1,4 @@
-"""What a training token costs, in multiply-adds of weights (DESIGN section 3); attention scores are left out."""
+"""What a training token costs, in multiply-adds of weights; attention scores are left out."""
 
 from __future__ import annotations
 

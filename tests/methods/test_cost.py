@@ -1,4 +1,4 @@
-"""The cost model of DESIGN section 3, with numbers put in."""
+"""The cost model, with numbers put in."""
 
 from __future__ import annotations
 
