@@ -15,9 +15,7 @@ def fetch(given: str, patterns: Sequence[str], *, revision: str | None = None) -
     Raises RequestError for what is no hub id, cannot be reached, or is refused.
     """
     if given.count("/") > 1 or given.startswith((".", "/", "~")):
-        raise RequestError(
-            f"{given}: no such folder; give the folder of a Hugging Face model or a hub id like org/name"
-        )
+        raise RequestError(f"{given}: no such folder; give a checkpoint's folder or a hub id like org/name")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "no folder": (
         nothing,
         WIDTH | {"base": "/no/such/folder"},
-        "/no/such/folder: no such folder; give the folder of a Hugging Face model or a hub id like org/name",
+        "/no/such/folder: no such folder; give a checkpoint's folder or a hub id like org/name",
     ),
     "not on the hub": (
         nothing,

@@ -311,7 +311,7 @@ def test_what_is_no_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
     (alien / "config.json").write_text(json.dumps({"model_type": "no-such-model"}), encoding="utf-8")
     before = tree(tmp_path)
     for source, message in (
-        (tmp_path / "none", r"none: no such folder; give the folder of a Hugging Face model or a hub id like org/name"),
+        (tmp_path / "none", r"none: no such folder; give a checkpoint's folder or a hub id like org/name"),
         (world.data, r"data is no checkpoint: it has neither config\.json nor trained\.json"),
         (world.data / "manifest.json", r"manifest\.json is no checkpoint"),
         (weightless, r"weightless has a config and no weights"),
