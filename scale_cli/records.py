@@ -42,9 +42,8 @@ class Metric:
 def write_record(path: Path, **fields: Any) -> None:
     """Write a run's record as JSON with sorted keys, whole or not at all.
 
-    fields: names and values: command, recipe, metrics, seconds, ... Dataclasses, tuples
-    and paths are welcome; a number that is not finite is written as null. `schema`, `created`, `environment` and `git`
-    are added where they are not given.
+    fields: names and values: command, recipe, metrics, seconds, ... Dataclasses, tuples and paths are welcome; a number
+    that is not finite is written as null. `schema`, `created`, `environment` and `git` are added where not given.
     """
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = {"schema": SCHEMA, "created": created, "environment": environment(), "git": git_state()} | fields

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -169,11 +169,8 @@ def split_fused_rows(tensor: Any, shape: LayerShape) -> Iterator[Any]:
         yield per_head[:, part].flatten(0, 1).contiguous()
 
 
-Side = Literal["attention", "ffn"]
-
-
-def module_of(role: str) -> Side:
-    """The group ("attention" or "ffn") that a role belongs to."""
+def module_of(role: str) -> str:
+    """The group of `MODULES` that a role belongs to."""
     return "attention" if role in ATTENTION_ROLES else "ffn"
 
 
