@@ -446,12 +446,10 @@ def _matching_rank(folder: Path) -> int:
     """The rank at which LoRA trains about as many parameters as widening added to the same checkpoint."""
     from transformers import AutoConfig
 
-    from scale_cli.model.families import LayerShape, family_of, lora_parameters
+    from scale_cli.planning import matching_rank
 
-    config = AutoConfig.from_pretrained(folder / "task0")
-    per_rank = lora_parameters(family_of(config.model_type), LayerShape.of(config), config.num_hidden_layers)
     added = json.loads((folder / "width" / "upscale.json").read_text(encoding="utf-8"))["parameters"]["added"]
-    return max(1, round(added / per_rank))
+    return matching_rank(AutoConfig.from_pretrained(folder / "task0"), added)
 
 
 def _train(source: Path, out: Path, recipe: TrainRecipe, *, label: str, progress: Progress) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import functools
 import gc
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +27,7 @@ import torch
 from scale_cli.cli import main
 
 if TYPE_CHECKING:
+    from tests.publishing.hub import Hub
     from tests.runs import Run, World
 
 torch.set_num_threads(1)
@@ -68,6 +69,18 @@ def finished(world: "World", tmp_path_factory: pytest.TempPathFactory) -> "Calla
         return run(world.source(method, family), folder, world.recipe(method))
 
     return make
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]:
+    """A stand-in for the hub to which this process sends; the library has read where that is when it was imported."""
+    from tests.publishing.hub import TOKEN, hub
+
+    with hub() as found:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield found
 
 
 @dataclasses.dataclass(frozen=True)

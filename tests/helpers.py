@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from scale_cli.model import ScaleConfig
 
@@ -22,6 +31,48 @@ BASES: dict[str, tuple[Any, dict[str, Any]]] = {
         LlamaConfig,
         {"intermediate_size": 48, "num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True, "head_dim": 6},
     ),
+    "llama3": (
+        LlamaConfig,
+        {
+            "intermediate_size": 48,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 100.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    "mistral": (MistralConfig, {"intermediate_size": 48, "num_key_value_heads": 2, "sliding_window": 5}),
+    "qwen2": (
+        Qwen2Config,
+        {
+            "intermediate_size": 48,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 2,
+        },
+    ),
+    "qwen3": (Qwen3Config, {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 6}),
+    "olmo2": (Olmo2Config, {"intermediate_size": 48, "num_key_value_heads": 2}),
+    "gemma3": (
+        Gemma3TextConfig,
+        {
+            "intermediate_size": 48,
+            "num_key_value_heads": 2,
+            "head_dim": 12,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 5,
+            "sliding_window_pattern": 2,
+            "final_logit_softcapping": 20.0,
+        },
+    ),
     "neox": (GPTNeoXConfig, {"intermediate_size": 80}),
     "neox-sequential": (
         GPTNeoXConfig,
@@ -29,7 +80,8 @@ BASES: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "neox-unbiased": (GPTNeoXConfig, {"intermediate_size": 80, "attention_bias": False, "rotary_pct": 1.0}),
 }
-"""Tiny bases by name: both families, tied and untied heads, grouped queries, both residuals, biases or none."""
+"""Tiny bases by name: every family, tied and untied heads, grouped queries, both residuals, biases or none, windows
+shorter than the probe."""
 
 ADDED = {"hidden_size": 6, "intermediate_size": 10}
 
@@ -48,13 +100,13 @@ def tiny_base(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, *
 
 @torch.no_grad()
 def randomise(model: torch.nn.Module, *, seed: int, names: str = "") -> None:
-    """Give every parameter with `names` in its name random values: norms around one, biases around zero."""
+    """Give every parameter with `names` in its name random values: gains and biases around what a new one starts with."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if names in name:
             values = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 1:
-                parameter.copy_(0.2 * values + float("norm" in name and name.endswith("weight")))
+                parameter.copy_(0.2 * values + parameter.mean().round())
             else:
                 parameter.copy_(values * (0.3 if "embed" in name else parameter.shape[1] ** -0.5))
 

@@ -1,13 +1,17 @@
 """New folders are whole or not there; values keep their meaning in JSON."""
 
 import dataclasses
+import errno
 import json
+import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from scale_cli.errors import RequestError
-from scale_cli.files import new_folder, plain, to_json, write_text
+from scale_cli.files import new_folder, plain, require_room, to_json, write_text
 
 
 def test_new_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -49,10 +53,65 @@ def test_new_folder_refuses_what_is_there(tmp_path: Path) -> None:
         pass
     with pytest.raises(RequestError, match="file is a file"), new_folder(full / "file"):
         pass
-    with pytest.raises(RequestError, match="cannot be created: Not a directory"), new_folder(full / "file" / "out"):
+    with pytest.raises(RequestError, match="cannot be written: Not a directory; mend"), new_folder(full / "file/out"):
         pass
+    (full / "loop").symlink_to("loop")
+    with pytest.raises(RequestError, match="loop is a file"), new_folder(full / "loop"):
+        pass
+    (full / "loop").unlink()
+    for mounted in ("/", "/proc"):
+        with pytest.raises(RequestError, match=f"^{mounted} is where a disk is mounted"), new_folder(Path(mounted)):
+            pass
     assert (full / "file").read_text() == "kept"
     assert [path.name for path in full.iterdir()] == ["file"]
+
+
+def test_new_folder_tells_what_the_system_says(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+
+    def fail(error: Exception) -> None:
+        with new_folder(out) as folder:
+            (folder / "half").touch()
+            raise error
+
+    for error, reason in (
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.EACCES, "Permission denied", "/other/file"), "Permission denied (/other/file)"),
+    ):
+        with pytest.raises(RequestError) as refusal:
+            fail(error)
+        assert str(refusal.value) == f"{out} cannot be written: {reason}; mend that or choose another folder"
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match=r"^what a library says$"):  # no error of the system's: ours to mend
+        fail(OSError("what a library says"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_folder_removes_what_processes_that_are_gone_have_left(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    host = socket.gethostname()
+    names = {
+        f".out.{host}.{gone.pid}.partial": False,
+        f".out.{host}.{os.getpid()}.partial": False,  # of an earlier process with our number
+        f".out.{host}.{os.getppid()}.partial": True,
+        f".out.another-{host}.{gone.pid}.partial": True,
+        f".other.{host}.{gone.pid}.partial": True,
+        f".out.{host}.{gone.pid}.partial.mine": True,
+        f".out.{host}.{10**12}.partial": True,  # no number of a process
+    }
+    for name in names:
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "file").touch()
+    with new_folder(tmp_path / "out"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *(name for name, stays in names.items() if stays)}
+
+
+def test_room(tmp_path: Path) -> None:
+    require_room(tmp_path, 1, name=Path("out"))
+    with pytest.raises(RequestError, match=r"^out: 1e\+06 GB are needed and \S+ GB are free there; make room or"):
+        require_room(tmp_path, 10**15, name=Path("out"))
 
 
 def test_write_text_replaces_whole_files(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""A hub id is described from its JSON files alone, and keeps its name."""
+"""A hub id is described from its small files alone, and keeps its name."""
 
 import huggingface_hub
 import pytest
 
+from scale_cli.card import LICENCES
 from scale_cli.training.checkpoints import describe
 from tests.runs import World
 
@@ -17,6 +18,6 @@ def test_the_kind_of_a_hub_id_is_seen(kind: str, world: World, monkeypatch: pyte
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     found = describe("org/model")
-    assert asked == [("org/model", None, ["*.json"])]
+    assert asked == [("org/model", None, ["*.json", "README.md", *LICENCES])]
     assert (found.kind, found.source, found.root) == (kind, "org/model", "org/model")
     assert bool(found.new_layers) == (kind == "depth")

@@ -1,7 +1,11 @@
 """The `scale` command: its subcommands and how each outcome leaves the process."""
 
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -10,16 +14,22 @@ from scale_cli import __version__
 from scale_cli.cli.bench import bench
 from scale_cli.cli.doctor import doctor
 from scale_cli.cli.evaluate import evaluate
+from scale_cli.cli.export import export
 from scale_cli.cli.gen_bios import gen_bios
+from scale_cli.cli.plan import plan
+from scale_cli.cli.push import push
 from scale_cli.cli.train import train
 from scale_cli.cli.upscale import upscale
 from scale_cli.errors import RequestError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "gen-bios": gen_bios,
+    "plan": plan,
     "upscale": upscale,
     "train": train,
     "eval": evaluate,
+    "export": export,
+    "push": push,
     "bench": bench,
     "doctor": doctor,
 }
@@ -48,14 +58,17 @@ for _name, _command in COMMANDS.items():
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `scale` and give its exit code: 0 done, 2 a mistake in the request, 130 interrupted.
+    """Run `scale` and give its exit code: 0 done, 2 a mistake in the request, 130 interrupted, 143 terminated.
 
     arguments: the words after `scale`; None: those of this process. None at all means `--help`.
     A mistake in the request ends with one line on stderr; any other exception leaves with its traceback (exit code 1).
+    SIGTERM ends a command as Ctrl-C does, with all that is cleaned up then.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    terminated: list[int] = []
     try:
-        code = app(words or ["--help"], prog_name="scale", standalone_mode=False) or 0
+        with _sigterm_interrupts(terminated):
+            code = app(words or ["--help"], prog_name="scale", standalone_mode=False) or 0
     except RequestError as error:
         return _fail(str(error), code=2)
     except typer.TyperException as error:
@@ -65,8 +78,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = 130
     if code == 130:
-        return _fail("interrupted", code)
+        return _fail("terminated", 143) if terminated else _fail("interrupted", code)
     return int(code)
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts(came: list[int]) -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt in the block; `came` gets its number then."""
+    process = os.getpid()
+
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a forked worker, which has nothing to clean up, inherits this
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one shall not cut the cleaning up short
+        came.append(signal_number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, code: int) -> int:

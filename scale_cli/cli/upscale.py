@@ -60,6 +60,8 @@ def upscale(
         say(
             "zero for both W21 and W22: no gradient reaches the added heads and feed-forward features, they never learn"
         )
+    if not result.has_tokenizer:
+        say(f"{base} has no tokenizer, so {out} has none; whoever uses it needs the tokenizer beside it")
     share = result.added_parameters / result.base_parameters
     table.add_row("base parameters", f"{result.base_parameters:,}")
     table.add_row("added parameters", f"{result.added_parameters:,} ({share:.1%} of the base)")
@@ -67,6 +69,7 @@ def upscale(
         table.add_row("max |delta logit|", "not proved (--no-verify)")
     else:
         table.add_row("max |delta logit|", f"{result.max_delta_logit:.3g} (rounding explains {result.tolerance:.3g})")
-    for stage, seconds in result.seconds.items():
-        table.add_row(f"seconds to {stage}", f"{seconds:.1f}")
+    table.add_row("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items()))
+    peaks = [f"{peak / 1e9:.2f} GB" for peak in result.peak_bytes.values()]
+    table.add_row("peak memory", ", with the proof ".join(peaks))
     show(result, table, as_json=as_json)

@@ -11,13 +11,15 @@ class Weights:
 
     base: N. added: E, of the expansion, of LoRA's matrices or of the new blocks.
     adaptable_share: (L - L_fp) / L, the share of layers that collaborate under scale-adapt and scale-route.
-    above: for llama-pro, the weights of all that lies above the lowest new block; for freeze, of all that trains.
+    above: for llama-pro, the weights of all that lies above the lowest new block; for freeze, above the frozen layers.
+    frozen_above: for freeze, what of these is frozen all the same: a head tied to the embedding.
     """
 
     base: int
     added: int = 0
     adaptable_share: float = 0.0
     above: int = 0
+    frozen_above: int = 0
 
 
 def multiply_adds(method: str, weights: Weights) -> float:
@@ -29,7 +31,7 @@ def multiply_adds(method: str, weights: Weights) -> float:
     return {
         "fft": 6 * n,
         "lora": 4 * n + 6 * e,
-        "freeze": 2 * n + 4 * above,
+        "freeze": 2 * n + 4 * above - 2 * weights.frozen_above,
         "llama-pro": 2 * (n + e) + 2 * above + 2 * e,
         "scale-preserve": 2 * n + 6 * e,
         "scale-adapt": 2 * n + 2 * n * share + 6 * e,

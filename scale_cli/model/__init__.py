@@ -8,5 +8,8 @@ from .modeling_scale import ScaleForCausalLM, ScaleOutput
 
 AutoConfig.register("scale", ScaleConfig, exist_ok=True)
 AutoModelForCausalLM.register(ScaleConfig, ScaleForCausalLM, exist_ok=True)
+# What is saved has this package's model code beside it, for `trust_remote_code` where the package is not installed.
+ScaleConfig.register_for_auto_class()
+ScaleForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
 __all__ = ["FAMILIES", "Family", "LayerShape", "ScaleConfig", "ScaleForCausalLM", "ScaleOutput", "family_of"]

@@ -72,12 +72,20 @@ class ScaleConfig(PreTrainedConfig):
         assert self.base_config is not None
         return CONFIG_MAPPING[self.base_config["model_type"]].from_dict(dict(self.base_config))
 
-    def _of_base(self, name: str) -> Any:
-        if self.base_config is None:
-            return None
+    def _built(self) -> PreTrainedConfig:
+        """The base's config object, built once; to read from."""
         if self._base is None:
             self._base = self.build_base_config()
-        return getattr(self._base, name, None)
+        return self._base
+
+    def _of_base(self, name: str) -> Any:
+        return None if self.base_config is None else getattr(self._built(), name, None)
+
+    def _layer_types(self) -> list[str] | None:
+        """The kind of attention of each layer, which the library's caches ask for."""
+        return (
+            None if self.base_config is None else family_of(self.base_config["model_type"]).layer_types(self._built())
+        )
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
@@ -92,5 +100,5 @@ class ScaleConfig(PreTrainedConfig):
     head_dim = property(lambda self: self._of_base("head_dim"))
     max_position_embeddings = property(lambda self: self._of_base("max_position_embeddings"))
     sliding_window = property(lambda self: self._of_base("sliding_window"))
-    layer_types = property(lambda self: self._of_base("layer_types"))
+    layer_types = property(_layer_types)
     initializer_range = property(lambda self: self._of_base("initializer_range") or 0.02)

@@ -6,13 +6,15 @@ A new family is a new entry here and a parity test; the forward in `modeling_sca
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from torch import nn
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 """The linear maps of a decoder layer by role; `gate` exists only in gated feed-forwards."""
+NORMS = ("attention_norm", "attention_post_norm", "ffn_norm", "ffn_post_norm", "q_norm", "k_norm")
+"""The norms of a decoder layer by role: before and after each block, and of queries and keys; a family has some."""
 ATTENTION_ROLES = ("q", "k", "v", "o")
 FFN_ROLES = ("gate", "up", "down")
 MODULES = ("attention", "ffn")
@@ -41,14 +43,33 @@ class Family:
     v: str | None = None
     qkv: str | None = None
     """A fused q/k/v map whose output is laid out (heads, [q k v], head_dim), as in GPT-NeoX."""
+    q_norm: str | None = None
+    k_norm: str | None = None
+    qk_norm_per_head: bool = True
+    """Queries and keys are normalised head by head, or, if False, over all heads at once; asked only with `q_norm`."""
     gate: str | None = None
     """Gated feed-forward, `down(act(gate(x)) * up(x))`; None is the plain `down(act(up(x)))`."""
     layers: str = "layers"
     final_norm: str = "norm"
     rotary: str = "rotary_emb"
     head: str = "lm_head"
-    attention_norm: str = "input_layernorm"
-    ffn_norm: str = "post_attention_layernorm"
+    attention_norm: str | None = "input_layernorm"
+    """The norm of what enters the attention block; None where only what leaves it is normalised."""
+    attention_post_norm: str | None = None
+    """The norm of what leaves the attention block, before it is added to the hidden state."""
+    ffn_norm: str | None = "post_attention_layernorm"
+    ffn_post_norm: str | None = None
+    norm_neutral: float = 1.0
+    """The weight with which a norm of this family scales by one: what a new norm starts with."""
+    embedding_scale: str | None = None
+    """The embedding's buffer by which it scales what it looks up."""
+    logit_softcap: str | None = None
+    """The config's entry c, if set, for logits c tanh(z / c)."""
+    sliding_layers: Literal["none", "all", "listed"] = "none"
+    """The layers that attend to the last `sliding_window` tokens only, where the config sets that; "listed": those that
+    its layer_types name."""
+    rotary_by_layer_type: bool = False
+    """The rotary module wants to know the layer's type and turns by other angles in each."""
     parallel_residual: str | None = None
     """The config's flag for attention and feed-forward reading the same hidden state; None is never."""
 
@@ -56,8 +77,15 @@ class Family:
         """Whether attention and feed-forward read the same hidden state in this config."""
         return self.parallel_residual is not None and bool(getattr(config, self.parallel_residual))
 
+    def layer_types(self, config: Any) -> list[str]:
+        """The kind of attention in each layer, "full_attention" or "sliding_attention"."""
+        if self.sliding_layers == "listed":
+            return list(config.layer_types)
+        sliding = self.sliding_layers == "all" and config.sliding_window is not None
+        return ["sliding_attention" if sliding else "full_attention"] * config.num_hidden_layers
+
     def path(self, role: str) -> str | None:
-        """The path of a role's linear map below a layer (the fused map for q, k and v where they are fused)."""
+        """The path of a role's linear map or norm below a layer (the fused map for q, k, v where they are fused)."""
         own: str | None = getattr(self, role)
         return self.qkv if own is None and role in ("q", "k", "v") else own
 
@@ -74,22 +102,50 @@ class Family:
         return list(self.decoder_of(model).get_submodule(self.layers).children())
 
 
+_LLAMA = Family(
+    model_type="llama",
+    decoder="model",
+    embedding="embed_tokens",
+    attention="self_attn",
+    q="self_attn.q_proj",
+    k="self_attn.k_proj",
+    v="self_attn.v_proj",
+    o="self_attn.o_proj",
+    gate="mlp.gate_proj",
+    up="mlp.up_proj",
+    down="mlp.down_proj",
+    activation="mlp.act_fn",
+)
+"""Llama 2 and 3, SmolLM2; most families of today say only where they differ from it."""
+_QK_NORMED = replace(_LLAMA, q_norm="self_attn.q_norm", k_norm="self_attn.k_norm")
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        Family(
-            model_type="llama",
-            decoder="model",
-            embedding="embed_tokens",
-            attention="self_attn",
-            q="self_attn.q_proj",
-            k="self_attn.k_proj",
-            v="self_attn.v_proj",
-            o="self_attn.o_proj",
-            gate="mlp.gate_proj",
-            up="mlp.up_proj",
-            down="mlp.down_proj",
-            activation="mlp.act_fn",
+        _LLAMA,
+        replace(_LLAMA, model_type="mistral", sliding_layers="all"),
+        replace(_LLAMA, model_type="qwen2", sliding_layers="listed"),
+        replace(_QK_NORMED, model_type="qwen3", sliding_layers="listed"),
+        replace(
+            _QK_NORMED,
+            model_type="olmo2",
+            qk_norm_per_head=False,
+            attention_norm=None,
+            attention_post_norm="post_attention_layernorm",
+            ffn_norm=None,
+            ffn_post_norm="post_feedforward_layernorm",
+        ),
+        replace(
+            _QK_NORMED,
+            model_type="gemma3_text",
+            attention_post_norm="post_attention_layernorm",
+            ffn_norm="pre_feedforward_layernorm",
+            ffn_post_norm="post_feedforward_layernorm",
+            norm_neutral=0.0,
+            embedding_scale="embed_scale",
+            logit_softcap="final_logit_softcapping",
+            sliding_layers="listed",
+            rotary_by_layer_type=True,
         ),
         Family(
             model_type="gpt_neox",
@@ -143,6 +199,12 @@ class LayerShape:
     @property
     def num_key_value_groups(self) -> int:
         return self.num_attention_heads // self.num_key_value_heads
+
+    def norm_features(self, role: str, family: Family) -> int:
+        """Features over which a norm of `NORMS` goes."""
+        if role not in ("q_norm", "k_norm"):
+            return self.hidden_size
+        return self.head_dim if family.qk_norm_per_head else self.features(role[0])[0]
 
     def features(self, role: str) -> tuple[int, int]:
         """(out_features, in_features) of the linear map that plays `role`."""

@@ -24,14 +24,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from .configuration_scale import ScaleConfig
-from .families import FFN_ROLES, ROLES, Family, LayerShape, family_of, module_of
+from .families import NORMS, ROLES, Family, LayerShape, family_of, module_of
+
+MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+"""How the library makes the mask of each kind of layer."""
 
 
 class Stream(NamedTuple):
@@ -79,13 +82,15 @@ class ExpansionLinear(nn.Module):
         elif not collaborative:
             self.w12 = None
 
-    def forward(self, x: Tensor, x_up: Tensor) -> Tensor:
-        """y_up = W21 x + W22 x_up (+ bias): (..., in), (..., in_up) -> (..., out_up)."""
-        return functional.linear(x, self.w21, self.bias) + functional.linear(x_up, self.w22)
+    def forward(self, x: Tensor, x_up: Tensor, y: Tensor, *, masked: bool = False) -> tuple[Tensor, Tensor]:
+        """Both halves of the widened map's output, from both halves of its input and from y = W x (+ b), the base's.
 
-    def collaborate(self, y: Tensor, x_up: Tensor) -> Tensor:
-        """y + W12 x_up, or y itself where there is no W12: (..., out), (..., in_up) -> (..., out)."""
-        return y if self.w12 is None else y + functional.linear(x_up, self.w12)
+        x (..., in), x_up (..., in_up), y (..., out); masked: take W12 for zero.
+        Returns W x + W12 x_up, which is y itself where no W12 counts, and W21 x + W22 x_up (+ bias), (..., out_up).
+        """
+        if self.w12 is not None and not masked:
+            y = y + functional.linear(x_up, self.w12).view(y.shape)
+        return y, functional.linear(x, self.w21, self.bias) + functional.linear(x_up, self.w22)
 
 
 def rotate_half(x: Tensor) -> Tensor:
@@ -98,9 +103,9 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of x (B, H, T, D) by cos, sin (B, 1, T, rotated); features beyond `rotated` pass through."""
     rotated = cos.shape[-1]
     if rotated == x.shape[-1]:
-        return x * cos + rotate_half(x) * sin
+        return (x * cos + rotate_half(x) * sin).to(x.dtype)  # some families keep cos and sin in float32
     turned, passed = x[..., :rotated], x[..., rotated:]
-    return torch.cat((turned * cos + rotate_half(turned) * sin, passed), dim=-1)
+    return torch.cat(((turned * cos + rotate_half(turned) * sin).to(x.dtype), passed), dim=-1)
 
 
 def eager_attention(
@@ -128,28 +133,24 @@ def eager_attention(
 
 
 class ExpansionLayer(GradientCheckpointingLayer):
-    """What widening adds to one decoder layer, and the forward of base layer and addition together."""
+    """What widening adds to one decoder layer, and the forward of base layer and addition together.
 
-    q: ExpansionLinear
-    k: ExpansionLinear
-    v: ExpansionLinear
-    o: ExpansionLinear
-    up: ExpansionLinear
-    down: ExpansionLinear
-    attention_norm: nn.Module
-    ffn_norm: nn.Module
+    Its children bear the names of `ROLES` and `NORMS`, as many of these as the family has.
+    """
 
     def __init__(self, base_layer: nn.Module, family: Family, shape: LayerShape, added: LayerShape) -> None:
         super().__init__()
         self.family = family
-        self.shape = shape
+        self.head_dim = shape.head_dim
         for role in ROLES:
             path = family.path(role)
             if path is not None:
                 bias = base_layer.get_submodule(path).bias is not None
                 setattr(self, role, ExpansionLinear(*shape.features(role), *added.features(role), bias=bias))
-        self.attention_norm = norm_like(base_layer.get_submodule(family.attention_norm), added.hidden_size)
-        self.ffn_norm = norm_like(base_layer.get_submodule(family.ffn_norm), added.hidden_size)
+        for role in NORMS:
+            path = family.path(role)
+            if path is not None:
+                setattr(self, role, norm_like(base_layer.get_submodule(path), added.norm_features(role, family)))
 
     def set_collaborative(self, modules: Sequence[str]) -> None:
         """Let the maps of `modules` (of "attention", "ffn") collaborate and no others."""
@@ -160,8 +161,8 @@ class ExpansionLayer(GradientCheckpointingLayer):
     def forward(
         self,
         streams: tuple[Stream, ...],
-        base: nn.Module,
         *,
+        base: nn.Module,
         parallel: bool,
         attention_implementation: str | None,
         position_embeddings: tuple[Tensor, Tensor],
@@ -184,15 +185,28 @@ class ExpansionLayer(GradientCheckpointingLayer):
             kwargs,
         )
         outputs = []
-        for (x, x_up), (a, a_up), mask in zip(streams, attended, masked, strict=True):
+        for (x, x_up), a, mask in zip(streams, attended, masked, strict=True):
             if parallel:
-                y, y_up = self._ffn(x, x_up, base, mask)
-                outputs.append(Stream(y + a + x, y_up + a_up + x_up))
+                y = self._ffn(Stream(x, x_up), base, mask)
+                outputs.append(Stream(y.x + a.x + x, y.x_up + a.x_up + x_up))
             else:
-                h, h_up = x + a, x_up + a_up
-                y, y_up = self._ffn(h, h_up, base, mask)
-                outputs.append(Stream(h + y, h_up + y_up))
+                h = Stream(x + a.x, x_up + a.x_up)
+                y = self._ffn(h, base, mask)
+                outputs.append(Stream(h.x + y.x, h.x_up + y.x_up))
         return tuple(outputs)
+
+    def _norm(self, role: str, stream: Stream, base: nn.Module) -> Stream:
+        """Both halves normalised apart, where the family has this norm."""
+        path = self.family.path(role)
+        if path is None:
+            return stream
+        return Stream(base.get_submodule(path)(stream.x), getattr(self, role)(stream.x_up))
+
+    def _linear(self, role: str, stream: Stream, base: nn.Module, masked: bool) -> Stream:
+        """Both halves through the widened map that plays `role`."""
+        path = self.family.path(role)
+        assert path is not None
+        return Stream(*getattr(self, role)(*stream, base.get_submodule(path)(stream.x), masked=masked))
 
     def _attention(
         self,
@@ -205,93 +219,68 @@ class ExpansionLayer(GradientCheckpointingLayer):
         past_key_values: Any,
         layer_idx: int,
         kwargs: dict[str, Any],
-    ) -> list[tuple[Tensor, Tensor]]:
+    ) -> list[Stream]:
         """The attention block of every stream: normalised, projected, attended and projected back, both halves."""
-        attention = base.get_submodule(self.family.attention)
-        norm = base.get_submodule(self.family.attention_norm)
+        attention: Any = base.get_submodule(self.family.attention)
         cos, sin = (t.unsqueeze(1) for t in position_embeddings)
         queries, keys, values = [], [], []  # base and added heads of each stream in turn, (B, H, T, D) each
-        for (x, x_up), mask in zip(streams, masked, strict=True):
-            for q, k, v in self._project(norm(x), self.attention_norm(x_up), base, mask):
-                queries.append(apply_rotary(q.transpose(1, 2), cos, sin))
-                keys.append(apply_rotary(k.transpose(1, 2), cos, sin))
-                values.append(v.transpose(1, 2))
+        for stream, mask in zip(streams, masked, strict=True):
+            q, k, v = self._project(self._norm("attention_norm", stream, base), base, mask)
+            queries += [apply_rotary(half.transpose(1, 2), cos, sin) for half in q]
+            keys += [apply_rotary(half.transpose(1, 2), cos, sin) for half in k]
+            values += [half.transpose(1, 2) for half in v]
         if past_key_values is not None:  # one cache: the heads of all streams beside each other
             heads = [k.shape[1] for k in keys]
             key, value = past_key_values.update(torch.cat(keys, dim=1), torch.cat(values, dim=1), layer_idx)
             keys, values = list(key.split(heads, dim=1)), list(value.split(heads, dim=1))
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_implementation or "eager", eager_attention)
         contexts = [
-            attend(attention, q, k, v, attention_mask, dropout=0.0, scaling=self.shape.head_dim**-0.5, **kwargs)[0]
+            attend(attention, q, k, v, attention_mask, dropout=0.0, scaling=attention.scaling, **kwargs)[0].flatten(2)
             for q, k, v in zip(queries, keys, values, strict=True)
         ]
         outputs = []
         for i, mask in enumerate(masked):
-            c, c_up = (t.flatten(2) for t in contexts[2 * i : 2 * i + 2])
-            y = base.get_submodule(self.family.o)(c)
-            outputs.append((y if mask else self.o.collaborate(y, c_up), self.o(c, c_up)))
+            projected = self._linear("o", Stream(*contexts[2 * i : 2 * i + 2]), base, mask)
+            outputs.append(self._norm("attention_post_norm", projected, base))
         return outputs
 
-    def _project(
-        self, n: Tensor, n_up: Tensor, base: nn.Module, masked: bool
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _project(self, stream: Stream, base: nn.Module, masked: bool) -> list[Stream]:
         """q, k, v of the base's heads and of the added ones, (B, T, H, D) each, from the normalised halves."""
-        head_dim = self.shape.head_dim
-        if self.family.qkv is not None:
-            fused = base.get_submodule(self.family.qkv)(n)
-            ours = fused.unflatten(-1, (-1, 3 * head_dim)).chunk(3, dim=-1)
+        family, head_dim = self.family, self.head_dim
+        if family.qkv is not None:
+            fused = base.get_submodule(family.qkv)(stream.x).unflatten(-1, (-1, 3 * head_dim)).chunk(3, dim=-1)
+            projected = [
+                Stream(*getattr(self, role)(*stream, y, masked=masked)) for role, y in zip("qkv", fused, strict=True)
+            ]
         else:
-            ours = tuple(base.get_submodule(path)(n).unflatten(-1, (-1, head_dim)) for path in self._qkv_paths())
-        added = []
-        collaborated = []
-        for y, linear in zip(ours, (self.q, self.k, self.v), strict=True):
-            if linear.w12 is not None and not masked:
-                y = y + functional.linear(n_up, linear.w12).unflatten(-1, (-1, head_dim))
-            collaborated.append(y)
-            added.append(linear(n, n_up).unflatten(-1, (-1, head_dim)))
-        return tuple(collaborated), tuple(added)
+            projected = [self._linear(role, stream, base, masked) for role in "qkv"]
+        if family.qk_norm_per_head:
+            projected = [self._heads(halves) for halves in projected]
+        q, k, v = projected
+        normed = [self._norm("q_norm", q, base), self._norm("k_norm", k, base), v]
+        return normed if family.qk_norm_per_head else [self._heads(halves) for halves in normed]
 
-    def _qkv_paths(self) -> tuple[str, str, str]:
-        family = self.family
-        assert family.q is not None
-        assert family.k is not None
-        assert family.v is not None
-        return family.q, family.k, family.v
+    def _heads(self, halves: Stream) -> Stream:
+        """Both halves split into heads, (B, T, H, D), where they are not yet."""
+        return Stream(*(t if t.dim() == 4 else t.unflatten(-1, (-1, self.head_dim)) for t in halves))
 
-    def _ffn(self, x: Tensor, x_up: Tensor, base: nn.Module, masked: bool) -> tuple[Tensor, Tensor]:
+    def _ffn(self, stream: Stream, base: nn.Module, masked: bool) -> Stream:
         """The feed-forward block, both halves, from the residual stream."""
-        family = self.family
-        n, n_up = base.get_submodule(family.ffn_norm)(x), self.ffn_norm(x_up)
-        activation = base.get_submodule(family.activation)
-        hidden: dict[str, tuple[Tensor, Tensor]] = {}
-        for role in FFN_ROLES[:2]:  # gate, up
-            path = family.path(role)
-            if path is not None:
-                linear: ExpansionLinear = getattr(self, role)
-                y = base.get_submodule(path)(n)
-                hidden[role] = (y if masked else linear.collaborate(y, n_up), linear(n, n_up))
-        u, u_up = hidden["up"]
-        if "gate" in hidden:
-            g, g_up = hidden["gate"]
-            u, u_up = activation(g) * u, activation(g_up) * u_up
+        activation = base.get_submodule(self.family.activation)
+        normed = self._norm("ffn_norm", stream, base)
+        up = self._linear("up", normed, base, masked)
+        if self.family.gate is not None:
+            gate = self._linear("gate", normed, base, masked)
+            inner = Stream(activation(gate.x) * up.x, activation(gate.x_up) * up.x_up)
         else:
-            u, u_up = activation(u), activation(u_up)
-        y = base.get_submodule(family.down)(u)
-        return (y if masked else self.down.collaborate(y, u_up)), self.down(u, u_up)
+            inner = Stream(activation(up.x), activation(up.x_up))
+        return self._norm("ffn_post_norm", self._linear("down", inner, base, masked), base)
 
 
 def norm_like(norm: nn.Module, size: int) -> nn.Module:
     """A new norm of the same class and epsilon as the base's `norm`, over `size` features."""
     eps = getattr(norm, "variance_epsilon", None) or norm.eps
     return type(norm)(size, eps=eps)
-
-
-class Weight(nn.Module):
-    """One matrix under the name `weight`: the added columns of the embedding and of the head."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(*shape))
 
 
 class Expansion(nn.Module):
@@ -302,11 +291,26 @@ class Expansion(nn.Module):
 
     def __init__(self, base: nn.Module, family: Family, shape: LayerShape, added: LayerShape, vocab_size: int) -> None:
         super().__init__()
-        self.embedding = Weight(vocab_size, added.hidden_size)
+        self.embedding = nn.Embedding(vocab_size, added.hidden_size)
         self.layers = nn.ModuleList(ExpansionLayer(layer, family, shape, added) for layer in family.layers_of(base))
         final_norm = family.decoder_of(base).get_submodule(family.final_norm)
         self.norm = norm_like(final_norm, added.hidden_size)
-        self.head = Weight(vocab_size, added.hidden_size)
+        self.head = nn.Linear(added.hidden_size, vocab_size, bias=False)
+
+
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""The words for which the library places modules itself."""
+HUB = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
+"""What `from_pretrained` is told about where a checkpoint lies."""
+
+
+class _Pair(nn.Module):
+    """Modules that belong on one device, as children."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()
+        for i, module in enumerate(modules):
+            self.add_module(str(i), module)
 
 
 class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
@@ -317,7 +321,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = ScaleConfig
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "base"]
     _no_split_modules = ["ExpansionLayer"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -352,11 +356,52 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         return self
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As the library's; it makes every loaded tensor trainable, so the base is frozen again afterwards."""
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; it makes every loaded tensor trainable, so the base is frozen again afterwards.
+
+        device_map: a word such as "auto" puts a base layer and what was added to it on the same device.
+        """
+        if isinstance(kwargs.get("device_map"), str) and kwargs["device_map"] in DEVICE_MAPS:
+            kwargs["device_map"] = cls._paired_device_map(pretrained_model_name_or_path, kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_base()
         return loaded
+
+    @classmethod
+    def _paired_device_map(cls, name: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The devices of the model's modules by accelerate's rule, in which base layer and addition count as one."""
+        from accelerate import infer_auto_device_map
+        from accelerate.utils import get_balanced_memory, get_max_memory
+
+        config = kwargs.get("config")
+        if config is None:
+            config = cls.config_class.from_pretrained(name, **{key: kwargs[key] for key in HUB & kwargs.keys()})
+        with torch.device("meta"):
+            model = cls(config)
+        decoder, family, expansion = model.family.decoder_of(model.base), model.family, model.expansion
+        layers = enumerate(zip(family.layers_of(model.base), expansion.layers, strict=True))
+        pairs = {  # names of which none is a part of another, or accelerate takes them for tied
+            "embedding": _Pair(decoder.get_submodule(family.embedding), expansion.embedding),
+            **{f"layer_{i}": _Pair(*pair) for i, pair in layers},
+            "norm": _Pair(
+                decoder.get_submodule(family.final_norm), decoder.get_submodule(family.rotary), expansion.norm
+            ),
+            "head": _Pair(model.base.get_submodule(family.head), expansion.head),
+        }
+        stand_in = nn.ModuleDict(pairs)
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        dtype = config.dtype if dtype in (None, "auto") else dtype
+        sizes: dict[str, Any] = {"no_split_module_classes": [_Pair.__name__], "dtype": dtype or torch.float32}
+        if kwargs["device_map"] == "sequential":
+            memory = get_max_memory(kwargs.get("max_memory"))
+        else:
+            low_zero = kwargs["device_map"] == "balanced_low_0"
+            memory = get_balanced_memory(stand_in, kwargs.get("max_memory"), low_zero=low_zero, **sizes)
+        found = infer_auto_device_map(stand_in, memory, **sizes)
+        if set(found) == {""}:
+            return found
+        names = {module: name for name, module in model.named_modules()}
+        return {names[module]: found[key] for key, pair in pairs.items() for module in pair.children()}
 
     # -- the three methods ---------------------------------------------------------------------------------------
 
@@ -411,8 +456,10 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         if input_ids is None or kwargs.pop("inputs_embeds", None) is not None:
             raise ValueError("a widened model has two embeddings: give input_ids, not inputs_embeds")
         decoder, family = self.family.decoder_of(self.base), self.family
-        x = decoder.get_submodule(family.embedding)(input_ids)
-        x_up = functional.embedding(input_ids, self.expansion.embedding.weight)
+        embedding = decoder.get_submodule(family.embedding)
+        x, x_up = embedding(input_ids), self.expansion.embedding(input_ids)
+        if family.embedding_scale is not None:
+            x_up = x_up * embedding.get_buffer(family.embedding_scale).to(x_up.dtype)
 
         if use_cache is None:
             use_cache = not self.training
@@ -421,39 +468,41 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(x.shape[1], device=x.device) + seen).unsqueeze(0)
-        mask = create_causal_mask(
-            config=self.base.config,
-            inputs_embeds=x,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
-        position_embeddings = decoder.get_submodule(family.rotary)(x, position_ids=position_ids)
+        base_config = self.base.config
+        layer_types = family.layer_types(base_config)
+        masks: Any = attention_mask
+        if not isinstance(masks, dict):  # `generate` makes them itself for a cache of fixed size
+            known = {"attention_mask": attention_mask, "past_key_values": past_key_values, "position_ids": position_ids}
+            masks = {kind: MASKS[kind](config=base_config, inputs_embeds=x, **known) for kind in set(layer_types)}
+        rotary = decoder.get_submodule(family.rotary)
+        angles = {kind: rotary(x, position_ids, *([kind] if family.rotary_by_layer_type else [])) for kind in masks}
 
         streams: tuple[Stream, ...] = (Stream(x, x_up),)
-        states = [streams[-1]]
-        fork, parallel = self._fork, family.is_parallel(self.base.config)
+        states = streams if output_hidden_states else ()
+        fork, parallel = self._fork, family.is_parallel(base_config)
         layers = zip(self.expansion.layers, family.layers_of(self.base), strict=True)
         for i, (layer, base_layer) in enumerate(layers):
             if i == fork:
                 streams = (streams[0], streams[0])
+            kind = layer_types[i]
             streams = layer(
                 streams,
-                base_layer,
+                base=base_layer,
                 parallel=parallel,
                 attention_implementation=self.config._attn_implementation,
-                position_embeddings=position_embeddings,
-                attention_mask=mask,
+                position_embeddings=angles[kind],
+                attention_mask=masks[kind],
+                sliding_window=base_config.sliding_window if kind == "sliding_attention" else None,
                 past_key_values=past_key_values,
                 layer_idx=i,
                 position_ids=position_ids,
                 **kwargs,
             )
-            states.append(streams[-1])
+            states += streams[-1:] if output_hidden_states else ()
 
         norm = decoder.get_submodule(family.final_norm)
         streams = tuple(Stream(norm(x), self.expansion.norm(x_up)) for x, x_up in streams)
-        states[-1] = streams[-1]
+        states = (*states[:-1], *streams[-1:]) if output_hidden_states else ()
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits, preserved = self._head(tuple(Stream(x[:, kept], x_up[:, kept]) for x, x_up in streams))
         loss = None
@@ -469,22 +518,28 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         )
 
     def _head(self, streams: tuple[Stream, ...]) -> tuple[Tensor, Tensor | None]:
-        """Logits of the final normalised streams: Z + Z_up, or eq. 5's choice between two.
+        """Logits of the final normalised streams: Z + Z_up, or eq. 5's choice between two; then the base's soft cap.
 
         Training SCALE-Route (appendix D) weighs the two losses by a routing decision r that is a constant; as r is 0
         or 1 for each token, that is the loss of the chosen logits, so no other loss is needed.
         """
         head = self.base.get_submodule(self.family.head)
         z = [head(s.x) for s in streams]
-        z_up = [functional.linear(s.x_up, self.expansion.head.weight) for s in streams]
+        z_up = [self.expansion.head(s.x_up).to(z[0].device) for s in streams]  # a tied head may be on another one
         if len(streams) == 1:
-            return z[0] + z_up[0], None
+            return self._soft_cap(z[0] + z_up[0]), None
         z_preserve, z_adapt = z
         with torch.no_grad():
             cosine = functional.cosine_similarity(z_preserve.float(), z_adapt.float(), dim=-1)
             preserved = cosine > self.config.router["threshold"]
         routed = torch.where(preserved.unsqueeze(-1), (z_preserve + z_adapt) / 2 + z_up[0], z_adapt + z_up[1])
-        return routed, preserved
+        return self._soft_cap(routed), preserved
+
+    def _soft_cap(self, logits: Tensor) -> Tensor:
+        """c tanh(logits / c) where the base's config sets such a c."""
+        name = self.family.logit_softcap
+        cap = None if name is None else getattr(self.base.config, name)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     # -- what the library asks of a model --------------------------------------------------------------------------
 
@@ -503,9 +558,11 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             for zero in (module.bias, module.w12):
                 if zero is not None:
                     init.zeros_(zero)
-        elif isinstance(module, Weight):
-            init.zeros_(module.weight)
-        elif isinstance(module, Expansion):
-            init.normal_(module.embedding.weight, mean=0.0, std=self.config.initializer_range)
         else:
             super()._init_weights(module)
+            if isinstance(module, Expansion):
+                init.zeros_(module.head.weight)
+            if isinstance(module, Expansion | ExpansionLayer):  # after their norms
+                for name, norm in module.named_children():
+                    if name in (*NORMS, "norm"):
+                        init.constant_(norm.get_parameter("weight"), self.family.norm_neutral)

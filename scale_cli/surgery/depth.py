@@ -15,10 +15,7 @@ import torch
 from scale_cli.errors import RequestError
 from scale_cli.files import write_text
 from scale_cli.surgery.source import Base
-from scale_cli.surgery.storage import ShardWriter, Written, copy_renamed, write_index
-
-PER_LAYER_LISTS = ("layer_types",)
-"""Entries of a config that hold one value for each layer."""
+from scale_cli.surgery.storage import ShardWriter
 
 
 def plan_depth(base_layers: int, *, layers: int, name: str = "the base") -> list[int]:
@@ -42,27 +39,22 @@ def new_layers(copied: list[int]) -> list[int]:
     return [layer + j + 1 for j, layer in enumerate(copied)]
 
 
-def write_depth(base: Base, copied: list[int], folder: Path, *, progress: Callable[[int, int], None]) -> Written:
-    """Write config and tensors of the deepened model: the base's shards renumbered, the blocks beside them.
+def base_name(name: str, base: Base, copied: list[int]) -> str:
+    """What a tensor of the base is called in the deepened model: its layer has moved up by the blocks below it."""
+    prefix = base.layers_prefix
+    if not name.startswith(prefix):
+        return name
+    index, _, rest = name.removeprefix(prefix).partition(".")
+    below = sum(layer < int(index) for layer in copied)
+    return f"{prefix}{int(index) + below}.{rest}"
+
+
+def write_blocks(base: Base, copied: list[int], writer: ShardWriter, *, progress: Callable[[int, int], None]) -> None:
+    """Write the tensors of the new blocks.
 
     progress: called with blocks done and blocks in all.
     """
-    config = deepened_config(base.raw_config, base.num_layers, copied)
-    write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     prefix = base.layers_prefix
-
-    def renumber(name: str) -> str:
-        if not name.startswith(prefix):
-            return name
-        index, _, rest = name.removeprefix(prefix).partition(".")
-        below = sum(layer < int(index) for layer in copied)
-        return f"{prefix}{int(index) + below}.{rest}"
-
-    weight_map = {}
-    for file in base.files:
-        for name in copy_renamed(file, folder / f"base-{file.name}", renumber):
-            weight_map[name] = f"base-{file.name}"
-    writer = ShardWriter(folder, "blocks")
     zero_paths = (base.family.o, base.family.down)
     for j, (source, index) in enumerate(zip(copied, new_layers(copied), strict=True)):
         own_prefix = f"{prefix}{source}."
@@ -73,13 +65,25 @@ def write_depth(base: Base, copied: list[int], folder: Path, *, progress: Callab
                 is_output = rest.rpartition(".")[0] in zero_paths
                 writer.add(f"{prefix}{index}.{rest}", torch.zeros_like(tensor) if is_output else tensor)
         progress(j + 1, len(copied))
-    writer.flush()
-    write_index(folder, weight_map | writer.weight_map)
-    return Written(list(weight_map), list(writer.weight_map), writer.parameters)
 
 
-def deepened_config(config: dict[str, Any], base_layers: int, copied: list[int]) -> dict[str, Any]:
-    """A base's config with the layers added; a copy takes the entry of its layer in lists of one entry a layer."""
-    order = sorted([*range(base_layers), *copied])
-    lists = {name: [config[name][layer] for layer in order] for name in PER_LAYER_LISTS if config.get(name)}
-    return config | lists | {"num_hidden_layers": len(order)}
+def write_config(base: Base, copied: list[int], folder: Path) -> None:
+    """Write the deepened model's config.json."""
+    config = deepened_config(base, copied)
+    write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def deepened_config(base: Base, copied: list[int]) -> dict[str, Any]:
+    """The base's config.json with the layers added; a copy attends as the layer that it copies.
+
+    The kind of each layer is written out only where the library would not read it from the rest of the config.
+    """
+    order = sorted([*range(base.num_layers), *copied])
+    config = base.raw_config | {"num_hidden_layers": len(order)}
+    if config.get("layer_types"):
+        config["layer_types"] = [config["layer_types"][layer] for layer in order]
+    kinds = base.family.layer_types(base.config)
+    expected = [kinds[layer] for layer in order]
+    if base.family.layer_types(type(base.config).from_dict(dict(config))) != expected:
+        config["layer_types"] = expected
+    return config

@@ -8,7 +8,8 @@ is zero, and the gradient of each holds the other as a factor.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -16,10 +17,19 @@ from torch import Tensor
 Init = Literal["zero", "random", "svd"]
 INITS: tuple[Init, ...] = get_args(Init)
 
-EXACT_LIMIT = 1024
-"""Up to this many singular values the decomposition is exact; above it is randomised where few are wanted."""
-OVERSAMPLING = 32
-POWER_ITERATIONS = 4
+FLOAT64_LIMIT = 1024
+"""Up to this many singular values they are computed in float64, above it in float32, twice as fast."""
+CHUNK_ROWS = 1024
+"""So many rows of a matrix are converted to that precision at a time."""
+
+
+class Rows(Protocol):
+    """A matrix by its rows: a tensor, or one in a file that is read as far as it is looked at."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
 def expand_linear(
@@ -32,7 +42,7 @@ def expand_linear(
     init: one of "zero", "random", "svd" for each of W21 and W22. With W = U S V^T and k = extra_out, m = extra_in:
         "svd" is U_k^T W = S_k V_k^T for W21 and U_k^T W V_m, the corner (k, m) of S, for W22; "random" is normal with
         standard deviation sqrt(2 / (in_features + extra_in)), the fan-in of the whole widened row.
-    generator: of the CPU; random values and the randomised decomposition draw from it.
+    generator: of the CPU; random values draw from it.
     Returns w21 (extra_out, in_features) and w22 (extra_out, extra_in) in weight's dtype and device.
     Raises ValueError if weight is not two-dimensional, a count is negative, a word is unknown, or "svd" is asked for
     more directions than W has.
@@ -48,7 +58,7 @@ def expand_linear(
     if init[1] == "svd" and extra_in > in_features:
         raise ValueError(f"{extra_in} added columns: svd finds at most {in_features} in a map of {in_features} columns")
 
-    projected = leading_right_singular(weight, extra_out, generator=generator) if "svd" in init else None
+    projected = _projected(weight.detach(), extra_out) if "svd" in init else None
     std = (2.0 / (in_features + extra_in)) ** 0.5
 
     if init[0] == "svd":
@@ -66,10 +76,10 @@ def expand_linear(
     return w21.to(weight.device, weight.dtype), w22.to(weight.device, weight.dtype)
 
 
-def expand_embedding(weight: Tensor, *, extra: int, init: Init, generator: torch.Generator) -> Tensor:
+def expand_embedding(weight: Rows, *, extra: int, init: Init, generator: torch.Generator) -> Tensor:
     """The added columns W_in_up of the embedding W_in; open in the paper.
 
-    weight: W_in, (vocabulary, hidden_size), any float dtype; read, never changed.
+    weight: W_in, (vocabulary, hidden_size), any float dtype; read some rows at a time, never changed.
     extra: features added, a count >= 0.
     init: the word that W21 has. "svd" is W_in V_k, the rows seen in the leading k = extra right-singular directions;
         "random" and "zero" are normal with W_in's own standard deviation. The columns are never zero: with a zero W21
@@ -78,50 +88,72 @@ def expand_embedding(weight: Tensor, *, extra: int, init: Init, generator: torch
     Raises ValueError if weight is not two-dimensional, the count is negative, or svd is asked for too many directions.
     """
     _check(weight, extra, extra)
-    if init != "svd":
-        columns = torch.randn(weight.shape[0], extra, generator=generator) * weight.float().std().item()
-    elif extra > min(weight.shape):
-        raise ValueError(f"{extra} added columns: svd finds at most {min(weight.shape)} in {tuple(weight.shape)}")
-    else:
-        columns = leading_right_singular(weight.T, extra, generator=generator).T  # W V_k = U_k S_k = (S_k U_k^T)^T
-    return columns.to(weight.device, weight.dtype)
+    if init == "svd":
+        if extra > min(weight.shape):
+            raise ValueError(f"{extra} added columns: svd finds at most {min(weight.shape)} in {tuple(weight.shape)}")
+        _, directions = _leading_right(weight, extra)
+        return _by_chunks(weight, extra, lambda rows: rows.to(directions) @ directions)
+    std = _std(weight)
+    return _by_chunks(weight, extra, lambda rows: std * torch.randn(len(rows), extra, generator=generator))
 
 
-def leading_right_singular(weight: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
-    """S_k V_k^T of W = U S V^T, k = count: the rows of U_k^T W, orthogonal, longest first, on the CPU.
+def _projected(weight: Tensor, count: int) -> Tensor:
+    """U_k^T W = S_k V_k^T of W = U S V^T, k = count: orthogonal rows, longest first; (k, in_features), on the CPU."""
+    if weight.shape[0] >= weight.shape[1]:
+        s, v = _leading_right(weight, count)
+        return (v * s).T
+    _, u = _leading_right(weight.T, count)
+    return torch.cat([rows.to(u) @ u for rows in _chunks(weight.T)]).T
 
-    weight: (out_features, in_features); count: at most the smaller of both.
-    Exact in float64 (by the Gram matrix of the shorter side) where that side has up to `EXACT_LIMIT` features or many
-    directions are wanted; else randomised in float32, seeded by `generator`. The largest entry of each row is positive.
+
+def _leading_right(matrix: Rows, count: int) -> tuple[Tensor, Tensor]:
+    """The largest singular values S_k and their right-singular vectors V_k of W = U S V^T, k = count, on the CPU.
+
+    matrix: W, (rows, columns), better not less rows than columns: they are eigenvalues and -vectors of W^T W.
+    Exact but for rounding, of which a singular value below the root of the precision x the largest is lost in: 1.5e-8
+    in float64, 3.5e-4 in float32. The largest entry of every vector is positive.
     """
-    matrix = weight.detach().cpu()
-    shorter = min(matrix.shape)
-    if shorter > EXACT_LIMIT and count + OVERSAMPLING <= shorter // 4:
-        matrix = matrix.float()
-        with torch.random.fork_rng(devices=[]):  # svd_lowrank draws from the global generator only
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            _, s, v = torch.svd_lowrank(matrix, q=count + OVERSAMPLING, niter=POWER_ITERATIONS)
-        rows = (v[:, :count] * s[:count]).T
-    else:
-        matrix = matrix.double()
-        tall = matrix.shape[0] >= matrix.shape[1]
-        squares, vectors = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)  # ascending
-        leading = vectors[:, shorter - count :].flip(1)
-        if tall:
-            s = squares[shorter - count :].flip(0).clamp_min(0.0).sqrt()
-            rows = (leading * s).T
-        else:
-            rows = leading.T @ matrix
-    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
-    return rows * torch.where(largest < 0, -1.0, 1.0).to(rows.dtype)
+    columns = matrix.shape[1]
+    gram = torch.zeros(columns, columns, dtype=torch.float64 if columns <= FLOAT64_LIMIT else torch.float32)
+    for rows in _chunks(matrix):
+        rows = rows.to(gram)
+        gram.addmm_(rows.T, rows)
+    squares, vectors = torch.linalg.eigh(gram)  # ascending
+    leading = vectors[:, columns - count :].flip(1)
+    largest = leading.gather(0, leading.abs().argmax(dim=0, keepdim=True))
+    return squares[columns - count :].flip(0).clamp_min(0.0).sqrt(), leading * torch.where(largest < 0, -1.0, 1.0)
+
+
+def _chunks(matrix: Rows) -> Iterator[Tensor]:
+    for start in range(0, matrix.shape[0], CHUNK_ROWS):
+        yield matrix[start : start + CHUNK_ROWS]
+
+
+def _by_chunks(matrix: Rows, columns: int, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `make` gives for every chunk of rows, one below the other, in the matrix's dtype and device."""
+    like = matrix[0:0]
+    made = torch.empty(matrix.shape[0], columns, dtype=like.dtype, device=like.device)
+    for start, rows in zip(range(0, matrix.shape[0], CHUNK_ROWS), _chunks(matrix), strict=True):
+        made[start : start + len(rows)] = make(rows)
+    return made
+
+
+def _std(matrix: Rows) -> float:
+    """The standard deviation of all entries."""
+    total = squares = 0.0
+    for rows in _chunks(matrix):
+        rows = rows.double()
+        total, squares = total + rows.sum().item(), squares + rows.square().sum().item()
+    count = matrix.shape[0] * matrix.shape[1]
+    return float(max(squares - total**2 / count, 0.0) / max(count - 1, 1)) ** 0.5
 
 
 def _zero_or_normal(init: Init, shape: tuple[int, int], std: float, generator: torch.Generator) -> Tensor:
     return torch.zeros(shape) if init == "zero" else torch.randn(shape, generator=generator) * std
 
 
-def _check(weight: Tensor, extra_in: int, extra_out: int) -> None:
-    if weight.ndim != 2:
+def _check(weight: Rows, extra_in: int, extra_out: int) -> None:
+    if len(weight.shape) != 2:
         raise ValueError(f"a weight of shape {tuple(weight.shape)} is no matrix")
     if extra_in < 0 or extra_out < 0:
         raise ValueError(f"{extra_in} added columns and {extra_out} added rows; counts are at least 0")

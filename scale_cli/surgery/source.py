@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +14,16 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from scale_cli.card import CARD, LICENCES
 from scale_cli.errors import RequestError
 from scale_cli.hub import fetch
-from scale_cli.model.families import FAMILIES, ROLES, Family, LayerShape, family_of
-from scale_cli.records import sha256_file
-from scale_cli.surgery.storage import StoredTensor, read_tensor, stored_tensors, weight_files
+from scale_cli.model.families import FAMILIES, Family, LayerShape, family_of
+from scale_cli.surgery.storage import StoredTensor, reading, stored_tensors, weight_files
 
 CAUSAL_LM = "ForCausalLM"
 FLOATS = ("F16", "BF16", "F32", "F64")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""Entries of a config that count experts."""
 COMPANIONS = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -91,7 +92,7 @@ class Base:
 
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU."""
-        return read_tensor(name, self.tensors[name])
+        return self.tensors[name].read()
 
     @cached_property
     def parameters(self) -> int:
@@ -99,17 +100,23 @@ class Base:
         with torch.device("meta"):
             return int(self.model_class(self.config).num_parameters())
 
-    def identity(self) -> dict[str, Any]:
-        """What was upscaled, for the record: hub id and revision or path, and the sha256 of each weight file."""
-        where = {"id": self.given, "revision": self.revision} if self.revision else {"path": str(self.folder)}
-        return where | {"weights_sha256": {file.name: sha256_file(file) for file in self.files}}
+    def identity(self, sha256: dict[str, str]) -> dict[str, Any]:
+        """What was upscaled, for the record: hub id and revision or path, the sha256 of each weight file, the config.
 
-    def copy_companions(self, folder: Path) -> None:
-        """Copy the tokenizer's files and the generation config."""
-        for pattern in COMPANIONS:
-            for file in self.folder.glob(pattern):
-                if file.is_file():
-                    shutil.copyfile(file, folder / file.name)
+        The config is the file's text, so that the base can be given back to the byte.
+        """
+        where = {"id": self.given, "revision": self.revision} if self.revision else {"path": str(self.folder)}
+        return where | {"weights_sha256": sha256, "config": (self.folder / "config.json").read_bytes().decode()}
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy the tokenizer's files and the generation config of the folder `source`."""
+    for pattern in COMPANIONS:
+        for file in source.glob(pattern):
+            if file.is_file():
+                with reading(file):
+                    content = file.read_bytes()
+                (folder / file.name).write_bytes(content)
 
 
 def open_base(given: str, *, revision: str | None = None) -> Base:
@@ -124,7 +131,8 @@ def open_base(given: str, *, revision: str | None = None) -> Base:
     files = weight_files(folder)
     if not files:
         raise RequestError(_no_weights(given, folder))
-    base = Base(given, folder, commit, raw, config, family, LayerShape.of(config), files, stored_tensors(files))
+    tensors = stored_tensors(files)
+    base = Base(given, folder, commit, raw, config, family, LayerShape.of(config), list(files), tensors)
     _check_tensors(base)
     return base
 
@@ -138,7 +146,7 @@ def _locate(given: str, revision: str | None) -> tuple[Path, str | None]:
         return folder.resolve(), None
     if folder.exists():
         raise RequestError(f"{given} is a file; give the folder of a Hugging Face model or a hub id")
-    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS]
+    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS, CARD, *LICENCES]
     snapshot = fetch(given, patterns, revision=revision)
     return snapshot, snapshot.name
 
@@ -166,10 +174,14 @@ def _understand(given: str, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Fami
         raise RequestError(
             f"{given} is a {architectures[0]} and no causal language model; give a ...{CAUSAL_LM} of {supported}"
         )
+    if any(raw.get(name) for name in EXPERTS):
+        raise RequestError(f"{given} is a mixture of experts ({model_type}); give a dense model of {supported}")
     try:
         family = family_of(model_type)
     except ValueError as error:
         raise RequestError(f"{given}: {error}; give a base of one of these") from error
+    if raw.get("use_bidirectional_attention"):
+        raise RequestError(f"{given} lets tokens see later ones (use_bidirectional_attention); give a causal model")
     if "quantization_config" in raw:
         raise RequestError(f"{given} is quantised; give the checkpoint it was quantised from")
     try:
@@ -189,28 +201,25 @@ def _no_weights(given: str, folder: Path) -> str:
 
 
 def _check_tensors(base: Base) -> None:
-    """Check that every tensor the surgery reads is there in the shape that the config says."""
-    expected: dict[str, tuple[int, ...]] = {base.embedding_name: (base.config.vocab_size, base.shape.hidden_size)}
-    for layer in range(base.num_layers):
-        for role in ROLES:
-            path = base.family.path(role)
-            if path is not None:
-                out_features, in_features = base.shape.features(role)
-                if path == base.family.qkv:
-                    out_features *= 3
-                expected[base.layer_name(layer, path, "weight")] = (out_features, in_features)
-        for path in (base.family.attention_norm, base.family.ffn_norm):
-            expected[base.layer_name(layer, path, "weight")] = (base.shape.hidden_size,)
-    expected[f"{base.family.decoder}.{base.family.final_norm}.weight"] = (base.shape.hidden_size,)
-    for name, shape in expected.items():
-        stored = base.tensors.get(name)
-        if stored is None:
-            raise RequestError(f"{base.given} lacks the tensor {name}; its weights and its config.json do not match")
-        if stored.shape != shape:
+    """Check that the weights hold what the config says, by the names and shapes of the base's own class."""
+    loaded: Any = base.model_class.from_pretrained(  # to the meta device: no weights are read
+        base.folder, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    model, info = loaded
+    mismatch = "its weights and its config.json do not match"
+    for name in sorted(info["missing_keys"]):
+        raise RequestError(f"{base.given} lacks the tensor {name}; {mismatch}")
+    for name, stored, wanted in sorted(info["mismatched_keys"]):
+        raise RequestError(
+            f"{base.given}: {name} has the shape {tuple(stored)} and config.json says {tuple(wanted)}; they do not "
+            "match"
+        )
+    used = model.state_dict()
+    for name, tensor in base.tensors.items():
+        layer = name.removeprefix(base.layers_prefix).partition(".")[0]
+        if name.startswith(base.layers_prefix) and int(layer) >= base.num_layers:
+            raise RequestError(f"{base.given} holds {name} and config.json says {base.num_layers} layers; {mismatch}")
+        if name in used and tensor.dtype not in FLOATS:
             raise RequestError(
-                f"{base.given}: {name} has the shape {stored.shape} and config.json says {shape}; they do not match"
-            )
-        if stored.dtype not in FLOATS:
-            raise RequestError(
-                f"{base.given}: {name} is stored as {stored.dtype}; give a checkpoint in {', '.join(FLOATS)}"
+                f"{base.given}: {name} is stored as {tensor.dtype}; give a checkpoint in {', '.join(FLOATS)}"
             )

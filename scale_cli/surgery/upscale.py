@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import PreTrainedModel
 
 from scale_cli import __version__
+from scale_cli.card import history, origin, write_card
 from scale_cli.errors import RequestError
-from scale_cli.files import new_folder, to_json, write_text
+from scale_cli.files import new_folder, require_room, to_json, write_text
 from scale_cli.model import ScaleForCausalLM
+from scale_cli.records import peak_memory_bytes
 from scale_cli.surgery import depth, width
-from scale_cli.surgery.source import open_base
+from scale_cli.surgery.source import Base, copy_companions, open_base
+from scale_cli.surgery.stopwatch import Stopwatch
+from scale_cli.surgery.storage import ShardWriter, copy_files, write_index
 from scale_cli.surgery.verify import prove_unchanged
 
+Progress = Callable[[int, int], None]
 DEFAULT_INIT = "svd,zero"
+TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")
+"""A checkpoint with a tokenizer has one of these files."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,11 @@ class UpscaleResult:
         num_hidden_layers, all of them.
     base_parameters, added_parameters: a tied head counted once.
     max_delta_logit, tolerance: of the proof; None where it was not wanted.
-    seconds: wall time by stage: copy and expansion ("write") and the proof ("verify").
+    has_tokenizer: whether the base brought one.
+    seconds: wall time by stage: the base's tensors copied ("copy"), by width what is added initialised ("svd"), all
+        else up to the whole folder ("write"), and the proof ("verify").
+    cpu_seconds: the processor's, of all threads, by the same stages.
+    peak_bytes: the most memory this process has held until the folder was whole ("write") and after the proof.
     """
 
     out: Path
@@ -39,7 +50,10 @@ class UpscaleResult:
     added_parameters: int
     max_delta_logit: float | None
     tolerance: float | None
+    has_tokenizer: bool
     seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
+    peak_bytes: dict[str, int]
 
 
 def upscale(
@@ -55,7 +69,7 @@ def upscale(
     seed: int = 0,
     verify: bool = True,
     revision: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> UpscaleResult:
     """Write the base checkpoint, widened or deepened without changing what it computes, into the new folder `out`.
 
@@ -71,62 +85,115 @@ def upscale(
     words = width.parse_init(init)
     with new_folder(out) as folder:
         opened = open_base(base, revision=revision)
-        start = time.perf_counter()
-        if by == "width":
-            assert hidden is not None
-            added = width.plan_width(
-                opened.shape,
-                vocab_size=opened.config.vocab_size,
-                hidden=hidden,
-                heads=heads,
-                ffn=ffn,
-                init=words,
-                name=opened.name,
-            )
-            written = width.write_width(opened, added, folder, init=words, seed=seed, progress=progress)
-            sizes = width.expansion_sizes(added)
-            method: dict[str, Any] = {
-                "method": "scale",
-                "initialisation": dict(zip(("w21", "w22"), words, strict=True)),
-            }
-            model_class: type[PreTrainedModel] = ScaleForCausalLM
-        else:
-            assert layers is not None
-            copied = depth.plan_depth(opened.num_layers, layers=layers, name=opened.name)
-            written = depth.write_depth(opened, copied, folder, progress=progress)
-            sizes = {"num_hidden_layers": layers}
-            method = {"method": "llama-pro", "new_layers": depth.new_layers(copied), "copied_layers": copied}
-            model_class = opened.model_class
-        opened.copy_companions(folder)
-        identity = opened.identity()
-        seconds = {"write": time.perf_counter() - start}
+        clock = Stopwatch()
+        with clock("write"):
+            if by == "width":
+                assert hidden is not None
+                way = _by_width(opened, hidden=hidden, heads=heads, ffn=ffn, init=words, seed=seed, clock=clock)
+            else:
+                assert layers is not None
+                way = _by_depth(opened, layers=layers)
+            way.write_config(folder)
+            require_room(folder, _needed_bytes(opened, way.model_class, folder), name=out)
+            with clock("copy"):
+                pretrained = copy_files(opened.files, folder, way.rename)
+            added = ShardWriter(folder, way.stem)
+            way.write_added(added, progress)
+            added.flush()
+            write_index(folder, pretrained.weight_map | added.weight_map)
+            copy_companions(opened.folder, folder)
+        peak_bytes = {"write": peak_memory_bytes()}
         proof = None
         if verify:
-            start = time.perf_counter()
-            proof = prove_unchanged(opened, folder, model_class, seed=seed)
-            seconds["verify"] = time.perf_counter() - start
-        record = method | {
+            with clock("verify"):
+                proof = prove_unchanged(opened, folder, way.model_class, seed=seed)
+            peak_bytes["verify"] = peak_memory_bytes()
+        record = way.record | {
             "by": by,
-            "sizes": sizes,
-            "parameters": {"base": opened.parameters, "added": written.added_parameters},
+            "sizes": way.sizes,
+            "parameters": {"base": opened.parameters, "added": added.parameters},
             "seed": seed,
-            "base": identity,
-            "pretrained": written.pretrained,
-            "added": written.added,
+            "base": opened.identity(pretrained.sha256),
+            "pretrained": list(pretrained.weight_map),
+            "added": list(added.weight_map),
             "proof": proof,
             "version": __version__,
         }
         write_text(folder / "upscale.json", to_json(record) + "\n")
+        source = origin(opened.folder, hub_id=opened.given if opened.revision else None)
+        write_card(folder, name=out.resolve().name, form=by, source=source, steps=history(folder))
         return UpscaleResult(
             out=out,
             by=by,
-            sizes=sizes,
+            sizes=way.sizes,
             base_parameters=opened.parameters,
-            added_parameters=written.added_parameters,
+            added_parameters=added.parameters,
             max_delta_logit=proof.max_delta_logit if proof else None,
             tolerance=proof.tolerance if proof else None,
-            seconds=seconds,
+            has_tokenizer=any(True for pattern in TOKENIZERS for _ in folder.glob(pattern)),
+            seconds=clock.seconds,
+            cpu_seconds=clock.cpu_seconds,
+            peak_bytes=peak_bytes,
         )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What upscaling by width and by depth differ in.
+
+    record: what `upscale.json` says of it alone. rename: the new name of a base's tensor. stem: of the files that hold
+    what is added.
+    """
+
+    model_class: type[PreTrainedModel]
+    sizes: dict[str, int]
+    record: dict[str, Any]
+    stem: str
+    rename: Callable[[str], str]
+    write_config: Callable[[Path], None]
+    write_added: Callable[[ShardWriter, Progress], None]
+
+
+def _by_width(
+    base: Base, *, hidden: int, heads: int | None, ffn: int | None, init: width.InitPair, seed: int, clock: Stopwatch
+) -> _Way:
+    vocab_size = base.config.vocab_size
+    added = width.plan_width(
+        base.shape, vocab_size=vocab_size, hidden=hidden, heads=heads, ffn=ffn, init=init, name=base.name
+    )
+    return _Way(
+        model_class=ScaleForCausalLM,
+        sizes=width.expansion_sizes(added),
+        record={"method": "scale", "initialisation": dict(zip(("w21", "w22"), init, strict=True))},
+        stem="expansion",
+        rename=width.base_name,
+        write_config=lambda folder: width.write_config(base, added, folder),
+        write_added=lambda writer, progress: width.write_expansion(
+            base, added, writer, init=init, seed=seed, clock=clock, progress=progress
+        ),
+    )
+
+
+def _by_depth(base: Base, *, layers: int) -> _Way:
+    copied = depth.plan_depth(base.num_layers, layers=layers, name=base.name)
+    return _Way(
+        model_class=base.model_class,
+        sizes={"num_hidden_layers": layers},
+        record={"method": "llama-pro", "new_layers": depth.new_layers(copied), "copied_layers": copied},
+        stem="blocks",
+        rename=lambda name: depth.base_name(name, base, copied),
+        write_config=lambda folder: depth.write_config(base, copied, folder),
+        write_added=lambda writer, progress: depth.write_blocks(base, copied, writer, progress=progress),
+    )
+
+
+def _needed_bytes(base: Base, model_class: type[PreTrainedModel], folder: Path) -> int:
+    """The bytes of the weights to write, known from the base's files and the config written to `folder`."""
+    config: Any = model_class.config_class
+    with torch.device("meta"):
+        parameters = int(model_class(config.from_pretrained(folder)).num_parameters())
+    files_bytes = sum(file.stat().st_size for file in base.files)
+    return files_bytes + (parameters - base.parameters) * base.dtype.itemsize
 
 
 def _check_request(

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers.dynamic_module_utils import custom_object_save
 
 from scale_cli.errors import RequestError
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
-from scale_cli.model.families import FFN_ROLES, ROLES, LayerShape, split_fused_rows
+from scale_cli.model.families import FFN_ROLES, NORMS, ROLES, LayerShape, split_fused_rows
 from scale_cli.surgery.initialise import INITS, Init, expand_embedding, expand_linear
 from scale_cli.surgery.source import Base
-from scale_cli.surgery.storage import ShardWriter, Written, copy_renamed, write_index
+from scale_cli.surgery.stopwatch import Stopwatch
+from scale_cli.surgery.storage import ShardWriter
 
 InitPair = tuple[Init, Init]
 
@@ -102,71 +104,78 @@ def expansion_sizes(added: LayerShape) -> dict[str, int]:
     }
 
 
-def write_width(
+def base_name(name: str) -> str:
+    """What a tensor of the base is called in the widened model."""
+    return f"base.{name}"
+
+
+def write_expansion(
     base: Base,
     added: LayerShape,
-    folder: Path,
+    writer: ShardWriter,
     *,
     init: InitPair,
     seed: int,
+    clock: Stopwatch,
     progress: Callable[[int, int], None],
-) -> Written:
-    """Write config and tensors of the widened model: the base's shards renamed, the expansion layer by layer.
+) -> None:
+    """Write the tensors that widening adds, layer by layer.
 
-    seed: of the random values and the randomised decompositions.
+    seed: of the random values.
+    clock: gets the seconds that their initialisation takes, as "svd".
     progress: called with layers done and layers in all.
     """
-    _write_config(base, added, folder)
     generator = torch.Generator().manual_seed(seed)
-    weight_map = {}
-    for file in base.files:
-        for name in copy_renamed(file, folder / f"base-{file.name}", lambda name: f"base.{name}"):
-            weight_map[name] = f"base-{file.name}"
-    writer = ShardWriter(folder, "expansion")
-    embedding = base.read(base.embedding_name)
-    extra = expand_embedding(embedding, extra=added.hidden_size, init=init[0], generator=generator)
+    with clock("svd"):
+        embedding = base.tensors[base.embedding_name]
+        extra = expand_embedding(embedding, extra=added.hidden_size, init=init[0], generator=generator)
     writer.add("expansion.embedding.weight", extra)
     writer.add("expansion.head.weight", torch.zeros_like(extra))  # zero: the logits stay the base's
-    del embedding, extra
+    del extra
     final_norm = f"{base.family.decoder}.{base.family.final_norm}"
     for tensor, values in _new_norm(base, final_norm, added.hidden_size):
         writer.add(f"expansion.norm.{tensor}", values)
     for layer in range(base.num_layers):
-        for name, values in _expand_layer(base, layer, added, init, generator):
+        for name, values in _expand_layer(base, layer, added, init, generator, clock):
             writer.add(f"expansion.layers.{layer}.{name}", values)
         progress(layer + 1, base.num_layers)
-    writer.flush()
-    write_index(folder, weight_map | writer.weight_map)
-    return Written(list(weight_map), list(writer.weight_map), writer.parameters)
 
 
-def _write_config(base: Base, added: LayerShape, folder: Path) -> None:
-    """Write the widened model's config.json: the base's own, verbatim, and what is added; nothing collaborates yet."""
-    config = ScaleConfig(
-        base_config=base.raw_config,
-        expansion=expansion_sizes(added),
-        architectures=[ScaleForCausalLM.__name__],
-        dtype=base.dtype,
-    )
-    config.save_pretrained(folder)
+def write_config(base: Base, added: LayerShape, folder: Path) -> None:
+    """Write the widened model's config: the base's own, verbatim, and what is added; nothing collaborates yet."""
+    config = ScaleConfig(base_config=base.raw_config, expansion=expansion_sizes(added), dtype=base.dtype)
+    save_with_code(config, folder)
+
+
+def save_with_code(config: ScaleConfig, folder: Path) -> None:
+    """Write config.json and beside it the model's code: the folder loads where this package is not installed."""
+    config.architectures = [ScaleForCausalLM.__name__]
+    module = ScaleForCausalLM.__module__.rpartition(".")[2]
+    config.auto_map = {"AutoModelForCausalLM": f"{module}.{ScaleForCausalLM.__name__}"}
+    custom_object_save(ScaleForCausalLM, folder)  # the files; of a class it would enter its metaclass in auto_map
+    config.save_pretrained(folder)  # enters its own class
 
 
 def _expand_layer(
-    base: Base, layer: int, added: LayerShape, init: InitPair, generator: torch.Generator
+    base: Base, layer: int, added: LayerShape, init: InitPair, generator: torch.Generator, clock: Stopwatch
 ) -> Iterator[tuple[str, Tensor]]:
     """What widening adds to one layer, by its name below `expansion.layers.{i}.`."""
     for role, weight in _maps(base, layer):
         extra_out, extra_in = added.features(role)
-        w21, w22 = expand_linear(weight, extra_in=extra_in, extra_out=extra_out, init=init, generator=generator)
+        with clock("svd"):
+            w21, w22 = expand_linear(weight, extra_in=extra_in, extra_out=extra_out, init=init, generator=generator)
         yield f"{role}.w21", w21
         yield f"{role}.w22", w22
         path = base.family.path(role)
         assert path is not None
         if base.layer_name(layer, path, "bias") in base.tensors:
             yield f"{role}.bias", weight.new_zeros(extra_out)
-    for name, path in (("attention_norm", base.family.attention_norm), ("ffn_norm", base.family.ffn_norm)):
-        for tensor, values in _new_norm(base, f"{base.layers_prefix}{layer}.{path}", added.hidden_size):
-            yield f"{name}.{tensor}", values
+    for role in NORMS:
+        path = base.family.path(role)
+        if path is not None:
+            size = added.norm_features(role, base.family)
+            for tensor, values in _new_norm(base, f"{base.layers_prefix}{layer}.{path}", size):
+                yield f"{role}.{tensor}", values
 
 
 def _maps(base: Base, layer: int) -> Iterator[tuple[str, Tensor]]:
@@ -185,7 +194,7 @@ def _maps(base: Base, layer: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def _new_norm(base: Base, path: str, size: int) -> Iterator[tuple[str, Tensor]]:
-    """The parameters of a new norm like the base's at `path`: weight one and, where that has it, bias zero."""
-    for tensor, make in (("weight", torch.ones), ("bias", torch.zeros)):
+    """The parameters of a new norm like the base's at `path`: it scales by one and, with a bias, adds zero."""
+    for tensor, value in (("weight", base.family.norm_neutral), ("bias", 0.0)):
         if f"{path}.{tensor}" in base.tensors:
-            yield tensor, make(size, dtype=base.read(f"{path}.{tensor}").dtype)
+            yield tensor, torch.full((size,), value, dtype=base.read(f"{path}.{tensor}").dtype)

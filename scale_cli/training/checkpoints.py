@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scale_cli.card import CARD, LICENCES, POINTER, Origin, history, origin
 from scale_cli.errors import RequestError
 from scale_cli.files import to_json, write_text
 from scale_cli.hub import fetch
 from scale_cli.methods import METHODS, Kind, MethodOptions
 
 TRAINED_TENSORS = "trained.safetensors"
-TRAINED_POINTER = "trained.json"
+TRAINED_POINTER = POINTER
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Checkpoint:
     """What a checkpoint is, known before anything heavy is loaded.
 
     source: the folder, or the hub id.
+    folder: the folder, or the local snapshot of the hub id, in which `describe` has read.
     kind: of the model that loading gives; a LoRA run is plain, because its update is merged on loading.
     new_layers: indices of the blocks that block expansion added; empty unless kind is "depth".
     method: what trained it, None where nothing of ours did.
@@ -36,6 +38,7 @@ class Checkpoint:
     """
 
     source: str
+    folder: Path
     kind: Kind
     new_layers: tuple[int, ...] = ()
     method: str | None = None
@@ -44,27 +47,40 @@ class Checkpoint:
     from_scratch: bool = False
 
     @property
+    def chain(self) -> list[Checkpoint]:
+        """The checkpoints that this one stands on and itself, first a Hugging Face folder or hub id, then the runs."""
+        return [self] if self.base is None else [*self.base.chain, self]
+
+    @property
     def root(self) -> str:
         """The Hugging Face folder or hub id at the end of the chain: it has config and tokenizer."""
-        return self.source if self.base is None else self.base.root
+        return self.chain[0].source
 
 
 def describe(source: str, *, from_scratch: bool = False) -> Checkpoint:
-    """What the checkpoint at `source` is. Reads only JSON, of a hub id too.
+    """What the checkpoint at `source` is. Reads only JSON; of a hub id card and licence are fetched with it.
 
     from_scratch: only a config is needed, no weights.
     Raises RequestError for a folder that is missing or holds no checkpoint.
     """
     folder = Path(source)
     if not folder.exists():
-        return dataclasses.replace(describe(str(fetch(source, ["*.json"])), from_scratch=True), source=source)
+        snapshot = fetch(source, ["*.json", CARD, *LICENCES])
+        return dataclasses.replace(describe(str(snapshot), from_scratch=True), source=source)
     if (folder / TRAINED_POINTER).is_file():
         pointer = json.loads((folder / TRAINED_POINTER).read_text(encoding="utf-8"))
         base = describe(_base_of(source, pointer), from_scratch=pointer["from_scratch"])
         values = pointer["options"] | {"adapt_modules": tuple(pointer["options"]["adapt_modules"])}
         options = MethodOptions(**values)
         return Checkpoint(
-            source, base.kind, base.new_layers, pointer["method"], options, base, from_scratch=pointer["from_scratch"]
+            source,
+            folder,
+            base.kind,
+            base.new_layers,
+            pointer["method"],
+            options,
+            base,
+            from_scratch=pointer["from_scratch"],
         )
     if not (folder / "config.json").is_file():
         raise RequestError(f"{source} is no checkpoint: it has neither config.json nor {TRAINED_POINTER}")
@@ -72,8 +88,15 @@ def describe(source: str, *, from_scratch: bool = False) -> Checkpoint:
         raise RequestError(f"{source} has a config and no weights (*.safetensors); --from-scratch starts random ones")
     upscale = json.loads(path.read_text(encoding="utf-8")) if (path := folder / "upscale.json").is_file() else {}
     if upscale.get("by") == "depth":
-        return Checkpoint(source, "depth", tuple(upscale["new_layers"]))
-    return Checkpoint(source, _kind_of_config(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+        return Checkpoint(source, folder, "depth", tuple(upscale["new_layers"]))
+    return Checkpoint(source, folder, _kind_of_config(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+
+
+def lineage(checkpoint: Checkpoint) -> tuple[Origin, list[dict[str, Any]]]:
+    """What a card says of where a checkpoint comes from, and the steps by which it was made, the oldest first."""
+    root = checkpoint.chain[0]
+    steps = [step for part in checkpoint.chain for step in history(part.folder)]
+    return origin(root.folder, hub_id=None if Path(root.source).exists() else root.source), steps
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -106,6 +129,35 @@ def random_model(checkpoint: Checkpoint) -> Any:
     import scale_cli.model  # noqa: F401  (registers the class)
 
     return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.root), dtype=torch.float32)
+
+
+def skeleton(checkpoint: Checkpoint) -> Any:
+    """The model of any checkpoint without a value: parameters and config as loading gives them, LoRA left out.
+
+    Raises RequestError for a config of which the library makes no causal language model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import scale_cli.model  # noqa: F401  (registers the class)
+
+    root, *runs = checkpoint.chain
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(root.folder))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{root.source} does not load: {_first_line(error)}") from error
+    for run in runs:
+        assert run.method is not None
+        assert run.options is not None
+        if run.method != "lora":  # its update is merged: the parameters are the base's
+            model = apply_method(model, run.method, run.options, run.new_layers)
+    return model
+
+
+def trained_dtype(checkpoint: Checkpoint) -> Any:
+    """The dtype that loading a run's checkpoint gives it: that in which the trained part is stored."""
+    return _stored_dtype(checkpoint.folder / TRAINED_TENSORS)
 
 
 def apply_method(model: Any, method: str, options: MethodOptions, new_layers: Sequence[int]) -> Any:

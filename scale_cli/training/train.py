@@ -14,6 +14,7 @@ from accelerate import PartialState
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
+from scale_cli.card import history, write_card
 from scale_cli.errors import RequestError
 from scale_cli.evaluation.bios import BiographyAccuracy
 from scale_cli.methods import METHODS
@@ -24,6 +25,7 @@ from scale_cli.training.checkpoints import (
     Checkpoint,
     apply_method,
     describe,
+    lineage,
     load_model,
     load_tokenizer,
     random_model,
@@ -70,8 +72,8 @@ def train(
     source: a checkpoint: a folder, a run folder, a hub id; with `recipe.from_scratch` only its config is used.
     resume: go on from the last checkpoint in `out`, which another call with the same source and recipe left there.
     progress: called with (step, steps) after each step.
-    `out` then holds recipe.yaml, metrics.jsonl, record.json, the tokenizer, and either a whole Hugging Face folder
-    (fft) or the trained tensors with a pointer to the base; it can be given to eval and train again.
+    `out` then holds recipe.yaml, metrics.jsonl, record.json, a model card, the tokenizer, and either a whole Hugging
+    Face folder (fft) or the trained tensors with a pointer to the base; it can be given to eval and train again.
     Raises RequestError for what does not fit together, before anything is written, and for a loss that is no number;
     KeyboardInterrupt after Ctrl-C, once a checkpoint is written (after the last step: once the run is finished).
     """
@@ -129,6 +131,7 @@ def train(
         if trainer.is_world_process_zero():
             _save_result(model, tokenizer, checkpoint, recipe, out)
             _write_record(checkpoint, recipe, result, metrics)  # from here on the run is finished
+            _write_card(checkpoint, recipe, out)
             for old in checkpoints(out):
                 shutil.rmtree(old)
         if stop.asked:
@@ -263,6 +266,18 @@ def _write_record(checkpoint: Checkpoint, recipe: TrainRecipe, result: TrainResu
         trained_parameters=result.trained_parameters,
         total_parameters=result.total_parameters,
         metrics=metrics,
+    )
+
+
+def _write_card(checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
+    source, steps = lineage(checkpoint)
+    write_card(
+        out,
+        name=out.resolve().name,
+        form=checkpoint.kind,
+        source=source,
+        steps=[*steps, history(out)[-1]],  # of the history of `out` the training; the rest is in `steps`
+        whole=recipe.method == "fft",
     )
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +36,23 @@ def run_raising(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> Callable[[B
         return run_cli("doomed")
 
     return run
+
+
+def test_a_worker_of_a_command_dies_of_sigterm_as_ever(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process forked by a command has nothing to clean up; interrupted, it would print a traceback."""
+    ended: list[int] = []
+
+    def forking() -> None:
+        worker = os.fork()
+        if worker == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        ended.append(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]))
+
+    monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
+    app.command("forking")(forking)
+    assert run_cli("forking").code == 0
+    assert ended == [-signal.SIGTERM]
 
 
 def test_version_and_help(run_cli: RunCli) -> None:

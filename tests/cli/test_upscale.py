@@ -1,12 +1,18 @@
 """`scale upscale` says what it made, and what cannot be made."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import scale_cli.cli.upscale  # noqa: F401  (its module is patched)
 from scale_cli.model import ScaleForCausalLM
 from tests.helpers import base_folder
 
@@ -31,7 +37,8 @@ def test_width(run_cli: RunCli, tmp_path: Path) -> None:
     added = sum(parameter.numel() for parameter in model.expansion.parameters())
     assert table["added parameters"] == f"{added:,} ({added / model.base.num_parameters():.1%} of the base)"
     assert table["max |delta logit|"].startswith("0 (rounding explains ")
-    assert table.keys() >= {"seconds to write", "seconds to verify"}
+    assert re.fullmatch(r"copy \d+\.\d, svd \d+\.\d, write \d+\.\d, verify \d+\.\d", table["seconds"])
+    assert re.fullmatch(r"\d+\.\d\d GB, with the proof \d+\.\d\d GB", table["peak memory"])
     assert json.loads((out / "upscale.json").read_text(encoding="utf-8"))["seed"] == 3
 
 
@@ -44,6 +51,8 @@ def test_depth_as_json(run_cli: RunCli, tmp_path: Path) -> None:
     assert (result["by"], result["out"], result["max_delta_logit"]) == ("depth", str(out), None)
     text = run_cli("upscale", base, tmp_path / "other", "--by", "depth", "--layers", 4, "--no-verify").stdout
     assert "not proved (--no-verify)" in text
+    assert "proof" not in text
+    assert re.search(r"│ copy \d+\.\d, write \d+\.\d +│", text)
 
 
 def test_an_initialisation_that_cannot_learn_is_remarked(run_cli: RunCli, tmp_path: Path) -> None:
@@ -53,6 +62,38 @@ def test_an_initialisation_that_cannot_learn_is_remarked(run_cli: RunCli, tmp_pa
         ended = run_cli("upscale", base, tmp_path / init, *words)
         assert ended.code == 0
         assert ("no gradient" in ended.stderr) == remarked
+
+
+def test_a_base_without_a_tokenizer_is_upscaled_and_remarked(run_cli: RunCli, tmp_path: Path) -> None:
+    base, words = base_folder(tmp_path / "base"), ("--by", "depth", "--layers", 4, "--no-verify", "--json")
+    ended = run_cli("upscale", base, tmp_path / "with", *words)
+    assert (ended.code, "tokenizer" in ended.stderr, json.loads(ended.stdout)["has_tokenizer"]) == (0, False, True)
+    (base / "tokenizer.json").unlink()
+    ended = run_cli("upscale", base, tmp_path / "out", *words)
+    assert (ended.code, json.loads(ended.stdout)["has_tokenizer"]) == (0, False)
+    remark = f"{base} has no tokenizer, so {tmp_path}/out has none; whoever uses it needs the tokenizer beside it"
+    assert remark in ended.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_it_with_one_line_and_nothing_left(
+    number: int, code: int, word: str, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def sending(label: str, total: int | None) -> Iterator[Callable[..., None]]:
+        def advance(*, done: int, total: int) -> None:
+            os.kill(os.getpid(), number)
+
+        yield advance
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys.modules["scale_cli.cli.upscale"], "progress", sending)
+    ended = run_cli("upscale", base_folder(tmp_path / "base"), tmp_path / "new" / "out", "--by", "width", "--hidden", 8)
+    assert (ended.code, ended.stdout, ended.stderr) == (code, "", f"scale: {word}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 @pytest.mark.parametrize(

@@ -24,3 +24,7 @@ def test_what_a_token_costs() -> None:
     assert {method: multiply_adds(method, weights) for method in METHODS} == COSTS
     with pytest.raises(KeyError):
         multiply_adds("ftt", weights)
+
+
+def test_a_head_that_is_frozen_above_the_frozen_layers_needs_no_gradient_of_its_own() -> None:
+    assert multiply_adds("freeze", Weights(N, above=ABOVE, frozen_above=50)) == 2000 + 2400 - 100

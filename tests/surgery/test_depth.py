@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from scale_cli.surgery import upscale
-from scale_cli.surgery.depth import deepened_config, new_layers, plan_depth
+from scale_cli.surgery.depth import new_layers, plan_depth
 from tests.helpers import BASES, base_folder, load, probe
 
-OUTPUTS = {"llama": ("self_attn.o_proj", "mlp.down_proj"), "gpt_neox": ("attention.dense", "mlp.dense_4h_to_h")}
+OUTPUTS = ("self_attn.o_proj", "mlp.down_proj")
+NEOX_OUTPUTS = ("attention.dense", "mlp.dense_4h_to_h")
 
 
 def by_hand(base: Any, layers: int) -> Any:
@@ -28,7 +29,7 @@ def by_hand(base: Any, layers: int) -> Any:
         new.append(copy.deepcopy(layer))
         if (i + 1) % split == 0:
             block = copy.deepcopy(layer)
-            for path in OUTPUTS[base.config.model_type]:
+            for path in NEOX_OUTPUTS if base.config.model_type == "gpt_neox" else OUTPUTS:
                 for parameter in block.get_submodule(path).parameters():
                     nn.init.zeros_(parameter)
             new.append(block)
@@ -100,19 +101,27 @@ def test_positions(base_layers: int) -> None:
         assert [order[index - 1] for index in new_layers(copied)] == copied
 
 
-def test_lists_of_one_entry_a_layer_grow_with_the_layers() -> None:
-    config = {"num_hidden_layers": 3, "layer_types": ["a", "b", "c"], "eos_token_id": [1, 2, 3], "other": None}
-    assert deepened_config(config, 3, [0, 2]) == {
-        "num_hidden_layers": 5,
-        "layer_types": ["a", "a", "b", "c", "c"],
-        "eos_token_id": [1, 2, 3],
-        "other": None,
-    }
-    assert config["num_hidden_layers"] == 3
-    assert deepened_config({"num_hidden_layers": 1, "layer_types": None}, 1, [0]) == {
-        "num_hidden_layers": 2,
-        "layer_types": None,
-    }
+@pytest.mark.parametrize("written", [True, False], ids=["written", "derived"])
+@pytest.mark.parametrize("name", ["qwen2", "gemma3", "mistral", "qwen3"])
+def test_a_copy_attends_as_the_layer_that_it_copies(name: str, written: bool, tmp_path: Path) -> None:
+    """Also where the library derives the kind of a layer from its index, which the copies move."""
+    folder, out = base_folder(tmp_path / "base", name, num_hidden_layers=4), tmp_path / "out"
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kinds = config.pop("layer_types", None)
+    if not written:
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    base = load(folder)
+    assert getattr(base.config, "layer_types", None) == kinds
+    assert upscale(str(folder), out, by="depth", layers=6).max_delta_logit == 0.0
+    deeper = load(out)
+    if kinds is not None:
+        assert deeper.config.layer_types == [kinds[layer] for layer in (0, 1, 1, 2, 3, 3)]
+    tokens = probe()
+    with torch.no_grad():
+        assert torch.equal(deeper(tokens).logits, base(tokens).logits)
+    found = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    derivable = not written and name == "qwen3"  # all its layers are of one kind
+    assert ("layer_types" in found) == (kinds is not None and not derivable)
 
 
 def test_the_rest_of_the_config_is_the_bases(tmp_path: Path) -> None:

@@ -59,28 +59,62 @@ def test_signs_do_not_hang_on_the_machine() -> None:
     torch.testing.assert_close(negated, w21)
 
 
-def test_randomised_svd_is_close_to_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = decaying(200, 160)
-    k = 8
-    arguments: dict[str, Any] = {"extra_in": 3, "extra_out": k, "init": ("svd", "zero")}
-    exact, _ = expand_linear(weight, generator=seeded(), **arguments)
-    monkeypatch.setattr(initialise, "EXACT_LIMIT", 100)
-    randomised, _ = expand_linear(weight, generator=seeded(), **arguments)
-    assert not torch.equal(randomised, exact)
-    torch.testing.assert_close(randomised, exact, rtol=1e-4, atol=1e-5)
-    gram = randomised @ randomised.T
-    torch.testing.assert_close(gram, torch.diag(0.81 ** torch.arange(k)), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("shape", [(200, 160), (160, 200), (160, 160)])
+def test_float32_is_close_to_float64(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What large maps get, on a small one, against the library's own decomposition; in several chunks of rows."""
+    monkeypatch.setattr(initialise, "CHUNK_ROWS", 64)
+    weight, k = decaying(*shape), 24
+    arguments: dict[str, Any] = {"extra_in": 30, "extra_out": k, "init": ("svd", "svd"), "generator": seeded()}
+    u, s, vt = torch.linalg.svd(weight.double(), full_matrices=False)
+    for limit, precision in ((1024, 1e-7), (100, 1e-4)):
+        monkeypatch.setattr(initialise, "FLOAT64_LIMIT", limit)
+        w21, w22 = (values.double() for values in expand_linear(weight, **arguments))
+        expected = up_to_signs(w21, s[:k, None] * vt[:k])
+        torch.testing.assert_close(w21, expected, rtol=0.0, atol=precision)
+        torch.testing.assert_close(w21.abs(), (u[:, :k].T @ weight.double()).abs(), rtol=0.0, atol=precision)
+        torch.testing.assert_close(w22, torch.diag(s[:30])[:k], rtol=0.0, atol=precision)
+    assert not torch.equal(expected, w21)  # float32 was asked for in the end
 
 
-def test_randomised_svd_is_seeded_and_leaves_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initialise, "EXACT_LIMIT", 100)
-    weight = matrix(200, 160, dtype=torch.float32)
-    arguments: dict[str, Any] = {"extra_in": 3, "extra_out": 8, "init": ("svd", "zero")}
-    state = torch.get_rng_state()
-    first, second, other = (expand_linear(weight, generator=seeded(s), **arguments)[0] for s in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
+def test_no_chance_is_in_the_svd() -> None:
+    """Nothing is drawn for it, neither from the generator given nor from the global one."""
+    weight, generator = matrix(200, 160, dtype=torch.bfloat16), seeded()
+    states = torch.get_rng_state(), generator.get_state()
+    added = [expand_linear(weight, extra_in=3, extra_out=8, init=("svd", "svd"), generator=generator) for _ in range(2)]
+    columns = [expand_embedding(weight, extra=5, init="svd", generator=generator) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert torch.equal(generator.get_state(), states[1])
+    assert all(torch.equal(first, second) for first, second in zip(*added, strict=True))
+    assert torch.equal(*columns)
+
+
+class FewRows:
+    """A matrix that gives some rows at a time and keeps count of how many at most."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self.shape = tuple(matrix.shape)
+        self.most = 0
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        part = self.matrix[rows]
+        self.most = max(self.most, len(part))
+        return part
+
+
+@pytest.mark.parametrize("init", initialise.INITS)
+def test_the_embedding_is_read_some_rows_at_a_time(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = matrix(50, 12, dtype=torch.bfloat16)
+    whole = expand_embedding(weight, extra=4, init=init, generator=seeded())
+    monkeypatch.setattr(initialise, "CHUNK_ROWS", 8)
+    few = FewRows(weight)
+    found = expand_embedding(few, extra=4, init=init, generator=seeded())
+    assert few.most == 8
+    if init == "svd":  # random values are drawn a chunk at a time, so that they hang on its size
+        torch.testing.assert_close(found, whole)
+    assert (found.shape, found.dtype) == (whole.shape, torch.bfloat16)
+    again = expand_embedding(few, extra=4, init=init, generator=seeded())
+    assert torch.equal(found, again)
 
 
 @pytest.mark.parametrize("shape", [(20, 12), (12, 20)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_a_fresh_one_gives_the_bases_logits(
         folder, out = Path(temporary, "base"), Path(temporary, "out")
         base = load(base_folder(folder, name))
         group = base.config.num_attention_heads // getattr(base.config, "num_key_value_heads", 4)
-        heads = group * (1 if group == 4 else groups)
+        heads = group * (1 if group == 4 or name == "gemma3" else groups)  # as many as svd has directions for
         upscale(str(folder), out, by="width", hidden=hidden, heads=heads, ffn=ffn, init=init, seed=seed, verify=False)
         model = load(out)
         assert isinstance(model, ScaleForCausalLM)
@@ -247,7 +248,7 @@ def test_both_spellings_of_the_neox_head(head: str, tmp_path: Path) -> None:
     original = folder / "model.safetensors"
     (tmp_path / "old").mkdir()
     old = original.rename(tmp_path / "old" / "model.safetensors")
-    names = copy_renamed(old, original, lambda name: name.replace("embed_out", head).replace("lm_head", head))
+    names, _ = copy_renamed(old, original, lambda name: name.replace("embed_out", head).replace("lm_head", head))
     assert f"{head}.weight" in names
     result = upscale(str(folder), out, by="width", hidden=8)
     assert result.max_delta_logit == 0.0
@@ -287,7 +288,9 @@ def test_one_seed_one_checkpoint(tmp_path: Path) -> None:
 
 def test_a_copied_file_keeps_its_metadata_and_opens(tmp_path: Path) -> None:
     save_file({"a": torch.arange(3), "한": torch.ones(2, 2)}, tmp_path / "a.safetensors", metadata={"format": "pt"})
-    names = copy_renamed(tmp_path / "a.safetensors", tmp_path / "b.safetensors", lambda name: f"base.{name}")
+    file = tmp_path / "a.safetensors"
+    names, sha256 = copy_renamed(file, tmp_path / "b.safetensors", lambda name: f"base.{name}")
+    assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert sorted(names) == ["base.a", "base.한"]
     with safe_open(tmp_path / "b.safetensors", framework="pt") as file:
         assert file.metadata() == {"format": "pt"}
@@ -322,7 +325,7 @@ def test_planned_sizes(base: LayerShape, hidden: int, expected: tuple[int, int, 
 
 @pytest.mark.slow
 def test_a_base_whose_maps_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The randomised decomposition in a whole upscaling, with queries in groups and several files."""
+    """The decomposition in float32 in a whole upscaling, with queries in groups and several files."""
     monkeypatch.setattr(storage, "SHARD_BYTES", 20_000_000)
     changes: dict[str, Any] = {"hidden_size": 1152, "num_attention_heads": 18, "num_key_value_heads": 6}
     changes |= {"head_dim": 64, "intermediate_size": 3072, "vocab_size": 4000, "num_hidden_layers": 2}
@@ -337,5 +340,4 @@ def test_a_base_whose_maps_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyP
     cosines = (w21 @ w21.T / norms[:, None] / norms).fill_diagonal_(0.0)
     assert cosines.abs().max() < 0.02  # orthogonal but for bfloat16
     exact = torch.linalg.svdvals(up)[:150]
-    assert (norms / exact).min() > 0.9  # a random matrix has no leading directions: the hardest case
-    assert (norms / exact).max() < 1.01
+    torch.testing.assert_close(norms, exact, rtol=2e-3, atol=0.0)  # but for bfloat16

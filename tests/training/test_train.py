@@ -88,7 +88,7 @@ def test_a_run_folder_is_the_trained_model(method: str, family: str, world: Worl
 @pytest.mark.parametrize("method", METHODS)
 def test_only_what_was_trained_is_written(method: str, finished: RunOf) -> None:
     done = finished(method, "neox")
-    common = {"metrics.jsonl", "recipe.yaml", "record.json", "tokenizer.json", "tokenizer_config.json"}
+    common = {"README.md", "metrics.jsonl", "recipe.yaml", "record.json", "tokenizer.json", "tokenizer_config.json"}
     own = {"model.safetensors", "config.json", "generation_config.json"}
     if method in PARTIAL:
         own = {"trained.safetensors", "trained.json"}

@@ -1,4 +1,4 @@
-"""Speed, measured as ratios inside one run: `python -m benchmarks.speed train-step`.
+"""One training step of every method, as ratios inside one run: `python -m benchmarks.speed train-step`.
 
 Every repetition runs one step of every method in turn, so that a busy machine slows all of them alike. Of each method
 the medians of CPU seconds (user and system) and of wall seconds are printed, their ratio to full fine-tuning, and the
@@ -7,81 +7,24 @@ ratio which the cost model gives (`scale_cli.methods.cost`), and the one over th
 
 from __future__ import annotations
 
-import argparse
-import resource
+import functools
 import statistics
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.speed import common
+from benchmarks.speed.common import clocked
+from benchmarks.speed.shapes import SHAPES, Shape
+from scale_cli.errors import RequestError
 from scale_cli.methods import METHODS, MethodOptions
 from scale_cli.methods.cost import Weights, multiply_adds
 from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
 from scale_cli.model.families import ROLES, lora_parameters
-from scale_cli.records import write_record
 from scale_cli.surgery import depth
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model to measure on, and how it is upscaled: `config` for LlamaConfig, `expansion` for ScaleConfig."""
-
-    config: dict[str, Any]
-    expansion: dict[str, int]
-    preserve_layers: int
-    batch_size: int
-    seq_length: int
-
-
-SHAPES = {
-    "llama-small": Shape(
-        config={
-            "vocab_size": 8192,
-            "hidden_size": 512,
-            "intermediate_size": 1408,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "tie_word_embeddings": False,
-        },
-        expansion={
-            "hidden_size": 64,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "intermediate_size": 176,
-        },
-        preserve_layers=3,
-        batch_size=4,
-        seq_length=256,
-    ),
-    "llama-1b": Shape(
-        config={
-            "vocab_size": 128256,
-            "hidden_size": 2048,
-            "intermediate_size": 8192,
-            "num_hidden_layers": 16,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "tie_word_embeddings": True,
-        },
-        expansion={
-            "hidden_size": 256,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 1,
-            "intermediate_size": 1024,
-        },
-        preserve_layers=3,
-        batch_size=4,
-        seq_length=2048,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -175,16 +118,8 @@ def step(prepared: Prepared, batch: torch.Tensor, *, bfloat16: bool) -> None:
     loss.backward()
     prepared.optimizer.step()
     prepared.optimizer.zero_grad()
-
-
-def clocked(work: Callable[[], None], *, device: str) -> tuple[float, float]:
-    """CPU seconds (user and system, all threads) and wall seconds of `work`."""
-    before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+    if batch.device.type == "cuda":
+        torch.cuda.synchronize()  # so that it is over when this returns, and can be clocked
 
 
 def train_step(
@@ -198,9 +133,9 @@ def train_step(
     seconds: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
     for repetition in range(-warmup, repetitions):
         for one in prepared:
-            clock = clocked(lambda one=one: step(one, batch, bfloat16=bfloat16), device=device)  # type: ignore[misc]
+            _, cpu_seconds, wall_seconds = clocked(functools.partial(step, one, batch, bfloat16=bfloat16))
             if repetition >= 0:
-                seconds[one.method].append(clock)
+                seconds[one.method].append((cpu_seconds, wall_seconds))
     cpu = {method: [c for c, _ in runs] for method, runs in seconds.items()}
     wall = {method: statistics.median(w for _, w in runs) for method, runs in seconds.items()}
     weights = {one.method: one.weights for one in prepared}
@@ -239,20 +174,17 @@ def timing_table(timings: list[Timing], *, title: str) -> Table:
     return table
 
 
-def main() -> None:
-    """The command line of the speed measurements."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measurement", choices=["train-step"])
-    parser.add_argument("--shape", choices=list(SHAPES), default="llama-small")
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="write a record here")
-    arguments = parser.parse_args()
+def main(words: list[str]) -> None:
+    """The command line of this measurement. Raises RequestError for a method that is none."""
+    parser = common.parser("train-step", __doc__, shape="llama-small", repetitions=15)
+    parser.add_argument("--methods", default=",".join(METHODS), help="with commas between; fft is always among them")
+    parser.add_argument("--warmup", type=int, default=2, help="repetitions before those that count")
+    arguments = parser.parse_args(words)
+    methods = tuple(dict.fromkeys(["fft", *arguments.methods.split(",")]))
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise RequestError(f"--methods {arguments.methods}: {unknown[0]!r} is not one of {', '.join(METHODS)}")
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    methods = tuple(dict.fromkeys(["fft", *arguments.methods.split(",")]))
     shape = SHAPES[arguments.shape]
     timings = train_step(
         shape,
@@ -264,16 +196,12 @@ def main() -> None:
     )
     title = f"One training step, {arguments.shape}, {shape.batch_size} x {shape.seq_length} tokens, {device}"
     Console().print(timing_table(timings, title=title))
-    if arguments.out:
-        write_record(
-            arguments.out,
-            command=f"python -m benchmarks.speed {' '.join(sys.argv[1:])}",
-            shape=shape,
-            threads=arguments.threads,
-            repetitions=arguments.repetitions,
-            timings=[vars(timing) | {"over_floor": timing.over_floor} for timing in timings],
-        )
-
-
-if __name__ == "__main__":
-    main()
+    common.write_speed_record(
+        arguments.out,
+        "train-step",
+        words,
+        shape=shape,
+        threads=arguments.threads,
+        repetitions=arguments.repetitions,
+        timings=[vars(timing) | {"over_floor": timing.over_floor} for timing in timings],
+    )

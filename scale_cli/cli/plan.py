@@ -1,0 +1,183 @@
+"""`scale plan`: sizes, parameters, cost and memory of an upscaling, before anything is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from scale_cli.planning import Plan
+
+
+def plan(
+    base: Annotated[str, typer.Argument(help="Model folder or hub id; only its config.json is read.")],
+    hidden: Annotated[
+        int | None, typer.Option(help="Width: hidden features to add.  [an eighth of the base's, if nothing is given]")
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(help="Width: query heads to add, whole groups.  [as many as reach --hidden]")
+    ] = None,
+    ffn: Annotated[
+        int | None, typer.Option(help="Width: feed-forward features to add.  [in the base's proportion]")
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="Depth: layers in all.  [those that train about as much as the width]")
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            help="depth:LAYERS, find the width that trains as much; width:HIDDEN[,heads=N][,ffn=N], find the depth.",
+            metavar="<depth:N|width:N>",
+        ),
+    ] = None,
+    match_params: Annotated[
+        float | None, typer.Option(help="Find width and depth that train this share of the base's parameters: 0.15.")
+    ] = None,
+    init: Annotated[
+        str, typer.Option(help="Width: how W21 and W22 start, as in upscale; svd limits the sizes.")
+    ] = "svd,zero",
+    preserve_layers: Annotated[
+        int | None, typer.Option(help="L_fp of scale-adapt and scale-route.  [3, or 0 below 4 layers]")
+    ] = None,
+    adapt_modules: Annotated[
+        str | None,
+        typer.Option(help="The modules whose W12 trains above L_fp.  [attention]", metavar="<attention,ffn>"),
+    ] = None,
+    freeze_layers: Annotated[int | None, typer.Option(help="Bottom layers that freeze holds fixed.  [3]")] = None,
+    lora_r: Annotated[int | None, typer.Option(help="Rank of lora.  [as much as the width trains]")] = None,
+    batch_size: Annotated[int, typer.Option(help="Sequences of a training step, for its memory.")] = 8,
+    seq_length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 512,
+    precision: Annotated[
+        Literal["bfloat16", "float32"], typer.Option(help="Arithmetic of training, weights are float32 in both.")
+    ] = "bfloat16",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Train with activations recomputed in the backward pass.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what an upscaling would add, train, cost and take in memory, with every method; nothing is written."""
+    import scale_cli.planning
+
+    quiet_libraries()
+    with progress("methods", None) as advance:
+        result = scale_cli.planning.plan(
+            base,
+            hidden=hidden,
+            heads=heads,
+            ffn=ffn,
+            layers=layers,
+            match=match,
+            match_params=match_params,
+            init=init,
+            preserve_layers=preserve_layers,
+            adapt_modules=adapt_modules,
+            freeze_layers=freeze_layers,
+            lora_r=lora_r,
+            batch_size=batch_size,
+            seq_length=seq_length,
+            precision=precision,
+            gradient_checkpointing=gradient_checkpointing,
+            revision=revision,
+            progress=lambda done, total: advance(done=done, total=total),
+        )
+    from rich.console import Group
+    from rich.text import Text
+
+    commands = [choice.command for choice in result.choices.values() if choice.command is not None]
+    if all(method.method != "freeze" for method in result.methods):
+        say(f"freeze is left out: of {result.num_hidden_layers} layers none would train; choose --freeze-layers")
+    lines = [Text(command, no_wrap=True, overflow="ignore") for command in commands]  # whole, to be copied
+    show(result, Group(_sizes(result), _costs(result), _memory(result), *lines), as_json=as_json)
+
+
+def _sizes(plan: Plan) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title=f"{plan.name}: {plan.model_type}, {plan.num_hidden_layers} layers, hidden {plan.hidden_size}, "
+        f"{plan.base_parameters:,} parameters",
+        caption=f"target: {plan.target_parameters:,} trained parameters, from {plan.target}; width counts W12 of "
+        f"{' and '.join(plan.adapt_modules)} in layers {plan.collaborating_layers[0]} to "
+        f"{plan.collaborating_layers[-1]}, counted from 0, which scale-preserve does not train",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in ("", "sizes"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("trained\nparameters", "% of\nbase", "/ target"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    width, depth, lora = (plan.choices[name] for name in ("width", "depth", "lora"))
+    sizes = {
+        "width": f"hidden +{width.sizes['hidden_size']}, heads +{width.sizes['num_attention_heads']} (key/value "
+        f"+{width.sizes['num_key_value_heads']}), ffn +{width.sizes['intermediate_size']}",
+        "depth": f"{plan.num_hidden_layers} -> {depth.sizes['num_hidden_layers']} layers",
+        "lora": f"rank {lora.sizes['lora_r']}",
+    }
+    for way, choice in plan.choices.items():
+        share = choice.trained_parameters / plan.base_parameters
+        table.add_row(way, sizes[way], f"{choice.trained_parameters:,}", f"{100 * share:.1f}", f"{choice.ratio:.3f}")
+    return table
+
+
+def _costs(plan: Plan) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title="Parameters, and cost in multiply-adds of weights: of a trained token, of a generated one",
+        title_justify="left",
+    )
+    table.add_column("method", no_wrap=True)
+    for heading in (
+        "added\nparameters",
+        "trained\nparameters",
+        "% of\nbase",
+        "train\n/ fft",
+        "generate\n/ base",
+        "cache\nB/token",
+        "cache\n/ base",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for method in plan.methods:
+        table.add_row(
+            method.method,
+            f"{method.added_parameters:,}",
+            f"{method.trained_parameters:,}",
+            f"{100 * method.trained_share:.1f}",
+            f"{method.cost_ratio:.3f}",
+            f"{method.generation_ratio:.3f}",
+            f"{method.cache_bytes:,}",
+            f"{method.cache_ratio:.3f}",
+        )
+    return table
+
+
+def _memory(plan: Plan) -> Table:
+    from rich.table import Table
+
+    unit, size = ("GB", 1e9) if max(method.peak_bytes for method in plan.methods) >= 1e9 else ("MB", 1e6)
+    checkpointing = ", activations recomputed" if plan.gradient_checkpointing else ""
+    table = Table(
+        title=f"Memory of training, {plan.batch_size} x {plan.seq_length} tokens, {plan.precision}{checkpointing}",
+        caption="weights, gradients and AdamW's moments in float32; activations: the most at one time; peak: of all",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("method", no_wrap=True)
+    for heading in ("weights", "gradients", "AdamW", "activations", "peak"):
+        table.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
+    for method in plan.methods:
+        parts = (
+            method.weights_bytes,
+            method.gradients_bytes,
+            method.optimizer_bytes,
+            method.activations_bytes,
+            method.peak_bytes,
+        )
+        table.add_row(method.method, *(f"{part / size:,.2f}" for part in parts))
+    return table

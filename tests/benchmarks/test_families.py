@@ -1,0 +1,28 @@
+"""The table of families: every one is in it, and its figures are what they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.families import HEADINGS, MODELS, NEW_TOKENS, PROMPTS, cells, markdown, measure
+from scale_cli.model import FAMILIES
+
+
+def test_every_family_is_measured() -> None:
+    assert {config.model_type for config in MODELS.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["Llama 3.2 (scaled rope, tied)", "Gemma 3 (four norms, local and global)"])
+def test_the_figures(name: str, tmp_path: Path) -> None:
+    row = measure(name, MODELS[name], tmp_path, backend="eager")
+    assert (row.width, row.depth, row.bf16) == (0.0, 0.0, 0.0)
+    assert row.generation_equal == row.generation_tokens == PROMPTS * NEW_TOKENS
+    assert 0 < row.padding < 1e-4
+    assert row.compile < 1e-4
+    assert 1 < row.max_logit < 100
+    text = cells(row)
+    assert len(text) == len(HEADINGS)
+    assert text[:5] == [name, row.model_type, "0", "0", "72 of 72"]
+    assert markdown([row]).splitlines()[2] == f"| {' | '.join(text)} |"

@@ -1,0 +1,120 @@
+"""Upscales again and again, each time interrupted at another moment: `python -m tests.surgery.interrupted FOLDER`.
+
+A process forked from this one runs the command and is sent a signal, by itself when it comes to its n-th file or
+folder, for every n, and by this process after some milliseconds. After each the result must be whole or not there.
+Prints, as JSON, how often it was what.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import gc
+import hashlib
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scale_cli.cli import main
+from tests.helpers import base_folder
+
+WAYS = {"width": ["--by", "width", "--hidden", "8"], "depth": ["--by", "depth", "--layers", "3", "--no-verify"]}
+TERMINATED = 143
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """What a folder holds: the sha256 of every file by its path."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def signal_at(step: int, number: int, folder: Path) -> None:
+    """From now on send this process a signal when it is about to touch `folder` for the time numbered `step`."""
+    steps = itertools.count()
+
+    def on_event(event: str, arguments: tuple[Any, ...]) -> None:
+        if any(isinstance(word, str) and word.startswith(str(folder)) for word in arguments) and next(steps) == step:
+            os.kill(os.getpid(), number)
+
+    sys.addaudithook(on_event)
+
+
+def run(words: list[str], out: Path, *, step: int | None, delay: float | None, number: int) -> int:
+    """Run the command in a forked process, with a signal at a step or after a delay; its status as of `os.wait`."""
+    process = os.fork()
+    if process == 0:
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        if step is not None:
+            signal_at(step, number, out.parent)
+        code = 1
+        try:
+            code = main(words)
+        finally:
+            os._exit(code)
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(process, number)
+    return os.waitpid(process, 0)[1]
+
+
+def check(folder: Path, base: Path, way: str, number: int) -> collections.Counter[str]:
+    """Interrupt at every step and at some times; returns how often the result was whole, or nothing, or abandoned."""
+    out = folder / "work" / "out"
+    words = ["upscale", str(base), str(out), *WAYS[way]]
+    found: collections.Counter[str] = collections.Counter()
+    out.parent.mkdir()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert main(words) == 0  # here, so that what is loaded on demand is loaded in every fork
+    expected = contents(out)
+    shutil.rmtree(out)
+    gc.freeze()
+    start = time.perf_counter()
+    assert run(words, out, step=None, delay=None, number=number) == 0
+    seconds = time.perf_counter() - start
+    assert contents(out) == expected
+    assert len(expected) > 5
+    shutil.rmtree(out)
+    moments: list[dict[str, Any]] = [{"step": None, "delay": seconds * part / 4} for part in range(5)]
+    for moment in itertools.chain(moments, ({"step": step, "delay": None} for step in itertools.count())):
+        status = run(words, out, number=number, **moment)
+        left = sorted(path.name for path in out.parent.iterdir())
+        if out.exists():
+            assert contents(out) == expected, f"{moment}: a part of the result is there"
+            shutil.rmtree(out)
+            found["whole"] += 1
+        else:
+            found["nothing"] += 1
+        if number == signal.SIGKILL:
+            found["abandoned"] += any(name.endswith(".partial") for name in left)
+            assert left in ([], ["out"]) or len(left) == 1, f"{moment}: {left}: what the last one left was not removed"
+        else:
+            assert left in ([], ["out"]), f"{moment}: {left} is left"
+            codes = (0, TERMINATED, -number)  # the last before the command listens
+            assert os.waitstatus_to_exitcode(status) in codes, f"{moment}: ended with {status}"
+        if moment["step"] is not None and status == 0:  # there was no such step
+            break
+    assert run(words, out, step=None, delay=None, number=number) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    shutil.rmtree(out.parent)
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    work = Path(sys.argv[1])
+    base = base_folder(work / "base", num_hidden_layers=2)
+    found = {
+        way: check(work, base, way, number) for way, number in (("width", signal.SIGKILL), ("depth", signal.SIGTERM))
+    }
+    print(json.dumps(found))
