@@ -15,7 +15,6 @@ import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from scale_cli.errors import RequestError
-from scale_cli.hub import fetch
 from scale_cli.methods import METHODS, Kind, MethodOptions
 from scale_cli.methods.cost import Weights, multiply_adds
 from scale_cli.methods.memory import Precision, step_memory
@@ -32,7 +30,7 @@ from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
 from scale_cli.model.families import lora_parameters
 from scale_cli.recipe import load_recipe
 from scale_cli.surgery.depth import deepened_config, new_layers, plan_depth
-from scale_cli.surgery.source import Base, _locate, _read_config, _understand
+from scale_cli.surgery.source import Base, open_config
 from scale_cli.surgery.upscale import DEFAULT_INIT
 from scale_cli.surgery.width import InitPair, expansion_sizes, parse_init, plan_width
 
@@ -175,7 +173,7 @@ def plan(
     }
     options = load_recipe(MethodOptions, None, given)
     init_pair = parse_init(init)
-    opened = _open_config(base, revision)
+    opened = open_config(base, revision=revision)
     adapting = collaborating_layers(opened, options)
     sizer = _Sizer(opened, init_pair, options)
 
@@ -435,18 +433,6 @@ def _trained(module: nn.Module) -> Iterable[nn.Parameter]:
 
 def _numel(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)
-
-
-def _open_config(given: str, revision: str | None) -> Base:
-    """The base without its weights: of a hub id config.json alone is fetched."""
-    if Path(given).expanduser().exists():
-        folder, commit = _locate(given, revision)
-    else:
-        folder = fetch(given, ["config.json"], revision=revision)
-        commit = folder.name
-    raw = _read_config(given, folder)
-    config, family = _understand(given, raw)
-    return Base(given, folder, commit, raw, config, family, LayerShape.of(config), files=[], tensors={})
 
 
 def _width_command(base: Base, added: LayerShape, init: str) -> str:

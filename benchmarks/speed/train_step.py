@@ -22,8 +22,8 @@ from benchmarks.speed.shapes import SHAPES, Shape
 from scale_cli.errors import RequestError
 from scale_cli.methods import METHODS, MethodOptions
 from scale_cli.methods.cost import Weights, multiply_adds
-from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
-from scale_cli.model.families import ROLES, lora_parameters
+from scale_cli.model import ScaleConfig, ScaleForCausalLM
+from scale_cli.planning import cost_weights, matching_layers, matching_rank
 from scale_cli.surgery import depth
 
 
@@ -66,49 +66,30 @@ def prepare(method: str, shape: Shape, *, device: str) -> Prepared:
 
     torch.manual_seed(0)
     config = LlamaConfig(**shape.config)
-    layers = config.num_hidden_layers
-    rank, new_blocks = _matched(shape, config)
+    rank, deepened = _matched(shape, config)
     options = MethodOptions(preserve_layers=shape.preserve_layers, lora_r=rank)
-    family, layer_shape = family_of(config.model_type), LayerShape.of(config)
-    head = config.vocab_size * config.hidden_size
-    block = sum(out * inputs for out, inputs in map(layer_shape.features, ROLES))
-    n = layers * block + head
     new_layers: list[int] = []
     base: Any
     match METHODS[method].needs[0]:
         case "width":
             base = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
-            share = (layers - shape.preserve_layers) / layers
-            weights = Weights(n, added=_expansion_weights(base), adaptable_share=share)
         case "depth":  # as block expansion orders them; what the weights are does not matter to a clock
-            new_layers = depth.new_layers(depth.plan_depth(layers, layers=layers + new_blocks))
-            base = LlamaForCausalLM(LlamaConfig(**shape.config | {"num_hidden_layers": layers + new_blocks}))
-            above = (layers + new_blocks - 1 - new_layers[0]) * block + head
-            weights = Weights(n, added=new_blocks * block, above=above)
+            new_layers = depth.new_layers(depth.plan_depth(config.num_hidden_layers, layers=deepened))
+            base = LlamaForCausalLM(LlamaConfig(**shape.config | {"num_hidden_layers": deepened}))
         case "plain":
             base = LlamaForCausalLM(config)
-            added = rank * lora_parameters(family, layer_shape, layers) if method == "lora" else 0
-            weights = Weights(n, added=added, above=n - options.freeze_layers * block)
     model = METHODS[method].apply(base, options, new_layers).to(device).train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    return Prepared(method, model, torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=True), weights)
-
-
-def _expansion_weights(model: Any) -> int:
-    """E: weights of the expansion's matrices but its embedding."""
-    matrices = sum(p.numel() for p in model.expansion.parameters() if p.dim() == 2)
-    return matrices - model.expansion.embedding.weight.numel()
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=True)
+    return Prepared(method, model, optimizer, cost_weights(method, model))
 
 
 def _matched(shape: Shape, config: Any) -> tuple[int, int]:
-    """LoRA's rank and the number of new blocks that train about as many weights of linear maps as the expansion."""
+    """LoRA's rank and the layers in all at which both train about as many weights of linear maps as the expansion."""
     with torch.device("meta"):
         widened = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
-    layer_shape, family = LayerShape.of(config), family_of(config.model_type)
-    added = _expansion_weights(widened)
-    per_rank = lora_parameters(family, layer_shape, config.num_hidden_layers)
-    block = sum(out * inputs for out, inputs in map(layer_shape.features, ROLES))
-    return max(1, round(added / per_rank)), max(1, round(added / block))
+    added = cost_weights("scale-preserve", widened).added
+    return matching_rank(config, added), matching_layers(config, added)
 
 
 def step(prepared: Prepared, batch: torch.Tensor, *, bfloat16: bool) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -119,25 +120,38 @@ def copy_companions(source: Path, folder: Path) -> None:
                 (folder / file.name).write_bytes(content)
 
 
+WEIGHTS_AND_REST = ("*.safetensors", "*.safetensors.index.json", *COMPANIONS, CARD, *LICENCES)
+"""What is fetched of a hub id to upscale it, besides its config."""
+
+
 def open_base(given: str, *, revision: str | None = None) -> Base:
     """The base checkpoint `given`, a folder or a hub id (fetched if it is not in the cache).
 
     Raises RequestError where it is missing, no causal LM, of an unknown family, already upscaled, quantised, without
     safetensors, or where config and tensors do not belong together.
     """
-    folder, commit = _locate(given, revision)
-    raw = _read_config(given, folder)
-    config, family = _understand(given, raw)
-    files = weight_files(folder)
+    base = open_config(given, revision=revision, patterns=WEIGHTS_AND_REST)
+    files = weight_files(base.folder)
     if not files:
-        raise RequestError(_no_weights(given, folder))
-    tensors = stored_tensors(files)
-    base = Base(given, folder, commit, raw, config, family, LayerShape.of(config), list(files), tensors)
+        raise RequestError(_no_weights(given, base.folder))
+    base = replace(base, files=list(files), tensors=stored_tensors(files))
     _check_tensors(base)
     return base
 
 
-def _locate(given: str, revision: str | None) -> tuple[Path, str | None]:
+def open_config(given: str, *, revision: str | None = None, patterns: Sequence[str] = ()) -> Base:
+    """The base without its weights: `files` and `tensors` are empty.
+
+    patterns: the files that are fetched of a hub id besides config.json.
+    Raises RequestError as `open_base`, as far as the config shows it.
+    """
+    folder, commit = _locate(given, revision, patterns)
+    raw = _read_config(given, folder)
+    config, family = _understand(given, raw)
+    return Base(given, folder, commit, raw, config, family, LayerShape.of(config), files=[], tensors={})
+
+
+def _locate(given: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str | None]:
     """The folder of the base and, for a hub id, the commit."""
     folder = Path(given).expanduser()
     if folder.is_dir():
@@ -146,8 +160,7 @@ def _locate(given: str, revision: str | None) -> tuple[Path, str | None]:
         return folder.resolve(), None
     if folder.exists():
         raise RequestError(f"{given} is a file; give the folder of a Hugging Face model or a hub id")
-    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS, CARD, *LICENCES]
-    snapshot = fetch(given, patterns, revision=revision)
+    snapshot = fetch(given, ["config.json", *patterns], revision=revision)
     return snapshot, snapshot.name
 
 

@@ -166,20 +166,20 @@ class MetricsWriter(TrainerCallback):
 
 
 class StopAtStep(TrainerCallback):
-    """Ctrl-C finishes the step under way and writes a checkpoint for `--resume`; a second one stops at once."""
+    """Ctrl-C or SIGTERM finishes the step under way and writes a checkpoint for `--resume`; a second stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __enter__(self) -> StopAtStep:
-        self._before = None
+        self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:

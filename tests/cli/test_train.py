@@ -72,7 +72,10 @@ def test_flags_stand_over_the_recipe_file(run_cli: RunCli, world: World, tmp_pat
     assert run_cli("train", out, tmp_path / "again", "--recipe", out / "recipe.yaml", "--steps", 1).code == 0
 
 
-def test_ctrl_c_and_resume(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_resume(
+    number: signal.Signals, run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun: list[tuple[int | None, int]] = []
 
     @contextlib.contextmanager
@@ -81,7 +84,7 @@ def test_ctrl_c_and_resume(run_cli: RunCli, world: World, tmp_path: Path, monkey
 
         def advance(*, done: int, total: int) -> None:
             if done == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
 
         yield advance
 

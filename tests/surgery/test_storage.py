@@ -20,6 +20,7 @@ TENSORS = {name: torch.arange(12).reshape(4, 3).to(dtype) for name, dtype in sto
     "scalar": torch.tensor(-1e9),
     "vector": torch.arange(5.0),
     "nothing": torch.zeros(0, 3),
+    "odd": torch.arange(3, dtype=torch.uint8),
 }
 
 
@@ -66,9 +67,9 @@ def test_files_are_copied_under_their_own_names(tmp_path: Path) -> None:
 
 
 def test_shards_hold_what_was_given_each_tensor_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "SHARD_BYTES", 100)
+    monkeypatch.setattr(storage, "SHARD_BYTES", 120)
     writer = ShardWriter(tmp_path, "added")
-    for name, tensor in TENSORS.items():
+    for name, tensor in reversed(TENSORS.items()):  # three bytes first, after which all would lie askew
         writer.add(name, tensor if tensor.ndim != 2 else tensor.T.contiguous().T)  # also what does not lie in one piece
     writer.flush()
     writer.flush()  # with nothing to write

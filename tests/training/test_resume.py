@@ -189,15 +189,16 @@ def test_a_checkpoint_of_an_unfinished_run_is_a_checkpoint(scratch: bool, world:
     assert not same_tensors(reload(out / "checkpoint-2").state_dict(), original)
 
 
-def test_the_second_ctrl_c_stops_at_once_and_the_handler_is_given_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_stops_at_once_and_the_handler_is_given_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with StopAtStep() as stop:
-        assert signal.getsignal(signal.SIGINT) != before
-        ctrl_c()
+        assert signal.getsignal(number) != before
+        os.kill(os.getpid(), number)
         assert stop.asked
         with pytest.raises(KeyboardInterrupt):
-            ctrl_c()
-    assert signal.getsignal(signal.SIGINT) is before
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
 
 
 def test_lines_after_a_step_are_dropped(tmp_path: Path) -> None:
