@@ -141,5 +141,9 @@ def peak_memory_bytes() -> int:
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         return sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins with what the process had that started this one
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes

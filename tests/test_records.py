@@ -132,3 +132,10 @@ def test_peak_memory_grows_with_what_is_held(monkeypatch: pytest.MonkeyPatch) ->
     held = bytearray(b"\1") * (before + 2**24)
     assert peak_memory_bytes() >= before + 2**24
     del held
+
+
+def test_peak_memory_is_not_that_of_the_process_that_started_this_one() -> None:
+    held = bytearray(b"\1") * 2**28
+    program = "from scale_cli.records import peak_memory_bytes; print(peak_memory_bytes())"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(ended.stdout) < len(held)
