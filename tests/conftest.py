@@ -29,6 +29,7 @@ from scale_cli.cli import main
 if TYPE_CHECKING:
     from tests.publishing.hub import Hub
     from tests.runs import Run, World
+    from tests.tasks import Tasks
 
 torch.set_num_threads(1)
 
@@ -69,6 +70,20 @@ def finished(world: "World", tmp_path_factory: pytest.TempPathFactory) -> "Calla
         return run(world.source(method, family), folder, world.recipe(method))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Tasks]":
+    """Tiny tasks for the harness, whose data sets are cached apart from the user's; read them only."""
+    import datasets
+
+    from tests.tasks import make_tasks
+
+    folder = tmp_path_factory.mktemp("tasks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        patch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))  # of processes that a test starts
+        yield make_tasks(folder / "made")
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def tiny_base(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, *
 
 @torch.no_grad()
 def randomise(model: torch.nn.Module, *, seed: int, names: str = "") -> None:
-    """Give every parameter with `names` in its name random values: gains and biases around what a new one starts with."""
+    """Give every parameter with `names` in its name random values, gains and biases around those of a new model."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if names in name:

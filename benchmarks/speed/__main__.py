@@ -7,6 +7,7 @@ from scale_cli.errors import RequestError
 
 MEASUREMENTS = {
     "train-step": "one training step of every method against full fine-tuning",
+    "eval": "perplexity and multiple choice by a widened model against its base",
     "upscale": "seconds and memory of upscaling a checkpoint against copying its folder",
 }
 """What can be measured, and in a word what it is. A measurement is the module of its name and that module's `main`, to

@@ -18,6 +18,7 @@ from scale_cli.cli.export import export
 from scale_cli.cli.gen_bios import gen_bios
 from scale_cli.cli.plan import plan
 from scale_cli.cli.push import push
+from scale_cli.cli.report import report
 from scale_cli.cli.train import train
 from scale_cli.cli.upscale import upscale
 from scale_cli.errors import RequestError
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "push": push,
     "bench": bench,
+    "report": report,
     "doctor": doctor,
 }
 """The subcommands in the order of `scale --help`. Their modules import nothing heavy before a command runs."""

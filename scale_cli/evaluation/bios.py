@@ -4,16 +4,89 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from scale_cli.records import Metric
-from scale_cli.training.bios import Question
+from scale_cli.errors import RequestError
+from scale_cli.evaluation.evaluate import Advance, Outcome
+from scale_cli.evaluation.results import Measurement, Result
+from scale_cli.evaluation.subject import Subject, Target
+from scale_cli.records import Metric, sha256_file
+from scale_cli.training.bios import Question, check_people, read_questions
 from scale_cli.training.data import end_of_text, tokenise_questions
+from scale_cli.training.recipe import parse_people
+
+DEFAULT_BATCH_SIZE = 512
+"""Questions a forward pass."""
+
+
+@dataclass(eq=False)
+class BiographyJob:
+    """The questions of a gen-bios folder on some people, to be asked of checkpoints; a `Job`.
+
+    people: "A:B", None for all. Its numbers are those of `BiographyAccuracy`, under the task "bios:A:B" or "bios:all".
+    """
+
+    folder: Path
+    people: str | None = None
+    spread: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Raises RequestError for a folder that is none and for people whom it lacks."""
+        try:
+            self._chosen = None if self.people is None else parse_people(self.people)
+        except ValueError as error:
+            raise RequestError(f"--{error}") from error
+        check_people(self.folder, self._chosen)
+        self._version = sha256_file(self.folder / "manifest.json")[:12]
+
+    @property
+    def label(self) -> str:
+        return f"bios:{self.people or 'all'}"
+
+    def prepare(self, targets: Sequence[Target]) -> None:
+        """The folder is there, as the constructor has seen."""
+
+    def done(self, result: Result, target: Target, seed: int) -> bool:
+        return any((m.task_version, m.dtype) == (self._version, target.dtype) for m in result.find(self.label))
+
+    def run(self, subject: Subject, advance: Advance) -> Outcome:
+        """Ask all questions, first for their first token and then for the whole answer."""
+        begun = time.perf_counter()
+        batch_size = subject.batch_size or DEFAULT_BATCH_SIZE
+        questions = read_questions(self.folder, self._chosen)
+        accuracy = BiographyAccuracy(questions, subject.tokenizer, batch_size=batch_size)
+        metrics = accuracy.first_token(subject.model)
+        advance(done=1, total=2)
+        metrics += accuracy.exact_match(subject.model)
+        advance(done=2, total=2)
+        routed = next((metric.value for metric in metrics if metric.name == "routed"), None)
+        seconds = time.perf_counter() - begun
+        return Outcome(
+            [
+                Measurement(
+                    task=self.label,
+                    metric=metric.name,
+                    value=metric.value,
+                    stderr=metric.stderr,
+                    samples=metric.samples,
+                    higher_is_better=metric.higher_is_better,
+                    dtype=subject.target.dtype,
+                    batch_size=batch_size,
+                    seconds=seconds,
+                    task_version=self._version,
+                    routed=None if metric.name == "routed" else routed,
+                    details={"source": str(self.folder)},
+                )
+                for metric in metrics
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -29,7 +102,7 @@ class Scores:
 class BiographyAccuracy:
     """The questions on some people, tokenised once, to be asked of a model as often as wanted."""
 
-    def __init__(self, questions: Sequence[Question], tokenizer: Any, *, batch_size: int = 512) -> None:
+    def __init__(self, questions: Sequence[Question], tokenizer: Any, *, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
         """batch_size: questions a forward pass; those of one length go together, so nothing is padded."""
         self.attributes = list(dict.fromkeys(question.attribute for question in questions))
         self.end = end_of_text(tokenizer)

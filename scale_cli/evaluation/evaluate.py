@@ -1,47 +1,170 @@
-"""Measuring any checkpoint."""
+"""Measuring any checkpoint: what was asked for, one thing at a time, so that what is done is done."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
+
+import torch
 
 from scale_cli.errors import RequestError
-from scale_cli.evaluation.bios import BiographyAccuracy
-from scale_cli.records import Metric
-from scale_cli.training.bios import check_people, read_questions
-from scale_cli.training.checkpoints import describe, load_model, load_tokenizer
-from scale_cli.training.recipe import parse_people
+from scale_cli.evaluation.results import Items, Measurement, Result, read_result
+from scale_cli.evaluation.subject import DTYPES, Subject, Target, information, load, targets
+
+DEFAULT_SEED = 1234
+"""The harness's own seed of the few-shot examples."""
+JOINING = datetime.timedelta(weeks=52)
+"""How long a process waits for the others: for ever, as the harness does."""
+
+Advance = Callable[..., None]
+"""Moves a progress display on: `advance(done=3, total=10)`."""
 
 
-def evaluate_bios(
-    sources: Sequence[str],
-    bios: Path,
-    people: str | None,
-    *,
-    batch_size: int = 512,
-    advance: Callable[[], None] = lambda: None,
-) -> dict[str, list[Metric]]:
-    """Biography accuracy of checkpoints: hard, soft and exact, the means first, then by attribute.
+class Progress(Protocol):
+    """Shows one piece of work: its label, and its steps in all where they are known."""
 
-    sources: checkpoints of any kind. bios: a gen-bios folder. people: "A:B", None for all.
-    batch_size: questions a forward pass. advance: called after each checkpoint.
-    Returns the metrics by source. Raises RequestError for what is missing or of the wrong kind, before a model loads.
+    def __call__(self, label: str, total: int | None) -> AbstractContextManager[Advance]: ...
+
+
+@contextlib.contextmanager
+def _no_progress(label: str, total: int | None) -> Any:
+    yield lambda *args, **kwargs: None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job has measured. items: the scores of single items, where there are any."""
+
+    measurements: Sequence[Measurement]
+    items: Sequence[Items] = ()
+
+
+class Job(Protocol):
+    """One thing to measure on each checkpoint.
+
+    label: what progress calls it. spread: several processes share its work; else the first one does it alone.
     """
-    import torch
 
-    if batch_size < 1:
-        raise RequestError(f"--batch-size {batch_size}: at least 1")
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def spread(self) -> bool: ...
+
+    def prepare(self, targets: Sequence[Target]) -> None:
+        """Raise RequestError for whatever it lacks to be run on these targets. Called before a model loads."""
+
+    def done(self, result: Result, target: Target, seed: int) -> bool:
+        """Whether the result of this target holds what the job would measure."""
+
+    def run(self, subject: Subject, advance: Advance) -> Outcome:
+        """Measure. In all processes but the first the outcome is not looked at."""
+
+
+def evaluate(
+    sources: Sequence[str],
+    jobs: Sequence[Job],
+    *,
+    out: Path | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    seed: int = DEFAULT_SEED,
+    command: str = "scale eval",
+    say: Callable[[str], None] = lambda line: None,
+    progress: Progress = _no_progress,
+) -> list[Result]:
+    """Measure checkpoints, and give for each what it has measured, what was there already included.
+
+    sources: checkpoints of any kind, or LABEL=CHECKPOINT.
+    out: folder for the results, written after every job; what it holds already is not measured again.
+    dtype: of the weights, a name of `DTYPES`; None: bfloat16 on a GPU, and on a CPU that in which they are stored.
+    batch_size: None for "as many as fit". seed: of the few-shot examples and of whatever else is drawn.
+    command: that this was asked with. say: told what is skipped. progress: shows each job.
+    Started by `accelerate launch` or torchrun, all processes share the work and the first one writes.
+    Raises RequestError for what is missing or does not fit together, as far as it can be seen before a model loads.
+    """
+    from accelerate import PartialState
+
+    _check(batch_size=batch_size, dtype=dtype, seed=seed, out=out)
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=JOINING)
+    first = state.is_main_process
+    found = targets(sources, dtype=dtype, device=state.device)
+    results = [_begun(target, out, command) for target in found]
+    missing = [
+        [job for job in jobs if result is None or not job.done(result, target, seed)]
+        for target, result in zip(found, results, strict=True)
+    ]
+    for job in jobs:
+        if without := [target for target, wanted in zip(found, missing, strict=True) if job in wanted]:
+            with state.main_process_first():
+                job.prepare(without)
+    state.wait_for_everyone()  # none writes before all have looked
+    finished = []
+    for target, before, wanted in zip(found, results, missing, strict=True):
+        result = before
+        if len(wanted) < len(jobs) and first:
+            say(f"{target.label}: {len(jobs) - len(wanted)} of {len(jobs)} are in {out} already")
+        if wanted:
+            subject = load(target, device=state.device, batch_size=batch_size, seed=seed)
+            begun = before or Result(command, information(target, subject.model))
+            result = begun.called_again(command)
+            for number, job in enumerate(wanted, start=1):
+                if not (first or job.spread):
+                    continue
+                label = f"{target.label}: {job.label} ({number} of {len(wanted)})"
+                with progress(label, None) if first else _no_progress(label, None) as advance:
+                    outcome = job.run(subject, advance)
+                if first:
+                    result = _keep(result, outcome, target, out)
+            state.wait_for_everyone()
+            del subject
+            if state.device.type == "cuda":
+                torch.cuda.empty_cache()
+        assert result is not None
+        finished.append(result)
+    return finished
+
+
+def _check(*, batch_size: int | None, dtype: str | None, seed: int, out: Path | None) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise RequestError(f"--batch-size {batch_size}: at least 1, or auto")
+    if dtype is not None and dtype not in DTYPES:
+        raise RequestError(f"--dtype {dtype}: choose auto, {', '.join(DTYPES)}")
+    if not 0 <= seed < 2**32:
+        raise RequestError(f"--seed {seed}: 0 to 2^32 - 1")
+    if out is not None:
+        there = next(path for path in (out, *out.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise RequestError(f"--out {out}: {there} is no folder that can be written to; choose another")
+
+
+def _begun(target: Target, out: Path | None, command: str) -> Result | None:
+    """What an earlier call has left of this target in `out`."""
+    if out is None:
+        return None
+    result = read_result(out / target.label)
+    if result is not None and result.checkpoint.fingerprint != target.fingerprint:
+        raise RequestError(
+            f"{out / target.label} holds results of another checkpoint (once {result.checkpoint.source}); "
+            f"choose another --out, or another name: LABEL={target.checkpoint.source}"
+        )
+    return result
+
+
+def _keep(result: Result, outcome: Outcome, target: Target, out: Path | None) -> Result:
+    """The result with a job's outcome in it, written where it is to be."""
+    result = result.adding(outcome.measurements)
+    if out is None:
+        return result
     try:
-        chosen = None if people is None else parse_people(people)
-    except ValueError as error:
-        raise RequestError(f"--{error}") from error
-    check_people(bios, chosen)
-    checkpoints = [describe(source) for source in sources]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    results = {}
-    for checkpoint in checkpoints:
-        accuracy = BiographyAccuracy(read_questions(bios, chosen), load_tokenizer(checkpoint), batch_size=batch_size)
-        model = load_model(checkpoint).to(device)
-        results[checkpoint.source] = accuracy.first_token(model) + accuracy.exact_match(model)
-        advance()
-    return results
+        for items in outcome.items:  # first, so that a measurement that is there has its items
+            items.save(out / target.label)
+        return result.save(out / target.label)
+    except OSError as error:
+        raise RequestError(f"--out {out} cannot be written: {error.strerror or error}") from error

@@ -82,7 +82,7 @@ def _cell(name: str, values: Sequence[float | None]) -> str:
 def metrics_table(results: Mapping[str, Sequence[Any]], *, title: str) -> Table:
     """Biography accuracy of checkpoints, in percent ± standard error: a row a checkpoint and attribute, the mean first.
 
-    results: the metrics of `evaluate_bios` by checkpoint.
+    results: by checkpoint the measurements of its biographies.
     """
     table = Table(title=title, title_justify="left")
     for heading in ("checkpoint", "attribute"):
@@ -90,8 +90,8 @@ def metrics_table(results: Mapping[str, Sequence[Any]], *, title: str) -> Table:
     kinds = ("hard", "soft", "exact", "routed")
     for kind in (*kinds, "questions"):
         table.add_column(kind, justify="right")
-    for source, metrics in results.items():
-        values = {metric.name: metric for metric in metrics}
+    for source, measurements in results.items():
+        values = {measurement.metric: measurement for measurement in measurements}
         attributes = [name.partition("/")[2] for name in values if name.startswith("hard")]
         for attribute in attributes:
             found = [values.get(f"{kind}/{attribute}" if attribute else kind) for kind in kinds]

@@ -103,6 +103,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """The checkpoint's tokenizer. Raises RequestError where there is none."""
     from transformers import AutoTokenizer
 
+    import scale_cli.model  # noqa: F401  (registers the class, or the library asks whether to run the code beside it)
+
     try:
         return AutoTokenizer.from_pretrained(checkpoint.root)
     except (OSError, ValueError) as error:

@@ -7,19 +7,17 @@ it stopped and every method that shares a seed sees the same examples.
 from __future__ import annotations
 
 import itertools
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch.utils.data import Dataset
 
 from scale_cli.errors import RequestError
+from scale_cli.texts import read_file
 from scale_cli.training.bios import Question, is_bios_folder, read_biographies, read_questions
 from scale_cli.training.recipe import TrainRecipe, parse_people
 
@@ -161,39 +159,7 @@ def read_texts(source: Path, people: tuple[int, int] | None) -> list[str]:
     """
     if is_bios_folder(source):
         return read_biographies(source, people)
-    if source.suffix == ".parquet":
-        return _read_parquet_texts(source)
-    try:
-        text = source.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{source} is not UTF-8: {error}") from error
-    if source.suffix == ".txt":
-        return [text]
-    texts = []
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON holds U+2028 and its like as they are
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RequestError(f"{source}, line {number}: not a JSON object with a field `text`") from error
-        if not isinstance(value, str):
-            raise RequestError(f"{source}, line {number}: the field `text` is {json.dumps(value)[:40]}, not text")
-        texts.append(value)
-    return texts
-
-
-def _read_parquet_texts(source: Path) -> list[str]:
-    try:
-        schema = pq.read_schema(source)
-        if "text" not in schema.names:
-            raise RequestError(f"{source} has no column `text`; it has {', '.join(schema.names)}")
-        column = pq.read_table(source, columns=["text"])["text"]
-    except pa.ArrowException as error:
-        raise RequestError(f"{source} is damaged or no Parquet file: {str(error).splitlines()[0]}") from error
-    if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise RequestError(f"{source}: the column `text` is {column.type} with {column.null_count} nulls, not all text")
-    return list(column.to_pylist())
+    return list(read_file(source))
 
 
 def end_of_text(tokenizer: Any) -> int:

@@ -203,7 +203,7 @@ def test_the_command_line_of_a_training_step(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["walk"], "walk: choose one of train-step, upscale"),
+        (["walk"], "walk: choose one of train-step, eval, upscale"),
         (
             ["train-step", "--methods", "fft,ftt"],
             f"--methods fft,ftt: 'ftt' is not one of {', '.join(METHODS)}",

@@ -1,38 +1,144 @@
-"""`scale eval` prints what checkpoints know about people, and refuses what it cannot measure in one line."""
+"""`scale eval` prints what checkpoints can do, and refuses what it cannot measure in one line."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scale_cli.evaluation.evaluate import evaluate_bios
+from scale_cli.evaluation.bios import BiographyJob
+from scale_cli.evaluation.evaluate import evaluate
+from scale_cli.evaluation.results import Measurement, read_results
 from scale_cli.files import plain
 from tests.runs import Run, World, tree
+from tests.tasks import Tasks
 
 RunCli = Callable[..., Any]
 
 
-def test_checkpoints_and_runs(run_cli: RunCli, world: World, finished: Callable[..., Run]) -> None:
-    sources = [str(world.checkpoint("llama")), str(finished("scale-route").folder)]
+def cells(table: str) -> list[list[str]]:
+    """The rows of a table without its headings."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
+
+
+def shown(m: Measurement) -> str:
+    return f"{100 * m.value:.2f} ± {100 * (m.stderr or 0):.2f}"
+
+
+def test_a_suite_of_checkpoints(run_cli: RunCli, world: World, finished: Callable[..., Run], tasks: Tasks) -> None:
+    sources = [f"base={world.checkpoint('llama')}", f"route={finished('scale-route').folder}"]
+    words = ["--suite", tasks.suite, "--batch-size", 3, "--limit", 4]
+    ended = run_cli("eval", *sources, *words, "--json")
+    assert ended.code == 0
+    base, route = json.loads(ended.stdout)
+    assert [of["checkpoint"]["label"] for of in (base, route)] == ["base", "route"]
+    numbers = [[Measurement(**m) for m in of["measurements"]] for of in (base, route)]
+
+    ended = run_cli("eval", *sources, *words)
+    assert ended.code == 0
+    lines = ended.stdout.splitlines()
+    assert lines[0].strip() == "Tiny, stability (suite tiny, average: macro)"
+    heads = [word.strip() for word in lines[2].strip("┃ ").split("┃")]
+    assert heads == ["task", "metric", "shots", "version", "n", "base", "route"]
+
+    def of(task: str, metric: str, filter: str = "none") -> list[Measurement]:
+        return [next(m for m in found if (m.task, m.metric, m.filter) == (task, metric, filter)) for found in numbers]
+
+    choice, words_, group = (
+        of("tiny_choice", "acc_norm"),
+        of("tiny_words", "exact_match", "first"),
+        of("tiny_group", "acc"),
+    )
+    averages = [sum(m.value for m in found) / 3 for found in zip(choice, words_, group, strict=True)]
+    rows = cells(ended.stdout)
+    assert [row[:5] for row in rows] == [
+        ["Choice", "acc_norm", "0", "1.5", "4 (limit 4)"],
+        ["", "routed", "", "", ""],
+        ["Words", "exact_match, first", "2", "2.0", "4 (limit 4)"],
+        ["", "routed", "", "", ""],
+        ["Group", "acc (macro)", "0", "3", "8 (limit 4)"],
+        ["", "routed", "", "", ""],
+        ["average", "", "", "", ""],
+    ]
+    for row, found in zip(rows[::2], (choice, words_, group), strict=False):
+        assert row[5:] == [shown(m) for m in found]
+    for row, found in zip(rows[1::2], (choice, words_, group), strict=False):
+        assert row[5:] == ["-", f"{100 * (found[1].routed or 0):.1f}"]
+    assert [cell.partition(" ")[0] for cell in rows[-1][5:]] == [f"{100 * value:.2f}" for value in averages]
+    assert "Routed: the share of scored tokens" in ended.stdout
+
+
+def test_results_in_a_folder(run_cli: RunCli, world: World, tasks: Tasks, tmp_path: Path) -> None:
+    """Told on the second call what is there; the record knows the words of the first."""
+    words = ["eval", world.checkpoint("llama"), "--suite", tasks.suite, "--out", tmp_path / "out", "--seed", 5]
+    first = run_cli(*words)
+    assert first.code == 0
+    assert first.stderr.splitlines()[-1].startswith("llama-plain: tiny_group (3 of 3): 53 of 53 (100%), ")
+    before = tree(tmp_path / "out")
+    second = run_cli(*words)
+    assert (second.code, second.stdout) == (0, first.stdout)
+    assert second.stderr == f"llama-plain: 3 of 3 are in {tmp_path / 'out'} already\n"
+    assert tree(tmp_path / "out") == before
+    (result,) = read_results([tmp_path / "out"])
+    assert result.command == shlex.join(["scale", *map(str, words)])
+
+
+def test_named_tasks_show_all_their_numbers(
+    run_cli: RunCli, world: World, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks by name are the harness's; here those of a folder stand in for its own."""
+    from scale_cli.evaluation import harness
+
+    monkeypatch.setattr(harness, "TASKS", tasks.folder)
+    harness._manager.cache_clear()
+    harness._folders.cache_clear()
+    try:
+        source = world.checkpoint("llama")
+        ended = run_cli("eval", source, "--tasks", "tiny_choice, tiny_text", "--num-fewshot", 1)
+    finally:
+        harness._manager.cache_clear()
+        harness._folders.cache_clear()
+    assert ended.code == 0
+    assert ended.stdout.splitlines()[0].strip() == "Tasks"
+    rows = cells(ended.stdout)
+    assert [row[:5] for row in rows] == [
+        ["tiny_choice", "acc", "1", "1.5", "11"],
+        ["tiny_choice", "acc_norm", "1", "1.5", "11"],
+        ["tiny_text", "word_perplexity", "1", "Yaml", "3"],
+        ["tiny_text", "byte_perplexity", "1", "Yaml", "3"],
+        ["tiny_text", "bits_per_byte", "1", "Yaml", "3"],
+    ]
+    assert "±" in rows[0][5]
+    assert float(rows[4][5].partition(" ")[0]) > 1  # bits, not percent
+
+
+def test_biographies_of_checkpoints_and_runs(run_cli: RunCli, world: World, finished: Callable[..., Run]) -> None:
+    sources = [f"base={world.checkpoint('llama')}", f"route={finished('scale-route').folder}"]
     ended = run_cli("eval", *sources, "--bios", world.data, "--people", "0:2", "--json")
     assert ended.code == 0
-    results = evaluate_bios(sources, world.data, "0:2")
-    assert json.loads(ended.stdout) == plain(results)
-    assert ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith("checkpoints: 2 of 2 (100%)")
+    results = evaluate(sources, [BiographyJob(world.data, "0:2")])
+    wanted = [plain(result.measurements) for result in results]
+    printed = [of["measurements"] for of in json.loads(ended.stdout)]
+    for measurements in (*wanted, *printed):
+        for measurement in measurements:
+            assert measurement.pop("seconds") >= 0
+            assert measurement.pop("created")
+    assert printed == wanted
+    assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == ["base", "route"]
 
     ended = run_cli("eval", *sources, "--bios", world.data, "--people", "0:2", "--batch-size", 3)
     assert ended.code == 0
     assert ended.stdout.splitlines()[0].strip() == f"{world.data}, people 0:2"
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
-    assert [row[:2] for row in rows[::7]] == [[source, "mean"] for source in sources]
+    rows = cells(ended.stdout)
+    assert [row[:2] for row in rows[::7]] == [["base", "mean"], ["route", "mean"]]
     assert [row[-1] for row in rows] == ["12", *["2"] * 6] * 2
-    for source, row in zip(sources, rows[::7], strict=True):
-        hard = results[source][0]
+    for result, row in zip(results, rows[::7], strict=True):
+        (hard,) = result.find("bios:0:2", "hard")
         assert row[2] == f"{100 * hard.value:.1f} ± {100 * (hard.stderr or 0):.1f}"
     assert [row[5] == "-" for row in rows[::7]] == [True, False]
 
@@ -40,24 +146,61 @@ def test_checkpoints_and_runs(run_cli: RunCli, world: World, finished: Callable[
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["BASE"], "nothing to measure: give --bios DIR, a folder made by scale gen-bios"),
+        (
+            ["BASE"],
+            "nothing to measure: give --suite english, --tasks a,b, --bios DIR, --perplexity NAME=FILE or --drift",
+        ),
+        (["BASE", "--tasks", " , "], "nothing to measure: give --suite english, "),
         ([], "Missing argument 'checkpoints'"),
         (["DATA", "--bios", "DATA"], "data is no checkpoint: it has neither config.json nor trained.json"),
         (["BASE", "/no/such/model", "--bios", "DATA"], "/no/such/model: no such folder; give a checkpoint's folder"),
+        (["x/y=BASE", "--bios", "DATA"], "x/y=BASE: write LABEL=CHECKPOINT; a label has no / and no . in front"),
+        (
+            ["BASE", "BASE", "--bios", "DATA"],
+            "stands twice among the checkpoints; give each once, or names: LABEL=CHECK",
+        ),
         (["BASE", "--bios", "BASE"], "llama-plain is not a gen-bios folder; make one with: scale gen-bios"),
         (["BASE", "--bios", "DATA", "--people", "0:25"], "people 0:25: "),
         (["BASE", "--bios", "DATA", "--people", "some"], "--people 'some': write A:B"),
-        (["BASE", "--bios", "DATA", "--batch-size", "0"], "--batch-size 0: at least 1"),
-        (["BASE", "--bios", "DATA", "--batch-size", "-3"], "--batch-size -3: at least 1"),
+        (["BASE", "--people", "0:5", "--drift"], "--people 0:5: only --bios asks about people; add --bios DIR"),
+        (["BASE", "--bios", "DATA", "--batch-size", "0"], "--batch-size 0: at least 1, or auto"),
+        (["BASE", "--bios", "DATA", "--batch-size", "-3"], "--batch-size -3: a whole number of at least 1, or auto"),
+        (["BASE", "--bios", "DATA", "--dtype", "int8"], "'int8' is not one of 'auto', 'float32', 'bfloat16', "),
+        (["BASE", "--bios", "DATA", "--seed", "-1"], "--seed -1: 0 to 2^32 - 1"),
+        (
+            ["BASE", "--bios", "DATA", "--out", "DATA/manifest.json"],
+            "manifest.json is no folder that can be written to; choose another",
+        ),
+        (
+            ["BASE", "--bios", "DATA", "--out", "/dev/null/x"],
+            "--out /dev/null/x: /dev/null is no folder that can be wr",
+        ),
+        (["BASE", "--suite", "koraen"], "--suite koraen: neither a shipped suite nor a file; did you mean korean?"),
+        (["BASE", "--tasks", "arc_esay"], "arc_esay: the harness has no such task; did you mean arc_easy"),
+        (["BASE", "--tasks", "arc_easy", "--limit", "0"], "--limit 0: at least 1"),
+        (["BASE", "--tasks", "arc_easy", "--num-fewshot", "-1"], "--num-fewshot -1: at least 0"),
+        (
+            ["BASE", "--tasks", "arc_easy"],
+            "arc_easy: its data set allenai/ai2_arc (ARC-Easy) does not load (Couldn't reach 'allenai/ai2_arc' on",
+        ),
+        (["BARE", "--tasks", "arc_easy"], "bare has no tokenizer that loads: "),
     ],
 )
 def test_a_mistake_ends_with_one_line(
     words: list[str], message: str, run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = {"BASE": world.checkpoint("llama"), "DATA": world.data}
+    bare = tmp_path / "bare"
+    shutil.copytree(world.checkpoint("llama"), bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    names = {
+        "BASE": world.checkpoint("llama"),
+        "BARE": bare,
+        "DATA": world.data,
+        "DATA/manifest.json": world.data / "manifest.json",
+    }
     ended = run_cli("eval", *(names.get(word, word) for word in words))
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1
     assert message in ended.stderr
-    assert tree(tmp_path) == {}
+    assert tree(tmp_path / "here") == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from scale_cli.errors import RequestError
-from scale_cli.evaluation.bios import BiographyAccuracy
-from scale_cli.evaluation.evaluate import evaluate_bios
+from scale_cli.evaluation.bios import BiographyAccuracy, BiographyJob
+from scale_cli.evaluation.evaluate import evaluate
 from scale_cli.methods import METHODS
 from scale_cli.records import Metric
 from scale_cli.training.bios import Question, read_questions
@@ -191,14 +192,42 @@ def values(metrics: Sequence[Metric]) -> dict[str, float]:
     return {metric.name: metric.value for metric in metrics}
 
 
+def measured(sources: Sequence[str], job: BiographyJob) -> dict[str, list[Metric]]:
+    """What `scale eval --bios` measures of checkpoints, by source."""
+    named = [f"{number}={source}" for number, source in enumerate(sources)]
+    return {
+        result.checkpoint.source: [
+            Metric(m.metric, m.value, m.stderr, m.samples, m.higher_is_better) for m in result.find(job.label)
+        ]
+        for result in evaluate(named, [job])
+    }
+
+
+def test_measurements_are_the_metrics_and_are_kept(world: World, finished: Callable[..., Run], tmp_path: Path) -> None:
+    source = str(finished("scale-route").folder)
+    (result,) = evaluate([f"route={source}"], [BiographyJob(world.data, "3:4")], out=tmp_path, batch_size=2)
+    accuracy = BiographyAccuracy(read_questions(world.data, (3, 4)), world.tokenizer, batch_size=2)
+    model = reload(Path(source))
+    for m, metric in zip(result.measurements, accuracy.first_token(model) + accuracy.exact_match(model), strict=True):
+        assert (m.task, m.metric, m.value, m.stderr, m.samples) == ("bios:3:4", *astuple(metric)[:4])
+        assert (m.batch_size, m.dtype, m.higher_is_better, m.limit) == (2, "float32", True, None)
+    shares = {m.routed for m in result.measurements if m.metric != "routed"}
+    assert shares == {m.value for m in result.find("bios:3:4", "routed")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scale_cli.evaluation.evaluate.load", None)
+        assert evaluate([f"route={source}"], [BiographyJob(world.data, "3:4")], out=tmp_path) == [result]
+    (more,) = evaluate([f"route={source}"], [BiographyJob(world.data, "3:5")], out=tmp_path)
+    assert [m.task for m in more.measurements] == ["bios:3:4"] * len(result.measurements) + ["bios:3:5"] * (
+        len(more.measurements) - len(result.measurements)
+    )
+
+
 def test_every_kind_of_checkpoint_is_measured(world: World, finished: Callable[..., Run]) -> None:
     runs = {method: finished(method) for method in METHODS}
     sources = [str(world.checkpoint("llama", kind)) for kind in ("plain", "width", "depth")]
     sources += [str(done.folder) for done in runs.values()]
-    seen: list[None] = []
-    results = evaluate_bios(sources, world.data, "3:4", advance=lambda: seen.append(None))
+    results = measured(sources, BiographyJob(world.data, "3:4"))
     assert list(results) == sources
-    assert len(seen) == len(sources)
     plain = pytest.approx(values(results[sources[0]]), rel=1e-5)
     for source in sources[1:3]:  # upscaled: the same function
         assert values(results[source]) == plain
@@ -210,23 +239,26 @@ def test_every_kind_of_checkpoint_is_measured(world: World, finished: Callable[.
         assert found == pytest.approx(wanted, rel=1e-5)
         assert ("routed" in found) == (method == "scale-route")
         assert found != plain
-    assert evaluate_bios(sources[:1], world.data, None)[sources[0]][0].samples == 24 * 6
+    assert measured(sources[:1], BiographyJob(world.data))[sources[0]][0].samples == 24 * 6
 
 
 def test_bad_requests_are_refused_before_a_model_is_loaded(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scale_cli.evaluation.evaluate.load_model", None)
+    monkeypatch.setattr("scale_cli.evaluation.evaluate.load", None)
     source = world.source("fft")
-    for sources, bios, options, message in (
+    refused: list[tuple[list[str], Path, dict[str, Any], str]] = [
         ([source, str(world.data)], world.data, {}, "data is no checkpoint"),
         ([source], tmp_path, {}, "is not a gen-bios folder"),
         ([source], world.data, {"people": "0:25"}, "^people 0:25: .* has the people 0:24$"),
         ([source], world.data, {"people": "all"}, "^--people 'all': write A:B"),
-        ([source], world.data, {"batch_size": 0}, "^--batch-size 0: at least 1$"),
-    ):
+        ([source], world.data, {"batch_size": 0}, "^--batch-size 0: at least 1, or auto$"),
+        ([source, source], world.data, {}, "stands twice among the checkpoints"),
+    ]
+    for sources, bios, options, message in refused:
+        people, batch_size = options.get("people"), options.get("batch_size")
         with pytest.raises(RequestError, match=message):
-            evaluate_bios(sources, bios, **({"people": None} | options))
+            evaluate(sources, [BiographyJob(bios, people)], batch_size=batch_size)
 
 
 def test_measuring_changes_nothing(world: World) -> None:

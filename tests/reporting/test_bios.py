@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from scale_cli.records import Metric
+from scale_cli.evaluation.results import Measurement
 from scale_cli.reporting.bios import LEGEND, markdown_table, metrics_table, rich_table, table_rows
 
 
@@ -78,20 +78,24 @@ def test_the_terminals_table_holds_the_same_cells() -> None:
     assert LEGEND.split(".")[0] in text
 
 
+def measured(metric: str, value: float, stderr: float | None, samples: int) -> Measurement:
+    return Measurement("bios:all", metric, value, stderr, samples, True, dtype="float32", batch_size=512, seconds=1.0)
+
+
 METRICS = {
     "base": [
-        Metric("hard", 0.5, 0.25, 1200, True),
-        Metric("hard/birthday", 1.0, None, 200, True),
-        Metric("soft", 0.4321, 0.01234, 1200, True),
-        Metric("soft/birthday", 0.9, 0.05, 200, True),
-        Metric("exact", 0.0, 0.0, 1200, True),
-        Metric("exact/birthday", 0.125, 0.1, 200, True),
+        measured("hard", 0.5, 0.25, 1200),
+        measured("hard/birthday", 1.0, None, 200),
+        measured("soft", 0.4321, 0.01234, 1200),
+        measured("soft/birthday", 0.9, 0.05, 200),
+        measured("exact", 0.0, 0.0, 1200),
+        measured("exact/birthday", 0.125, 0.1, 200),
     ],
     "routed": [
-        Metric("hard", 1.0, 0.0, 6, True),
-        Metric("soft", 1.0, 0.0, 6, True),
-        Metric("routed", 0.5, 0.2, 6, True),
-        Metric("exact", 1.0, 0.0, 6, True),
+        measured("hard", 1.0, 0.0, 6),
+        measured("soft", 1.0, 0.0, 6),
+        measured("routed", 0.5, 0.2, 6),
+        measured("exact", 1.0, 0.0, 6),
     ],
 }
 

@@ -192,7 +192,16 @@ def test_texts_from_files(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.txt", b"caf\xe9", "a.txt is not UTF-8: 'utf-8' codec can't decode byte 0xe9 in position 3"),
-        ("a.jsonl", b'{"text": "\xff"}', "a.jsonl is not UTF-8: "),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "\xff"}',
+            "a.jsonl, line 2 is not UTF-8: 'utf-8' codec can't decode byte 0xff",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "\\ud800"}',
+            "a.jsonl, line 1: the field `text` holds half a surrogate pair, which is no",
+        ),
         ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}', "a.jsonl, line 2: not a JSON object with a field `text`"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": ', "a.jsonl, line 3: not a JSON object with a field `text`"),
         ("a.jsonl", b'["text"]', "a.jsonl, line 1: not a JSON object with a field `text`"),
@@ -212,8 +221,8 @@ def test_files_with_something_else_are_refused(tmp_path: Path, name: str, conten
 def test_parquet_needs_a_column_of_text(tmp_path: Path) -> None:
     for columns, message in (
         ({"body": ["a"], "id": [1]}, "has no column `text`; it has body, id"),
-        ({"text": [1]}, ": the column `text` is int64 with 0 nulls, not all text"),
-        ({"text": ["a", None]}, ": the column `text` is string with 1 nulls, not all text"),
+        ({"text": [1]}, ", row 1: the field `text` is 1, not text"),
+        ({"text": ["a", None]}, ", row 2: the field `text` is null, not text"),
     ):
         pq.write_table(pa.table(columns), tmp_path / "a.parquet")
         with pytest.raises(RequestError, match=f"a.parquet ?{message}$"):

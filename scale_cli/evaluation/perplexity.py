@@ -1,0 +1,149 @@
+"""Perplexity of texts: how well a model predicts them, per token, and per byte and character whatever its tokenizer."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scale_cli.evaluation.corpora import Corpus
+from scale_cli.evaluation.evaluate import Advance, Outcome
+from scale_cli.evaluation.results import Measurement, Result
+from scale_cli.evaluation.subject import Subject, Target
+from scale_cli.evaluation.windows import WindowOptions, Windows, config_of, lead_token, ratio, rows_for, total
+from scale_cli.training.checkpoints import load_tokenizer
+
+
+@dataclass(eq=False)
+class PerplexityJob:
+    """The perplexity of a corpus, to be measured on checkpoints; a `Job`."""
+
+    corpus: Corpus
+    options: WindowOptions
+    spread: bool = field(default=True, init=False)
+
+    @property
+    def label(self) -> str:
+        return f"perplexity:{self.corpus.name}"
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of its numbers in results."""
+        return [self.label]
+
+    def prepare(self, targets: Sequence[Target]) -> None:
+        """Raise RequestError for a checkpoint that does not take the windows, or has nothing to begin a text with."""
+        for target in targets:
+            self.options.resolve(config_of(target.checkpoint))
+            lead_token(load_tokenizer(target.checkpoint), self.options.packing)
+
+    def done(self, result: Result, target: Target, seed: int) -> bool:
+        key = (self.version(config_of(target.checkpoint)), self.corpus.limit, target.dtype)
+        return any((m.task_version, m.limit, m.dtype) == key for m in result.find(self.label))
+
+    def run(self, subject: Subject, advance: Advance) -> Outcome:
+        return Outcome(self.measure(subject, advance))
+
+    def version(self, config: Any) -> str:
+        """What numbers share that may be compared: the texts, and what a model of this config sees of them."""
+        length, stride = self.options.resolve(config)
+        return f"{self.options.packing}-{length}-{stride}-{self.corpus.sha256[:12]}"
+
+    def measure(self, subject: Subject, advance: Advance = lambda **steps: None) -> list[Measurement]:
+        """Perplexity per token, bits per byte and bits per character, with standard errors.
+
+        advance: called with windows `done` and the `total` of them.
+        Every token of every document is predicted once, from those before it in its window; the token before a document
+        is not. Bytes are those of UTF-8. Documents are the units of the standard errors.
+        """
+        begun = time.perf_counter()
+        corpus, options, model = self.corpus, self.options, subject.model
+        length, stride = options.resolve(model.config)
+        windows = Windows(corpus.documents, subject.tokenizer, length=length, stride=stride, packing=options.packing)
+        rows = subject.batch_size or rows_for(model, length)
+        losses, preserved = document_sums(model, windows, rows, advance)
+        seconds = time.perf_counter() - begun
+        size_bytes = np.array([len(text.encode()) for text in corpus.documents])
+        characters = np.array([len(text) for text in corpus.documents])
+        numbers = {
+            "perplexity": _perplexity(*ratio(losses, windows.lengths)),
+            "bits_per_byte": ratio(losses / math.log(2), size_bytes),
+            "bits_per_character": ratio(losses / math.log(2), characters),
+        }
+        details = {
+            "source": corpus.source,
+            "sha256": corpus.sha256,
+            "nll": math.fsum(losses),
+            "tokens": int(windows.lengths.sum()),
+            "bytes": int(size_bytes.sum()),
+            "characters": int(characters.sum()),
+            "empty_documents": corpus.empty,
+            "length": length,
+            "stride": stride,
+            "packing": options.packing,
+            "windows": len(windows.windows),
+            "before_document": subject.tokenizer.convert_ids_to_tokens(windows.lead),
+        }
+        return [
+            Measurement(
+                task=self.label,
+                metric=metric,
+                value=value,
+                stderr=stderr,
+                samples=len(corpus.documents),
+                higher_is_better=False,
+                dtype=subject.target.dtype,
+                batch_size=rows,
+                seconds=seconds,
+                task_version=self.version(model.config),
+                limit=corpus.limit,
+                routed=float(preserved.sum() / windows.lengths.sum()) if subject.has_router else None,
+                details=details,
+            )
+            for metric, (value, stderr) in numbers.items()
+        ]
+
+
+class Sums(NamedTuple):
+    """Sums over the tokens of each document, (documents,) in float64.
+
+    losses: negative log-likelihoods, in nats. preserved: tokens that a router sent to the preserve branch.
+    """
+
+    losses: np.ndarray
+    preserved: np.ndarray
+
+
+@torch.inference_mode()
+def document_sums(model: Any, windows: Windows, rows: int, advance: Advance = lambda **steps: None) -> Sums:
+    """Score all windows, `rows` in a forward pass; log-softmax is in float32 at least, its sums in float64."""
+    losses, preserved = windows.sums(), windows.sums()
+    for batch in windows.batches(rows, model.device, advance):
+        output = batch.forward(model)
+        logits, owners = batch.rows_of(output.logits), batch.owners.cpu()
+        for chunk in batch.chunks():
+            loss = token_losses(logits[batch.positions[chunk]], batch.targets[chunk])
+            losses.index_add_(0, owners[chunk], loss.double().cpu())
+        if getattr(output, "preserved", None) is not None:
+            preserved.index_add_(0, owners, batch.rows_of(output.preserved)[batch.positions].double().cpu())
+    return Sums(total(losses, model.device), total(preserved, model.device))
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of each target (n,) under its logits (n, vocabulary), in float32 or the logits' more."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return functional.cross_entropy(wide, targets, reduction="none")
+
+
+def _perplexity(nats: float, stderr: float | None) -> tuple[float, float | None]:
+    """e to the nats per token, and its standard error by the delta method."""
+    value = math.inf if nats > math.log(sys.float_info.max) else math.exp(nats)
+    return value, None if stderr is None else value * stderr

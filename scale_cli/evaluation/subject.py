@@ -1,0 +1,171 @@
+"""What is measured: a checkpoint, its identity, and the model and tokenizer loaded from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scale_cli.errors import RequestError
+from scale_cli.evaluation.results import CheckpointInfo
+from scale_cli.files import to_json
+from scale_cli.hub import fetch
+from scale_cli.records import fingerprint_folder, sha256_file
+from scale_cli.training.checkpoints import (
+    TRAINED_TENSORS,
+    Checkpoint,
+    describe,
+    lineage,
+    load_model,
+    load_tokenizer,
+    trained_dtype,
+)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A checkpoint that is to be measured, known without loading it.
+
+    label: its name in tables and of its result folder. dtype: that of its weights while it is measured.
+    """
+
+    label: str
+    checkpoint: Checkpoint
+    fingerprint: str
+    dtype: str
+
+
+@dataclass
+class Subject:
+    """A checkpoint that is being measured: loaded, in eval mode, on its device.
+
+    batch_size: sequences a forward pass, None for "as many as fit".
+    seed: of whatever is drawn at random.
+    """
+
+    target: Target
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    batch_size: int | None
+    seed: int
+
+    @property
+    def has_router(self) -> bool:
+        """Whether the model's output says which tokens took the preserve branch."""
+        return getattr(self.model.config, "router", None) is not None
+
+
+def targets(sources: Sequence[str], *, dtype: str | None, device: torch.device) -> list[Target]:
+    """What is to be measured, in its order, each under a label of its own. Loads no weights, but reads all of them.
+
+    sources: checkpoints of any kind, or LABEL=CHECKPOINT.
+    dtype: a name of `DTYPES`; None: bfloat16 on a GPU, and on a CPU that in which a checkpoint is stored.
+    Raises RequestError for what is no checkpoint or has no tokenizer, and for a label that stands twice.
+    """
+    pairs = [_split(source) for source in sources]
+    checkpoints = [describe(source) for _, source in pairs]
+    for checkpoint in checkpoints:
+        load_tokenizer(checkpoint)
+    labels = _labels(pairs)
+    found = []
+    for label, checkpoint in zip(labels, checkpoints, strict=True):
+        stored = "bfloat16" if device.type == "cuda" else _stored_dtype(checkpoint)
+        found.append(Target(label, checkpoint, fingerprint(checkpoint), dtype or stored))
+    return found
+
+
+def load(target: Target, *, device: torch.device, batch_size: int | None, seed: int) -> Subject:
+    """The target's model and tokenizer on a device."""
+    model = load_model(target.checkpoint, dtype=DTYPES[target.dtype]).to(device)
+    return Subject(target, model, load_tokenizer(target.checkpoint), device, batch_size, seed)
+
+
+def information(target: Target, model: Any) -> CheckpointInfo:
+    """What the results say of a checkpoint. model: the one loaded from it."""
+    checkpoint = target.checkpoint
+    trainings = [step for step in lineage(checkpoint)[1] if step["step"] == "train"]
+    latest = trainings[-1] if trainings else {}
+    recipe = dict(latest.get("recipe", {}))
+    return CheckpointInfo(
+        label=target.label,
+        source=checkpoint.source,
+        fingerprint=target.fingerprint,
+        kind=checkpoint.kind,
+        method=recipe.pop("method", None),
+        parameters={
+            "total": sum(parameter.numel() for parameter in model.parameters()),
+            "trained": latest.get("trained_parameters"),
+        },
+        options=recipe or None,
+        training={name: latest[name] for name in ("tokens", "seconds") if name in latest} or None,
+    )
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """The identity of any checkpoint, as hex: of a folder's weights, config and tokenizer, of a run's base as well.
+
+    Fetches a hub id's weights. Raises RequestError where there are no weights as safetensors.
+    """
+    if checkpoint.base is None:
+        folder = Path(checkpoint.source)
+        if not folder.exists():
+            folder = fetch(checkpoint.source, ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
+        try:
+            return fingerprint_folder(folder)
+        except ValueError as error:
+            raise RequestError(f"{checkpoint.source} has no weights as safetensors, which alone are loaded") from error
+    if checkpoint.from_scratch:
+        base = sha256_file(checkpoint.base.folder / "config.json")
+    else:
+        base = fingerprint(checkpoint.base)
+    trained = sha256_file(checkpoint.folder / TRAINED_TENSORS)
+    made = to_json({"base": base, "trained": trained, "method": checkpoint.method, "options": checkpoint.options})
+    return hashlib.sha256(made.encode()).hexdigest()
+
+
+def _split(source: str) -> tuple[str | None, str]:
+    """The label, if one is given, and the checkpoint in LABEL=CHECKPOINT; a path with = in it is a path."""
+    label, equals, rest = source.partition("=")
+    if not equals or Path(source).exists():
+        return None, source
+    if not label or not rest or "/" in label or label.startswith("."):
+        raise RequestError(f"{source}: write LABEL=CHECKPOINT; a label has no / and no . in front")
+    return label, rest
+
+
+def _labels(pairs: Sequence[tuple[str | None, str]]) -> list[str]:
+    """The labels given, and for the others as much of the end of the path as tells them from each other."""
+    paths = [Path(source).absolute().parts if label is None else (label,) for label, source in pairs]
+    longest = max(map(len, paths))
+    for depth in range(1, longest + 1):
+        labels = ["-".join(parts[-depth:]).replace("/", "") for parts in paths]
+        if len(set(labels)) == len(labels):
+            return labels
+    twice = next(label for label in labels if labels.count(label) > 1)
+    raise RequestError(f"{twice} stands twice among the checkpoints; give each once, or names: LABEL=CHECKPOINT")
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> str:
+    """The name of the dtype that loading gives a checkpoint by itself; float32 where it is none that we measure in."""
+    if checkpoint.base is not None:
+        dtype = trained_dtype(checkpoint)
+    else:
+        config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+        named = config.get("dtype") or config.get("torch_dtype")
+        dtype = DTYPES.get(named) if named else _dtype_of_file(next(checkpoint.folder.glob("*.safetensors")))
+    return next((name for name, known in DTYPES.items() if known == dtype), "float32")
+
+
+def _dtype_of_file(file: Path) -> torch.dtype:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as tensors:
+        return tensors.get_tensor(next(iter(tensors.keys()))).dtype

@@ -1,0 +1,75 @@
+"use strict";
+const root = document.documentElement;
+
+// Light and dark: as the system says, until the button is pressed.
+const theme = document.getElementById("theme");
+const systemDark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : systemDark.matches);
+const nameTheme = () => { theme.textContent = isDark() ? "light" : "dark"; };
+theme.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; nameTheme(); });
+systemDark.addEventListener("change", nameTheme);
+theme.hidden = false;
+nameTheme();
+
+// Values or changes.
+const table = document.querySelector("table.numbers");
+const changes = document.getElementById("changes");
+if (changes) {
+  changes.parentElement.hidden = false;
+  changes.addEventListener("click", () => {
+    const pressed = table.classList.toggle("changes");
+    changes.setAttribute("aria-pressed", String(pressed));
+    resort();
+  });
+}
+
+// Sorting: first the largest on top, then the smallest, then as it was. What is missing stays at the bottom.
+const body = table.tBodies[0];
+const original = [...body.rows];
+const [upper, lower] = table.tHead.rows;
+const heads = [...upper.cells].filter((head) => head.rowSpan > 1).concat([...lower.cells]);
+let sorted = null;
+
+function keyOf(row, place) {
+  const cell = row.cells[place];
+  const shown = table.classList.contains("changes") ? cell.dataset.change ?? cell.dataset.sort : cell.dataset.sort;
+  return shown === undefined ? null : place === 0 ? shown : Number(shown);
+}
+
+function resort() {
+  heads.forEach((head) => head.removeAttribute("aria-sort"));
+  table.classList.toggle("sorted", sorted !== null);
+  let rows = original;
+  if (sorted !== null) {
+    const { place, sign } = sorted;
+    heads[place].setAttribute("aria-sort", sign < 0 ? "descending" : "ascending");
+    const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b);
+    const keyed = original.map((row) => [keyOf(row, place), row]);
+    const known = keyed.filter(([key]) => key !== null).sort(([a], [b]) => sign * compare(a, b));
+    rows = [...known, ...keyed.filter(([key]) => key === null)].map(([, row]) => row);
+  }
+  body.append(...rows);
+}
+
+heads.forEach((head, place) => {
+  const first = place === 0 ? 1 : -1;
+  head.querySelector("button").addEventListener("click", () => {
+    if (sorted === null || sorted.place !== place) sorted = { place, sign: first };
+    else sorted = sorted.sign === first ? { place, sign: -first } : null;
+    resort();
+  });
+});
+
+// A link to a number opens the record that holds it.
+function reveal() {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  for (let parent = target; parent; parent = parent.parentElement) if (parent.tagName === "DETAILS") parent.open = true;
+  target.scrollIntoView({ block: "center" });
+}
+addEventListener("hashchange", reveal);
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='#']");
+  if (link && link.getAttribute("href") === location.hash) reveal(); // the same number again
+});
+reveal();

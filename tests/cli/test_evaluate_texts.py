@@ -1,0 +1,200 @@
+"""`scale eval --perplexity` and `--drift`: what is printed and written, what is not measured twice, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scale_cli.evaluation.corpora import read_corpora
+from scale_cli.evaluation.drift import DriftJob
+from scale_cli.evaluation.perplexity import PerplexityJob
+from scale_cli.evaluation.results import Measurement, read_results
+from scale_cli.evaluation.subject import load, targets
+from scale_cli.evaluation.windows import WindowOptions
+from scale_cli.files import plain
+from scale_cli.reporting.texts import with_error
+from scale_cli.training.bios import read_biographies
+from tests.helpers import tiny_base
+from tests.runs import Run, World, save, tree
+
+RunCli = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+CHANGING = ("seconds", "created")
+
+
+@pytest.fixture
+def english(world: World, tmp_path: Path) -> Path:
+    """Six biographies, a row each."""
+    file = tmp_path / "english.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in read_biographies(world.data)[:6]))
+    return file
+
+
+def without_times(measurements: Any) -> list[dict[str, Any]]:
+    return [{name: value for name, value in plain(m).items() if name not in CHANGING} for m in measurements]
+
+
+def measured_alone(source: str, jobs: list[Any]) -> list[Measurement]:
+    (target,) = targets([source], dtype=None, device=torch.device("cpu"))
+    subject = load(target, device=torch.device("cpu"), batch_size=None, seed=0)
+    return [m for job in jobs for m in job.run(subject, lambda **steps: None).measurements]
+
+
+def test_every_number_is_the_library_functions(
+    run_cli: RunCli, world: World, finished: Callable[..., Run], english: Path, tmp_path: Path
+) -> None:
+    sources = [str(finished(method).folder) for method in ("scale-route", "llama-pro")]
+    names = [f"a={sources[0]}", f"b={sources[1]}"]
+    words = ["--perplexity", f"english={english}", "--perplexity", f"all={tmp_path}", "--perplexity-documents", 5]
+    words += ["--perplexity-length", 40, "--perplexity-stride", 30, "--drift", "--drift-tokens", 90]
+    ended = run_cli("eval", *names, *words, "--out", tmp_path / "out", "--json")
+    assert ended.code == 0, ended.stderr
+    options = WindowOptions(40, 30)
+    corpora = read_corpora([f"english={english}", f"all={tmp_path}"], limit=5)
+    jobs = [*(PerplexityJob(corpus, options) for corpus in corpora), DriftJob(corpora, options, tokens=90)]
+    printed = json.loads(ended.stdout)
+    for source, entry, result in zip(sources, printed, read_results([tmp_path / "out"]), strict=True):
+        wanted = without_times(measured_alone(source, jobs))
+        assert without_times(entry["measurements"]) == json.loads(json.dumps(wanted))
+        assert without_times(result.measurements) == json.loads(json.dumps(wanted))
+        assert result.path is not None
+        routed = [m.routed is not None for m in result.measurements if m.task != "drift"]
+        assert routed == [entry["checkpoint"]["label"] == "a"] * len(routed)
+    assert ended.stderr.count("b: drift (3 of 3): 3 of 3 (100%)") == 2  # three windows of each text
+
+
+def test_the_tables(run_cli: RunCli, world: World, finished: Callable[..., Run], english: Path) -> None:
+    sources = [f"preserve={finished('scale-preserve').folder}", f"wide={world.checkpoint('llama', 'width')}"]
+    ended = run_cli("eval", *sources, "--perplexity", f"english={english}", "--drift")
+    assert ended.code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
+    tables = [rows[start : start + 2] for start in (0, 2)]
+    texts = read_corpora([f"english={english}"])
+    (target,) = targets([str(finished("scale-preserve").folder)], dtype=None, device=torch.device("cpu"))
+    found = measured_alone(target.checkpoint.source, [PerplexityJob(texts[0], WindowOptions())])
+    version = found[0].task_version
+    assert tables[0][0] == ["preserve", *(with_error(m.value, m.stderr) for m in found), "6", version]
+    assert [row[:2] for row in tables[1]] == [["preserve", "1 ± 0"], ["wide", "1 ± 0"]]
+    assert tables[1][1][2:5] == ["0 ± 0", "1 ± 0", "6"]
+    assert [row[:3] for row in rows[4:]] == [[n, m, "0"] for n in ("preserve", "wide") for m in ("attention", "ffn")]
+    assert ended.stdout.splitlines()[0].strip() == f"perplexity:english, {english}"
+
+
+def test_a_second_call_measures_what_is_missing(run_cli: RunCli, world: World, english: Path, tmp_path: Path) -> None:
+    source, out = world.checkpoint("llama", "width"), tmp_path / "out"
+
+    def call(*more: object) -> tuple[str, list[str | None]]:
+        ended = run_cli("eval", source, "--perplexity", f"english={english}", "--out", out, *more)
+        assert ended.code == 0, ended.stderr
+        (result,) = read_results([out])
+        return ended.stderr, [m.task_version for m in result.find("perplexity:english", "bits_per_byte")]
+
+    said, versions = call()
+    assert "already" not in said
+    before = tree(out)
+    said, again = call()
+    assert (said, again) == (f"llama-width: 1 of 1 are in {out} already\n", versions)
+    assert tree(out) == before
+    said, versions = call("--drift")
+    assert said.startswith(f"llama-width: 1 of 2 are in {out} already\nllama-width: drift (1 of 1)")
+    assert len(versions) == 1
+    assert len(call("--perplexity-stride", 20)[1]) == 2
+    assert len(call("--perplexity-packing", "documents")[1]) == 3
+    english.write_text('{"text": "Other text."}\n{"text": "And more."}\n')
+    assert len(call()[1]) == 4
+    assert len(call("--drift", "--base", world.checkpoint("llama"))[1]) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--drift"], "--drift: BASE is a whole model without its base in it; name the checkpoint to compare it with"),
+        (["--base", "BASE"], "--base BASE: only --drift compares with a base; add --drift"),
+        (["--perplexity-stride", "9"], "--perplexity-stride 9: there is no text to read; add --perplexity NAME=SOURCE"),
+        (["--drift", "--base", "NEOX"], "--base NEOX has model_type gpt_neox, num_hidden_layers 2, hidden_size 32, "),
+        (["--drift", "--base", "/none"], "/none: no such folder; give a checkpoint's folder or a hub id like org/name"),
+        (["--drift", "--base", "BASE", "--drift-tokens", "0"], "--drift-tokens 0: at least 1"),
+        (["--perplexity", "e.jsonl"], "--perplexity 'e.jsonl': write NAME=SOURCE, as in english=test.jsonl"),
+        (["--perplexity", "a=TMP/none.txt"], "--perplexity a=TMP/none.txt: no such file or folder"),
+        (["--perplexity", "a=TMP/blank.txt"], "--perplexity a=TMP/blank.txt: there is no text in it"),
+        (["--perplexity", "a=TMP/bad.jsonl"], "TMP/bad.jsonl, line 2 is not UTF-8: 'utf-8' codec can't decode byte"),
+        (["--perplexity", "E:body"], "TMP/english.jsonl, line 1: not a JSON object with a field `body`"),
+        (["--perplexity", "a=org/set", "--perplexity-documents", "9"], "--perplexity a=org/set: no such file, and as"),
+        (["--perplexity", "a=org/set"], "--perplexity a=org/set: no such file, and of a data set of the hub say how"),
+        (["--perplexity", "E", "--perplexity-length", "9999"], "--perplexity-length 9999: the model takes 2048 tokens"),
+        (["--perplexity", "E", "--perplexity-stride", "0"], "--perplexity-stride 0: at least 1"),
+        (["--perplexity", "E", "--perplexity-documents", "0"], "--perplexity-documents 0: at least 1"),
+        (["--perplexity", "E", "--perplexity-packing", "rows"], "Invalid value for '--perplexity-packing': "),
+        (["BARE", "--perplexity", "E"], "BARE has no tokenizer that loads: "),
+        (["MUTE", "--perplexity", "E"], "the checkpoint's tokenizer has neither an end-of-text nor a begin-of-text "),
+    ],
+)
+def test_a_mistake_ends_with_one_line(
+    words: list[str], message: str, run_cli: RunCli, world: World, english: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "blank.txt").touch()
+    (tmp_path / "bad.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
+    base = tiny_base("llama", vocab_size=len(world.tokenizer))
+    base.save_pretrained(tmp_path / "bare")
+    mute = save(base, tmp_path / "mute", world.tokenizer)
+    for file in (mute / "tokenizer_config.json", mute / "special_tokens_map.json"):
+        if file.is_file():
+            settings = json.loads(file.read_text())
+            file.write_text(json.dumps({key: value for key, value in settings.items() if "_token" not in key}))
+    before = tree(tmp_path)
+    places = {
+        "BARE": tmp_path / "bare",
+        "MUTE": mute,
+        "BASE": world.checkpoint("llama"),
+        "NEOX": world.checkpoint("neox"),
+        "TMP": tmp_path,
+    }
+
+    def filled(word: str) -> str:
+        for name, place in places.items():
+            word = word.replace(name, str(place))
+        return word.replace("E", f"e={english}") if word in ("E", "E:body") else word
+
+    checkpoint = [] if words[0] in places else ["BASE"]
+    ended = run_cli("eval", *map(filled, checkpoint + words), "--out", tmp_path / "out")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"scale: {filled(message)}")
+    assert tree(tmp_path) == before
+
+
+def test_two_processes_find_what_one_does(
+    run_cli: RunCli, world: World, finished: Callable[..., Run], english: Path, tmp_path: Path
+) -> None:
+    """And a text with a single window is too little for both."""
+    short = tmp_path / "short.txt"
+    short.write_text("A few words.")
+    program = tmp_path / "program.py"
+    program.write_text("import sys; from scale_cli.cli import main; sys.exit(main())")
+    texts = [word for name, file in (("e", english), ("s", short)) for word in ("--perplexity", f"{name}={file}")]
+    words = ["eval", str(finished("scale-route").folder), *texts, "--drift", "--perplexity-length", "40", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, str(program), *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    shared, alone = (
+        {(m["task"], m["metric"]): m for m in json.loads(printed)[0]["measurements"]}
+        for printed in (ended.stdout, run_cli(*words).stdout)
+    )
+    assert alone.keys() == shared.keys()
+    for key, measurement in alone.items():
+        for name in ("value", "stderr", "routed"):
+            if measurement[name] is None:
+                assert shared[key][name] is None
+            else:
+                assert shared[key][name] == pytest.approx(measurement[name], rel=1e-5, abs=1e-9), key
+        assert shared[key]["samples"] == measurement["samples"]

@@ -1,0 +1,247 @@
+"""`scale report` in every format, to a file or stdout, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scale_cli.reporting import fonts
+from tests.results import measured, result, scored
+
+RunCli = Callable[..., Any]
+RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
+PAPER, BIOS = RECORDS / "paper-table1.json", RECORDS / "bios-demo.json"
+
+SUITE = """\
+name: mine
+language: {language}
+role: {role}
+title: {title}
+tasks:
+{tasks}
+"""
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Path:
+    """What `scale eval` leaves of a base and two methods, with the scores of items, and two suites beside it."""
+    folder = tmp_path / "evaluated"
+    scored("base", None, {"a": [1, 0] * 20, "b": [1, 1, 0, 0] * 10, "k": [0] * 40}, folder)
+    scored("fft", "fft", {"a": [0, 0] * 20, "b": [1, 0, 0, 0] * 10, "k": [1] * 40}, folder)
+    scored("route", "scale-route", {"a": [1, 0] * 19 + [0, 0], "b": [1, 1, 0, 0] * 10, "k": [1, 0] * 20}, folder)
+    tasks = {"en": ("stability", ("a", "b"), "영어"), "ko": ("plasticity", ("k",), "한국어")}
+    for language, (role, names, title) in tasks.items():
+        lines = "\n".join(f"  - task: {name}\n    metric: acc\n    label: {name.upper()}" for name in names)
+        text = SUITE.format(language=language, role=role, title=title, tasks=lines).replace("mine", language)
+        (tmp_path / f"{language}.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def suites(evaluated: Path) -> list[Any]:
+    return ["--suite", evaluated.parent / "en.yaml", "--suite", evaluated.parent / "ko.yaml"]
+
+
+def test_the_table_for_people(run_cli: RunCli, evaluated: Path) -> None:
+    ended = run_cli("report", evaluated, *suites(evaluated))
+    assert (ended.code, ended.stderr) == (0, "")
+    assert [line.rstrip() for line in ended.stdout.splitlines()[:14]] == [
+        "Stability and plasticity",
+        "",
+        "━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━",
+        "                                 stability: 영어                            plasticity: 한국어",
+        "            ─────────────────────────────────────────────────────────  ─────────────────────────────",
+        "checkpoint              A              B        average    forgetting               K           gain",
+        "━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━",
+        "base†       50.00 ± 8.01   50.00 ± 8.01   50.00 ± 5.66       -           0.00 ± 0.00        -",
+        "────────────────────────────────────────────────────────────────────────────────────────────────────",
+        "fft†         0.00 ± 0.00   25.00 ± 6.93   12.50 ± 3.47   37.50 ± 5.30  100.00 ± 0.00*  100.00 ± 0.00",
+        "────────────────────────────────────────────────────────────────────────────────────────────────────",
+        "route†      47.50 ± 8.00*  50.00 ± 8.01*  48.75 ± 5.66*   1.25 ± 1.25   50.00 ± 8.01    50.00 ± 8.01",
+        "━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━",
+        "",
+    ]
+
+
+def test_the_shipped_suites_are_found_by_themselves(run_cli: RunCli) -> None:
+    ended = run_cli("report", PAPER)
+    assert "stability: English" in ended.stdout
+    assert "plasticity: Korean" in ended.stdout
+    only = run_cli("report", PAPER, "--suite", "korean", "--format", "markdown")
+    assert only.stdout.splitlines()[2].startswith("| checkpoint | KB BoolQ | KB COPA | KB HellaSwag | Korean average |")
+    assert "arc\\_challenge acc\\_norm" in only.stdout.splitlines()[2]  # of no suite now: a column of its own
+
+
+def test_columns_named_one_by_one(run_cli: RunCli, evaluated: Path) -> None:
+    words = ("--stability", "a", "--stability", "b=acc", "--plasticity", "k")
+    made = json.loads(run_cli("report", evaluated, *words, "--format", "json").stdout)
+    assert [(group["title"], group["role"], len(group["columns"])) for group in made["groups"]] == [
+        ("a, b", "stability", 3),
+        ("k", "plasticity", 1),
+    ]
+    one = json.loads(run_cli("report", PAPER, "--stability", "mmlu", "--format", "json").stdout)
+    assert [group["title"] for group in one["groups"]][:2] == ["mmlu", "Korean"]  # its suite gives way
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        ("r.html", "<!doctype html>"),
+        ("r.md", "**T**"),
+        ("r.tex", "% \\usepackage"),
+        ("r.csv", "checkpoint,"),
+        ("r.json", "{"),
+        ("r.TXT", "T\n"),
+    ],
+)
+def test_a_file_s_ending_says_the_format(name: str, begins: str, run_cli: RunCli, tmp_path: Path) -> None:
+    file = tmp_path / name
+    ended = run_cli("report", PAPER, "--out", file, "--title", "T")
+    assert (ended.code, ended.stdout) == (0, "")
+    assert ended.stderr.endswith(f"report of 8 checkpoints written to {file}\n")
+    assert file.read_text(encoding="utf-8").startswith(begins)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert run_cli("report", PAPER, "--out", file, "--title", "T").code == 0  # over what is there
+
+
+def test_a_text_file_holds_what_is_printed(run_cli: RunCli, tmp_path: Path) -> None:
+    run_cli("report", PAPER, "--out", tmp_path / "r.txt")
+    assert (tmp_path / "r.txt").read_text(encoding="utf-8") == run_cli("report", PAPER).stdout
+
+
+def test_changes(run_cli: RunCli, evaluated: Path) -> None:
+    made = run_cli("report", evaluated, *suites(evaluated), "--changes", "--format", "markdown").stdout
+    assert "| route† | \N{MINUS SIGN}2.50 ± 2.50 |" in made.replace("**", "")
+    assert "| base" not in made
+
+
+def test_a_comparison_on_the_same_items(run_cli: RunCli, evaluated: Path) -> None:
+    words = ("report", evaluated, *suites(evaluated), "--compare", "base", "route")
+    text = run_cli(*words).stdout
+    assert "route against base" in text
+    assert "K                40   0.00  50.00  +50.00 ± 8.01  <0.0001  McNemar" in text
+    lines = run_cli(*words, "--format", "csv").stdout.splitlines()
+    assert lines[0].startswith("first,second,suite,label,task,metric,")
+    assert lines[1].startswith("base,route,en,A,a,acc,0.5,0.475,-0.025")
+    assert lines[1].endswith(",1.0,McNemar,40")
+    made = json.loads(run_cli(*words, "--format", "json").stdout)
+    assert [line["test"] for line in made["comparison"]] == ["McNemar", "McNemar", "z", "McNemar"]
+    assert "route against base" in run_cli(*words, "--format", "html").stdout
+    assert run_cli(*words, "--format", "latex").stdout.count(r"\begin{table*}") == 2
+
+
+def test_seeds(run_cli: RunCli, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        result(f"seed-{seed}-fft", "fft", [measured("k", 0.5 + seed / 10)], seed=seed).save(tmp_path / f"seed-{seed}")
+    assert "fft (2 seeds)" in run_cli("report", tmp_path, "--seeds").stdout
+    ended = run_cli("report", tmp_path / "seed-0", "--seeds")
+    assert ended.code == 0
+    assert ended.stderr == "--seeds: no two results differ in the seed only; each has a row of its own\n"
+
+
+def test_the_biography_record(run_cli: RunCli) -> None:
+    ended = run_cli("report", BIOS)
+    assert "stability: Task 0" in ended.stdout
+    assert "fft†             1.34 M       20  47.33 ± 2.89  50.33 ± 3.02  100.00 ± 0.00" in ended.stdout
+
+
+def test_figures(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = run_cli("report", BIOS, "--figures", tmp_path / "new" / "figures", "--ablation", "lr", "--format", "csv")
+    assert ended.code == 0
+    assert ended.stdout.startswith("checkpoint,")
+    names = ["frontier.png", "frontier.svg", "curves.png", "curves.svg", "ablation-lr.png", "ablation-lr.svg"]
+    assert ended.stderr == f"figures in {tmp_path}/new/figures: {', '.join(names)}\n"
+    assert sorted(path.name for path in (tmp_path / "new" / "figures").iterdir()) == sorted(names)
+
+
+def test_figures_without_a_trade_off(run_cli: RunCli, evaluated: Path, tmp_path: Path) -> None:
+    ended = run_cli("report", evaluated, "--figures", tmp_path / "figures", "--format", "csv")
+    assert ended.code == 0
+    assert ended.stderr == (
+        "no frontier figure: it takes two checkpoints with a stability and a plasticity column; see --suite\n"
+        f"figures in {tmp_path}/figures: none\n"
+    )
+
+
+def test_korean_labels_without_a_font_are_told(
+    run_cli: RunCli, evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fonts, "korean_font", lambda: None)
+    ended = run_cli("report", evaluated, *suites(evaluated), "--figures", tmp_path / "figures", "--format", "csv")
+    assert ended.code == 0
+    assert ended.stderr.splitlines()[0] == (
+        "no installed font has Hangul, so the figures show Korean labels in Latin letters; install one, such as "
+        "Debian's fonts-nanum, to have them in Korean"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["NOWHERE"], "NOWHERE: no such file or folder; give results of: scale eval CHECKPOINT --out DIR"),
+        (["EMPTY"], "EMPTY holds no result.json; make one with: scale eval CHECKPOINT --out EMPTY"),
+        (
+            ["PAPER", "--suite", "english-offlin"],
+            "--suite english-offlin: neither a shipped suite nor a file; did you mean english?",
+        ),
+        (
+            ["EVALUATED", "--suite", "korean"],
+            "Korean: none of its tasks (kobest_boolq, kobest_copa, kobest_hellaswag) is in these results, which hold "
+            "a, b, k",
+        ),
+        (["EVALUATED", "--stability", "x"], "--stability x: no result has this task; choose from a, b, k"),
+        (["EVALUATED", "--base", "x"], "--base x: choose from base, fft, route"),
+        (["EVALUATED", "--compare", "fft", "x"], "--compare x: choose from base, fft, route"),
+        (
+            ["EVALUATED", "--changes", "--format", "csv"],
+            "--changes: csv always has the changes beside the numbers; leave it out",
+        ),
+        (
+            ["EVALUATED", "--ablation", "lr"],
+            "--ablation lr: it is a figure; say where to with --figures DIR",
+        ),
+        (
+            ["EVALUATED", "--ablation", "lr", "--figures", "FIGURES"],
+            "--ablation lr: it takes results with at least two values of it; no option differs between these results",
+        ),
+        (
+            ["EVALUATED", "--out", "report.pdf"],
+            "--out report.pdf: say which --format, or give the file one of the endings .txt, .md, .tex, .csv, .json, "
+            ".html",
+        ),
+        (
+            ["EVALUATED", "--out", "no/where.html"],
+            "--out no/where.html cannot be written: No such file or directory; mend that or choose another file",
+        ),
+        (
+            ["EVALUATED", "--figures", "evaluated/base/result.json"],
+            "--figures evaluated/base/result.json cannot be written: File exists; mend that or choose another folder",
+        ),
+    ],
+)
+def test_a_mistake_ends_with_one_line(
+    words: list[str], message: str, run_cli: RunCli, evaluated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(evaluated.parent)
+    (evaluated.parent / "EMPTY").mkdir()
+    before = sorted(evaluated.parent.rglob("*"))
+    named = {"PAPER": str(PAPER), "EVALUATED": "evaluated"}
+    ended = run_cli("report", *(named.get(word, word) for word in words))
+    assert (ended.code, ended.stdout, ended.stderr) == (2, "", f"scale: {message}\n")
+    assert sorted(evaluated.parent.rglob("*")) == before
+
+
+def test_it_needs_no_torch() -> None:
+    """A report is often made on a machine that trains nothing."""
+    program = (
+        "import sys; from scale_cli.cli import main; "
+        f"code = main(['report', {str(PAPER)!r}, '--format', 'html']); "
+        "print(code, {'torch', 'transformers', 'matplotlib', 'lm_eval'} & set(sys.modules), file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stderr == "0 set()\n"

@@ -1,0 +1,253 @@
+"""A table as text: the exact cells, headings and legend, and each format letter by letter."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from scale_cli.reporting import data, latex, markdown, text
+from scale_cli.reporting.build import ColumnSpec, GroupSpec, build_table
+from scale_cli.reporting.compare import compare, comparison_sheet
+from scale_cli.reporting.sheet import Entry, Heading, Sheet, compact, number, table_sheet
+from scale_cli.reporting.table import StabilityPlasticityTable
+from scale_cli.reporting.text import SheetText
+from tests.results import PLASTIC, STABLE, measured, result
+
+BYTES = GroupSpec("bytes", "Texts", "stability", (ColumnSpec("perplexity:en", "bits_per_byte", "texts"),))
+
+
+def small(**options: Any) -> StabilityPlasticityTable:
+    """A base and two methods, two tasks of what is kept and one of what is gained, and a task of no suite."""
+    values = {"base": (0.6, 0.4, 0.1, None), "fft": (0.4, 0.2, 0.8, 1_339_904), "scale-route": (0.5, 0.4, 0.7, 98_304)}
+    results = [
+        result(
+            label,
+            None if label == "base" else label,
+            [measured("a", a), measured("b", b), measured("k", k), measured("z", 1.5, 0.25, "bits_per_byte")],
+            trained=trained,
+            training={"tokens": 1e9, "seconds": 12.4} if trained else None,
+        )
+        for label, (a, b, k, trained) in values.items()
+    ]
+    return build_table(results, [STABLE, PLASTIC], **options)
+
+
+def printed(sheet: Sheet, width: int) -> str:
+    console = Console(width=width, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(SheetText(sheet))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def golden(name: str) -> str:
+    """A file that a person has read and found right."""
+    return (Path(__file__).parent / "golden" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [160, 120, 60])
+def test_text_has_errors_beside_or_below_the_numbers_or_comes_in_blocks(width: int) -> None:
+    made = printed(table_sheet(small(), best=text.BEST), width)
+    assert made == golden(f"small-{width}.txt")
+    assert max(map(len, made.splitlines())) <= width
+
+
+def test_changes_instead_of_values() -> None:
+    assert printed(table_sheet(small(), changes=True, best=text.BEST), 160) == golden("small-changes.txt")
+
+
+def test_markdown_and_latex() -> None:
+    assert markdown.markdown(table_sheet(small(), best=markdown.BEST)) == golden("small.md")
+    assert latex.latex(table_sheet(small(), best=latex.BEST)) == golden("small.tex")
+
+
+HOSTILE = Sheet(
+    title="a_b*c|d & 100% <b>",
+    headings=(
+        Heading("", "x", "x", numeric=False),
+        Heading("g#1", "y^2", "g y^2\N{NO-BREAK SPACE}\N{DOWNWARDS ARROW}"),
+    ),
+    sections=(((Entry("~{\\}$"), Entry("\N{MINUS SIGN}1.0", "0.5", best=True)),),),
+    legend=(("t_1", "`m`[1]"),),
+)
+
+
+def test_markdown_escapes() -> None:
+    assert markdown.markdown(HOSTILE) == (
+        "**a\\_b\\*c\\|d & 100% \\<b\\>**\n\n"
+        "| x | g y^2\N{NO-BREAK SPACE}\N{DOWNWARDS ARROW} |\n| --- | ---: |\n"
+        "| \\~\\{\\\\\\}$ | **\N{MINUS SIGN}1.0** ± 0.5 |\n\n- *t\\_1*: \\`m\\`\\[1\\]\n"
+    )
+
+
+def test_latex_escapes() -> None:
+    lines = latex.latex(HOSTILE).splitlines()
+    assert lines[3] == r"\caption{a\_b*c\textbar{}d \& 100\% \textless{}b\textgreater{}}"
+    assert lines[8:11] == [r" & \multicolumn{1}{c}{g\#1} \\", r"\cmidrule(lr){2-2}", r"x & y\textasciicircum{}2 \\"]
+    assert lines[12] == r"\textasciitilde{}\{\textbackslash{}\}\$ & \textbf{$-$1.0}\,{\scriptsize$\pm$0.5} \\"
+
+
+def test_hangul_takes_two_columns() -> None:
+    sheet = Sheet(
+        "t", (Heading("", "이름", "이름", numeric=False), Heading("", "k", "k")), (((Entry("기본"), Entry("1")),),), ()
+    )
+    assert printed(sheet, 40).splitlines()[2:7] == ["━━━━━━━", "이름  k", "━━━━━━━", "기본  1", "━━━━━━━"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.00 K"),
+        (98_304, "98.3 K"),
+        (999_600, "1.00 M"),
+        (384_128, "384 K"),
+        (1_339_904, "1.34 M"),
+        (1.24e9, "1.24 B"),
+        (6e13, "60.0 T"),
+    ],
+)
+def test_counts(value: float | None, shown: str) -> None:
+    assert compact(value) == shown
+
+
+def test_numbers() -> None:
+    column = small().columns[0]
+    assert number(0.36604, column) == "36.60"
+    assert number(-0.0392, column, sign=True) == "\N{MINUS SIGN}3.92"
+    assert number(0.0392, column, sign=True) == "+3.92"
+    assert number(-0.00001, column, sign=True) == "0.00"
+
+
+def test_forgetting_is_positive_where_something_is_lost_also_where_lower_is_better() -> None:
+    results = [
+        result(label, method, [measured("perplexity:en", value, 0.01, "bits_per_byte"), measured("k", 0.5)])
+        for label, method, value in (("base", None, 0.9), ("fft", "fft", 1.1))
+    ]
+    sheet = table_sheet(build_table(results, [BYTES, PLASTIC]))
+    (fft,) = sheet.sections[1]
+    assert [heading.flat_label for heading in sheet.headings][:3] == [
+        "checkpoint",
+        "texts\N{NO-BREAK SPACE}\N{DOWNWARDS ARROW}",
+        "Texts forgetting",
+    ]
+    assert fft[2] == Entry("0.200", "0.014")
+    legend = dict(sheet.legend)
+    assert legend["forgetting"] == (
+        "base minus after of the stability column, in bits_per_byte (where lower is better, after minus base); "
+        "positive is lost. The base is base."
+    )
+    changes = table_sheet(build_table(results, [BYTES, PLASTIC]), changes=True)
+    assert changes.sections[0][0][1] == Entry("+0.200", "0.014")
+
+
+def test_what_is_reported_is_told() -> None:
+    ours = result("base", None, [measured("k", 0.5)])
+    theirs = result("fft", "fft", [measured("k", 0.5)], reported="a paper")
+    sheet = table_sheet(build_table([ours, theirs], [PLASTIC]))
+    assert [row[0].text for rows in sheet.sections for row in rows] == ["base", "fft (reported)"]
+    assert ("note", "fft: reported by a paper, not measured here.") in sheet.legend
+    sheet = table_sheet(build_table([theirs], [PLASTIC]))
+    assert sheet.sections[0][0][0].text == "fft"
+    assert ("note", "All values: reported by a paper, not measured here.") in sheet.legend
+
+
+def test_a_table_without_roles_says_how_to_get_them() -> None:
+    legend = dict(table_sheet(build_table([result("base", None, [measured("z", 0.5)])], [])).legend)
+    assert legend["stability, plasticity"].endswith("(give --suite, or --stability and --plasticity).")
+
+
+def test_seeds_in_the_label_and_the_legend() -> None:
+    runs = [result(f"seed-{seed}-fft", "fft", [measured("k", 0.5 + seed / 10)], seed=seed) for seed in (0, 1)]
+    sheet = table_sheet(build_table([result("base", None, [measured("k", 0.1)]), *runs], [PLASTIC], seeds=True))
+    assert sheet.sections[1][0][:2] == (Entry("fft (2 seeds)"), Entry("55.00", "7.07"))
+    assert dict(sheet.legend)["\N{PLUS-MINUS SIGN}"].startswith(
+        "one standard deviation over the seeds, where a row has several; else one standard error; "
+    )
+
+
+def test_csv_has_a_line_a_number_and_everything_on_it() -> None:
+    lines = list(csv.DictReader(io.StringIO(data.csv_text(small()))))
+    assert len(lines) == 3 * 5
+    assert list(lines[0]) == list(data.FIELDS)
+    line = next(line for line in lines if (line["checkpoint"], line["task"]) == ("fft", "a"))
+    assert {name: value for name, value in line.items() if value} == {
+        "checkpoint": "fft",
+        "method": "fft",
+        "section": "baselines",
+        "pareto": "true",
+        "suite": "en",
+        "role": "stability",
+        "label": "A",
+        "task": "a",
+        "metric": "acc",
+        "filter": "none",
+        "task_version": "1.0",
+        "num_fewshot": "0",
+        "value": "0.4",
+        "stderr": "0.01",
+        "samples": "100",
+        "higher_is_better": "true",
+        "change": "-0.19999999999999996",
+        "change_stderr": "0.01414213562373095",
+        "paired": "false",
+        "best": "false",
+        "trained_parameters": "1339904",
+        "tokens": "1000000000",
+        "training_seconds": "12.4",
+        "dtype": "float32",
+        "batch_size": "8",
+        "seconds": "1.5",
+        "source": "runs/fft",
+        "fingerprint": "666674",
+        "command": "scale eval",
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    average = next(line for line in lines if (line["checkpoint"], line["task"]) == ("fft", "average:en"))
+    assert (average["value"], average["samples"]) == ("0.30000000000000004", "")
+
+
+def test_csv_over_seeds_has_deviations() -> None:
+    runs = [result(f"seed-{seed}-fft", "fft", [measured("k", 0.5 + seed / 10)], seed=seed) for seed in (0, 1)]
+    (line,) = csv.DictReader(io.StringIO(data.csv_text(build_table(runs, [PLASTIC], seeds=True))))
+    assert (line["seeds"], line["stderr"], line["source"]) == ("0 1", "", "runs/seed-0-fft runs/seed-1-fft")
+    assert float(line["deviation"]) == pytest.approx(0.0707, abs=1e-4)
+
+
+def test_a_measurement_belongs_to_the_call_that_made_it() -> None:
+    calls = [{"command": f"call {hour}", "created": f"2026-01-01T0{hour}:00:00+00:00", "git": None} for hour in (1, 2)]
+    made = replace(
+        result("base", None, [measured("k", 0.5)], earlier=calls, created="2026-01-01T03:00:00+00:00"), command="call 3"
+    )
+    for hour, command in ((0, "call 3"), (1, "call 1"), (2, "call 2"), (5, "call 3")):
+        measurement = measured("k", 0.5, created=f"2026-01-01T0{hour}:30:00+00:00")
+        assert data.call_of(made, measurement)["command"] == command
+
+
+def test_json_holds_the_records() -> None:
+    made = json.loads(data.json_text(small(), comparison=compare(small(), "fft", "scale-route")))
+    assert made["base"] == "base"
+    assert [row["label"] for row in made["rows"]] == ["base", "fft", "scale-route"]
+    assert [entry["checkpoint"]["label"] for entry in made["results"]] == ["base", "fft", "scale-route"]
+    assert made["results"][1]["measurements"][0]["value"] == 0.4
+    key = made["groups"][0]["columns"][0]["key"]
+    assert made["rows"][1]["cells"][key]["value"] == 0.4
+    assert made["comparison"][0]["difference"] == pytest.approx(0.1)
+
+
+def test_a_comparison_of_two_without_items() -> None:
+    made = comparison_sheet(compare(small(), "fft", "scale-route"))
+    rows = [[entry.text for entry in row] for rows in made.sections for row in rows]
+    assert made.title == "scale-route against fft"
+    assert rows[0] == ["A", "100", "40.00", "50.00", "+10.00", "<0.0001", "z"]
+    assert rows[2] == ["English average", "", "30.00", "45.00", "+15.00", "<0.0001", "z"]
+    assert rows[4] == ["z bits_per_byte", "100", "1.50", "1.50", "0.00", "1.0000", "z"]
+    assert made.sections[0][0][4].error == "1.41"
