@@ -6,8 +6,8 @@ that says what it took; imports are not counted. The proof is left out and measu
 page cache all the time, as after a download, and what was written goes to the disk between two measurements and not in
 one: what is compared is the work, not the disk.
 
-Of each, the medians: seconds of the wall's clock by stage, peak resident memory (torch alone takes some 400 MB of it, of
-the plain copy's too), and what is more than the SVD as a multiple of the plain copy, by the wall's clock and by the
+Of each, the medians: seconds of the wall's clock by stage, peak resident memory (torch alone takes some 400 MB of it,
+of the plain copy's too), and what is more than the SVD as a multiple of the plain copy, by the wall's clock and by the
 processor's.
 """
 
