@@ -23,6 +23,7 @@ from functools import cache, cached_property
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import datasets
 import lm_eval.api.model
@@ -652,7 +653,10 @@ class _Heard(logging.Handler):
 
 @contextlib.contextmanager
 def _quiet(said: Counter[str] | None = None) -> Iterator[None]:
-    """The harness prints nothing meanwhile; `said` gets its warnings."""
+    """The harness prints nothing meanwhile; `said` gets its warnings.
+
+    Nor does git, which it asks for the commit of the current folder: our records have that of the code.
+    """
     harness = logging.getLogger("lm_eval")
     handler = _Heard(Counter() if said is None else said)
     propagate, bars = harness.propagate, datasets.are_progress_bars_disabled()
@@ -662,7 +666,11 @@ def _quiet(said: Counter[str] | None = None) -> Iterator[None]:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            mock.patch.object(lm_eval.evaluator, "get_git_commit_hash", return_value=None),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -215,9 +215,15 @@ def test_items_and_subtasks_give_the_numbers_again(world: World, tasks: Tasks, t
 
 
 def test_nothing_is_printed_and_progress_reaches_the_end(
-    world: World, tasks: Tasks, capfd: pytest.CaptureFixture[str]
+    world: World,
+    tasks: Tasks,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import contextlib
+
+    monkeypatch.chdir(tmp_path)  # where git would complain that this is no repository
 
     seen: dict[str, list[tuple[int, int | None]]] = {}
 
