@@ -12,74 +12,68 @@ A run is a folder of stages, each a folder of its own that is whole or not there
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from benchmarks import stages
+from benchmarks.stages import (
+    BenchRecipe,
+    Progress,
+    claim,
+    clocked,
+    matching_rank,
+    metric_lines,
+    metric_values,
+    source_of,
+    train_recipe,
+    train_stage,
+    upscale_stages,
+)
 from scale_cli.errors import RequestError
-from scale_cli.files import new_folder, plain, to_json, write_text
-from scale_cli.methods import METHODS
-from scale_cli.recipe import load_recipe
-from scale_cli.records import read_record, write_record
+from scale_cli.files import new_folder, plain, write_text
+from scale_cli.records import write_record
 from scale_cli.training import TrainRecipe
 from scale_cli.training.recipe import parse_people
 
-PRESETS = ("demo", "small", "paper")
 STAGES = ("pretrain", "task0", "task1")
-FIXED = ("data", "seed", "method", "objective", "from_scratch", "people", "eval_people", "eval_bios")
-"""Training options that the benchmark itself decides."""
+FIXED = ("people", "from_scratch", "eval_people", "eval_bios")
+"""Training options that the benchmark decides in every stage, if only to leave them out."""
 TASK0_NEEDED = 0.95
 """Held-out Task 0 accuracy below which forgetting would mean nothing, so Task 1 is not begun."""
 
 
-@dataclass(frozen=True)
-class BiosRecipe:
+@dataclass(frozen=True, kw_only=True)
+class BiosRecipe(BenchRecipe):
     """The resolved recipe of a biography benchmark.
 
-    preset: its name. people, bios: of the data. pretrain_people: those whose biographies are learnt; Task 0 trains on
+    people, bios: of the data. pretrain_people: those whose biographies are learnt; Task 0 trains on
         the first half of them and is scored on the other. task1_people: those after them, whose biographies are never
         seen.
     tokenizer: "word" or "bpe", trained on the data and at most `vocab_size` tokens, or a hub id or folder to take one
-        from. model: arguments of GPTNeoXConfig. width, depth: of `upscale`.
+        from. model: arguments of GPTNeoXConfig.
     eval_people: of each task only the first so many people are asked, None is all.
-    stages: training options by stage: pretrain, task0, task1. methods: the rows of the table: what differs from task1,
-        by method, or by any other label with the method under `method`.
+    stages: training options by stage: pretrain, task0, task1; rows of the table differ from task1.
     """
 
-    preset: str
+    reserved = (*STAGES, *BenchRecipe.reserved)
+
     people: int
     bios: int
     pretrain_people: int
     task1_people: int
     tokenizer: str
     model: Mapping[str, Any]
-    width: Mapping[str, Any]
-    depth: Mapping[str, Any]
     stages: Mapping[str, Mapping[str, Any]]
-    methods: Mapping[str, Mapping[str, Any]]
     vocab_size: int = 50_000
     eval_people: int | None = None
-    seeds: tuple[int, ...] = (0,)
     data_seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in map(self.method_of, self.methods) if name not in METHODS]
-        if unknown or not self.methods:
-            raise RequestError(f"methods {', '.join(unknown) or '(none)'}: choose from {', '.join(METHODS)}")
-        for label in self.methods:
-            if label in (*STAGES, "width", "depth") or Path(label).name != label:
-                raise RequestError(f"methods: the label {label!r} is also the name of a folder here; choose another")
+        super().__post_init__()
         if set(self.stages) != set(STAGES):
             raise RequestError(f"stages {', '.join(self.stages) or '(none)'}: give {', '.join(STAGES)}, each once")
-        if "hidden" not in self.width or not set(self.width) <= {"hidden", "heads", "ffn", "init"}:
-            raise RequestError(f"width {dict(self.width)}: give hidden, and heads, ffn, init as wanted")
-        if set(self.depth) != {"layers"}:
-            raise RequestError(f"depth {dict(self.depth)}: give layers")
         vocabulary = 257 if self.tokenizer == "bpe" else 3  # all bytes, or a word, and what every tokenizer has
         for name, least in (("bios", 1), ("eval_people", 1), ("vocab_size", vocabulary), ("data_seed", 0)):
             value = getattr(self, name)
@@ -90,8 +84,6 @@ class BiosRecipe:
                 f"{self.pretrain_people} + {self.task1_people} people of {self.people}: pre-training and Task 1 need "
                 "at least 2 people each, and different ones"
             )
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise RequestError(f"--seeds {','.join(map(str, self.seeds))}: name at least one, each once")
         for label in self.methods:
             self.train_recipe(label, seed=0)
         for stage in ("pretrain", "task0"):
@@ -116,10 +108,6 @@ class BiosRecipe:
         first, last = parse_people(people)
         return f"{first}:{last if self.eval_people is None else min(last, first + self.eval_people)}"
 
-    def method_of(self, label: str) -> str:
-        """The method of a row of the table."""
-        return self.methods[label].get("method", label)
-
     def matches_rank(self, label: str) -> bool:
         """Whether a row is a LoRA whose rank the recipe leaves open: then it is matched to the width expansion."""
         return self.method_of(label) == "lora" and "lora_r" not in {*self.stages["task1"], *self.methods[label]}
@@ -137,17 +125,8 @@ class BiosRecipe:
             own |= {"method": "fft", "objective": "qa", "people": self.task0, "eval_people": evaluated[:1]}
         else:
             own |= {"method": self.method_of(stage), "objective": "qa", "people": self.task1, "eval_people": evaluated}
-        if stage in STAGES:
-            given = dict(self.stages[stage])
-        else:
-            differing = {name: value for name, value in self.methods[stage].items() if name != "method"}
-            given = dict(self.stages["task1"]) | differing
-        if fixed := [name for name in given if name in FIXED]:
-            raise RequestError(f"{stage}: {fixed[0]} is decided by the benchmark; leave it out")
-        try:
-            return load_recipe(TrainRecipe, None, given | own)
-        except RequestError as error:
-            raise RequestError(f"{stage}: {error}") from error
+        given = dict(self.stages[stage if stage in STAGES else "task1"])
+        return train_recipe(stage, given if stage in STAGES else given | self.differing(stage), own, fixed=FIXED)
 
 
 def load_preset(
@@ -156,33 +135,8 @@ def load_preset(
     methods: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> BiosRecipe:
-    """The recipe of a preset.
-
-    name: a word of `PRESETS`, or a YAML file of the fields of `BiosRecipe`.
-    methods: the rows, or the labels of those of the preset that are wanted. seeds: in place of the preset's.
-    Raises RequestError for what does not fit.
-    """
-    file = Path(__file__).parent / "recipes" / "bios" / f"{name}.yaml" if name in PRESETS else Path(name)
-    if not file.is_file():
-        raise RequestError(f"--preset {name}: choose {', '.join(PRESETS)}, or give a YAML file")
-    recipe = load_recipe(BiosRecipe, file, {"preset": name})
-    if methods is not None and not isinstance(methods, Mapping):
-        if absent := [label for label in methods if label not in recipe.methods]:
-            raise RequestError(f"--methods {','.join(absent)}: choose from {', '.join(recipe.methods)}")
-        methods = {label: recipe.methods[label] for label in methods}
-    return dataclasses.replace(
-        recipe,
-        methods=recipe.methods if methods is None else methods,
-        seeds=recipe.seeds if seeds is None else tuple(seeds),
-    )
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """The seeds in "0,1,2". Raises RequestError for anything else."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
-        raise RequestError(f"--seeds {text}: write whole numbers with commas between, as in 0,1,2")
-    return tuple(map(int, words))
+    """The recipe of a preset; see `stages.load_preset`."""
+    return stages.load_preset(BiosRecipe, "bios", name, methods=methods, seeds=seeds)
 
 
 @dataclass(frozen=True)
@@ -226,12 +180,6 @@ class BiosResult:
     seconds: float
 
 
-class Progress(Protocol):
-    """Shows one stage: its label, its steps in all, the steps done before; what it gives is called with `done=`."""
-
-    def __call__(self, label: str, total: int, *, done: int) -> AbstractContextManager[Callable[..., None]]: ...
-
-
 def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BiosResult:
     """Run the benchmark into `out`, or what is missing of it there.
 
@@ -240,13 +188,10 @@ def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: 
     learnt well enough.
     """
     _check_model(recipe)
-    _claim(recipe, out)
-    start = time.monotonic()
-    try:
+    claim(recipe, out)
+    with clocked(out) as seconds:
         rows, curves = _run_stages(recipe, out, say=say, progress=progress)
-    finally:
-        seconds = _add_seconds(out, time.monotonic() - start)
-    result = BiosResult(out, recipe, tuple(rows), curves, seconds)
+    result = BiosResult(out, recipe, tuple(rows), curves, seconds())
     _write_results(result)
     return result
 
@@ -267,15 +212,18 @@ def _run_stages(
     for seed in recipe.seeds:
         folder = out / f"seed-{seed}"
         before = _task0_checkpoint(recipe, seed, data, init, folder, say=say, progress=progress)
-        _upscale(recipe, seed, folder, say=say)
+        task0 = str(folder / "task0")
+        matched = any(map(recipe.matches_rank, recipe.methods))
+        upscale_stages(recipe, task0, folder, seed=seed, width_too=matched, say=say)
         for label in recipe.methods:
             trained = recipe.train_recipe(label, seed=seed, data=data)
-            source = {"width": "width", "depth": "depth", "plain": "task0"}[METHODS[trained.method].needs[0]]
             if recipe.matches_rank(label):
-                trained = dataclasses.replace(trained, lora_r=_matching_rank(folder))
-            record = _train(folder / source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
+                trained = dataclasses.replace(trained, lora_r=matching_rank(task0, folder / "width"))
+            source = source_of(trained.method, task0, folder)
+            shown = f"{label} (seed {seed})"
+            record = train_stage(source, folder / label, trained, label=shown, progress=progress)
             rows.append(_row(label, trained, record, before))
-            curves[label][seed] = _curve(folder / label / "metrics.jsonl")
+            curves[label][seed] = _curve(folder / label)
     return rows, curves
 
 
@@ -312,6 +260,11 @@ def _load_tokenizer(source: str) -> Any:
     return tokenizer
 
 
+def base_config(recipe: BiosRecipe) -> dict[str, Any]:
+    """The config of the model that is pre-trained, its vocabulary as large as the recipe allows."""
+    return dict(_model_config(recipe, vocab_size=recipe.vocab_size).to_dict())
+
+
 def _model_config(recipe: BiosRecipe, **defaults: Any) -> Any:
     """The GPTNeoXConfig of the recipe's `model`. Raises RequestError for arguments that it does not take."""
     from huggingface_hub.errors import StrictDataclassError
@@ -324,26 +277,6 @@ def _model_config(recipe: BiosRecipe, **defaults: Any) -> Any:
         return GPTNeoXConfig(**(defaults | dict(recipe.model)))
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise RequestError(f"model: {' '.join(str(error).split())}") from error
-
-
-def _claim(recipe: BiosRecipe, out: Path) -> None:
-    """Make `out` this recipe's run folder, or refuse it. More methods or seeds of the same recipe may be added."""
-    file = out / "recipe.json"
-    mine = json.loads(to_json(recipe))
-    if file.is_file():
-        theirs = json.loads(file.read_text(encoding="utf-8"))
-        fixed = {name for name in mine if name not in ("methods", "seeds")}
-        common = set(mine["methods"]) & set(theirs["methods"])
-        if {name for name in fixed if mine[name] != theirs.get(name)} or any(
-            mine["methods"][name] != theirs["methods"][name] for name in common
-        ):
-            raise RequestError(f"{out} holds a run of another recipe; choose another --out, or remove it")
-        mine |= {"methods": theirs["methods"] | mine["methods"]}  # those not run now keep their place
-        mine |= {"seeds": sorted({*theirs["seeds"], *mine["seeds"]})}
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RequestError(f"{out} already holds files of something else; choose a new or an empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(file, to_json(mine) + "\n")
 
 
 def _make_data(recipe: BiosRecipe, data: Path) -> None:
@@ -416,10 +349,11 @@ def _task0_checkpoint(
 ) -> float:
     """Pre-train, learn Task 0, and give its held-out accuracy. Raises RequestError where that is too low."""
     pretrain = recipe.train_recipe("pretrain", seed=seed, data=data)
-    _train(init, folder / "pretrain", pretrain, label=f"pretrain (seed {seed})", progress=progress)
+    train_stage(str(init), folder / "pretrain", pretrain, label=f"pretrain (seed {seed})", progress=progress)
     task0 = recipe.train_recipe("task0", seed=seed, data=data)
-    record = _train(folder / "pretrain", folder / "task0", task0, label=f"task0 (seed {seed})", progress=progress)
-    held_out = _metrics(record)["task0/hard"]
+    shown = f"task0 (seed {seed})"
+    record = train_stage(str(folder / "pretrain"), folder / "task0", task0, label=shown, progress=progress)
+    held_out = metric_values(record)["task0/hard"]
     say(f"Task 0, held-out people, hard first-token accuracy: {held_out:.3f}")
     if held_out < TASK0_NEEDED:
         raise RequestError(
@@ -429,49 +363,8 @@ def _task0_checkpoint(
     return held_out
 
 
-def _upscale(recipe: BiosRecipe, seed: int, folder: Path, *, say: Callable[[str], None]) -> None:
-    """The Task 0 checkpoint widened and deepened, as far as a method needs it."""
-    from scale_cli.surgery import upscale
-
-    needed = {METHODS[recipe.method_of(label)].needs[0] for label in recipe.methods}
-    if any(map(recipe.matches_rank, recipe.methods)):
-        needed.add("width")
-    for by, options in (("width", recipe.width), ("depth", recipe.depth)):
-        if by in needed and not (folder / by).exists():
-            result = upscale(str(folder / "task0"), folder / by, by=by, seed=seed, **options)  # type: ignore[arg-type]
-            say(f"{by}: {result.added_parameters:,} parameters added, max |delta logit| {result.max_delta_logit:.3g}")
-
-
-def _matching_rank(folder: Path) -> int:
-    """The rank at which LoRA trains about as many parameters as widening added to the same checkpoint."""
-    from transformers import AutoConfig
-
-    from scale_cli.planning import matching_rank
-
-    added = json.loads((folder / "width" / "upscale.json").read_text(encoding="utf-8"))["parameters"]["added"]
-    return matching_rank(AutoConfig.from_pretrained(folder / "task0"), added)
-
-
-def _train(source: Path, out: Path, recipe: TrainRecipe, *, label: str, progress: Progress) -> dict[str, Any]:
-    """The record of a training stage, run now if it is not there, resumed if it was interrupted."""
-    from scale_cli.training.train import RECORD, train
-    from scale_cli.training.trainer import last_checkpoint, step_of
-
-    if not (out / RECORD).is_file():
-        last = last_checkpoint(out)
-        if last is None:
-            shutil.rmtree(out, ignore_errors=True)
-        with progress(label, recipe.steps, done=step_of(last)) as advance:
-            train(str(source), out, recipe, resume=last is not None, progress=lambda done, total: advance(done=done))
-    return read_record(out / RECORD)
-
-
-def _metrics(record: Mapping[str, Any]) -> dict[str, float]:
-    return {metric["name"]: metric["value"] for metric in record["metrics"]}
-
-
 def _row(label: str, recipe: TrainRecipe, record: Mapping[str, Any], before: float) -> Row:
-    values = _metrics(record)
+    values = metric_values(record)
     return Row(
         label=label,
         method=recipe.method,
@@ -489,17 +382,10 @@ def _row(label: str, recipe: TrainRecipe, record: Mapping[str, Any], before: flo
     )
 
 
-def _curve(file: Path) -> list[tuple[int, float, float]]:
-    lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    return [(line["step"], line["task0/hard"], line["task1/hard"]) for line in lines if "task0/hard" in line]
-
-
-def _add_seconds(out: Path, seconds: float) -> float:
-    """The seconds of this call and of those before it that worked on the same run."""
-    file = out / "seconds.json"
-    total = seconds + (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else 0.0)
-    write_text(file, json.dumps(total))
-    return total
+def _curve(run: Path) -> list[tuple[int, float, float]]:
+    return [
+        (line["step"], line["task0/hard"], line["task1/hard"]) for line in metric_lines(run) if "task0/hard" in line
+    ]
 
 
 def _write_results(result: BiosResult) -> None:

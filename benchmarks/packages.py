@@ -18,9 +18,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from scale_cli.errors import RequestError
+from scale_cli.files import CACHE_VARIABLE
 from scale_cli.records import sha256_file
 
-CACHE_VARIABLE = "SCALE_CACHE"
 NO_SPACE = os.strerror(errno.ENOSPC)
 
 
@@ -82,11 +82,6 @@ PACKAGES = {
         ),
     )
 }
-
-
-def default_cache() -> Path:
-    """Where fetched files are kept unless the caller says otherwise: $SCALE_CACHE, or else ~/.cache/scale."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "scale").expanduser()
 
 
 def unpack(package: Package, folder: Path, *, cache: Path, members: tuple[str, ...] | None = None) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: new folders and small text files, and values in their JSON form."""
+"""Files that are either whole or not there: new folders and small text files; values in their JSON form; the cache."""
 
 import contextlib
 import dataclasses
@@ -12,6 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from scale_cli.errors import RequestError
+
+CACHE_VARIABLE = "SCALE_CACHE"
+
+
+def default_cache() -> Path:
+    """Where what can be made again is kept unless the caller says otherwise: $SCALE_CACHE, or else ~/.cache/scale."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "scale").expanduser()
 
 
 @contextlib.contextmanager

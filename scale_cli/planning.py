@@ -2,8 +2,8 @@
 
 Only the base's config.json is read. Parameters are counted on the models that training builds, on the meta device, and
 memory is that of one training step of these (`scale_cli.methods.memory`). It is what `scale train` takes in one
-process: every weight in float32, frozen ones too; a gradient and AdamW's two moments in float32 for what trains; and
-what a step makes, in float32 or by autocast in bfloat16.
+process: weight, gradient and AdamW's two moments in float32 for what trains; frozen weights and what a step makes, in
+float32 or in bfloat16.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from scale_cli.methods import METHODS, Kind, MethodOptions
 from scale_cli.methods.cost import Weights, multiply_adds
 from scale_cli.methods.memory import Precision, step_memory
 from scale_cli.methods.scale import collaborating_layers
+from scale_cli.methods.step import halve_frozen
 from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
 from scale_cli.model.families import lora_parameters
 from scale_cli.recipe import load_recipe
@@ -39,7 +40,7 @@ HIDDEN_STEP = 8
 DEFAULT_SHARE = 1 / 8
 """By how much the hidden size grows where no size is given: the paper's 256 on 2048."""
 TRAINING_BYTES = 4
-"""Of a weight, a gradient and each of AdamW's moments in training: float32."""
+"""Of a gradient and each of AdamW's moments in training: float32."""
 CACHE_BYTES = 2
 """Of a cached number in generation: bfloat16."""
 
@@ -296,9 +297,9 @@ def generation_weights(method: str, model: Any) -> int:
     if isinstance(model, ScaleForCausalLM) and model.config.router is not None:
         fork = min(model.config.collaborative["layers"])
         base, expansion = model.family.layers_of(model.base)[fork:], list(model.expansion.layers)[fork:]
-        heads = [model.base.get_submodule(model.family.head), model.expansion.head]
+        head = model.base.get_submodule(model.family.head)  # the added one is asked for the chosen path only
         w12 = (p for name, p in model.expansion.named_parameters() if name.endswith(".w12"))
-        total += linear_weights(*base, *expansion, *heads) - _numel(w12)
+        total += linear_weights(*base, *expansion, head) - _numel(w12)
     return total
 
 
@@ -406,6 +407,9 @@ def _plan_method(
     weights = cost_weights(method, model)
     cost = multiply_adds(method, weights)
     generation, cached = generation_weights(method, model), cached_numbers(model)
+    if precision == "bfloat16":
+        halve_frozen(model)
+    weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     base_cached = 2 * base.num_layers * base.shape.num_key_value_heads * base.shape.head_dim
     memory = step_memory(model, batch_size=batch_size, seq_length=seq_length, precision=precision)
     return MethodPlan(
@@ -416,11 +420,11 @@ def _plan_method(
         trained_share=trained / base.parameters,
         multiply_adds=cost,
         cost_ratio=cost / multiply_adds("fft", Weights(weights.base)),
-        weights_bytes=TRAINING_BYTES * total,
+        weights_bytes=weights_bytes,
         gradients_bytes=TRAINING_BYTES * trained,
         optimizer_bytes=2 * TRAINING_BYTES * trained,
         activations_bytes=memory.activations_bytes,
-        peak_bytes=TRAINING_BYTES * (total + 2 * trained) + memory.peak_bytes,
+        peak_bytes=weights_bytes + 2 * TRAINING_BYTES * trained + memory.peak_bytes,
         generation_ratio=generation / weights.base,
         cache_bytes=CACHE_BYTES * cached,
         cache_ratio=cached / base_cached,

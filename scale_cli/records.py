@@ -1,7 +1,9 @@
 """What travels with every number: where it was made, from what, by which code, and how sure it is."""
 
+import contextlib
 import dataclasses
 import datetime
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -136,8 +138,26 @@ def fingerprint_folder(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def forget_peak_memory() -> None:
+    """Let `peak_memory_bytes` count from here on: what was held before, and is not any more, is not this run's.
+
+    Outside Linux only for CUDA; there, in RAM, it goes on from the process's beginning.
+    """
+    gc.collect()  # a finished run's model hangs in reference cycles
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(index)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
+
+
 def peak_memory_bytes() -> int:
-    """The most memory this process has held: on CUDA, if torch uses it, what its tensors took; else in RAM."""
+    """The most memory this process has held since `forget_peak_memory`, or else since it began.
+
+    On CUDA, if torch uses it, what its tensors took; else in RAM.
+    """
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         return sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))

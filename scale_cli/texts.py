@@ -29,7 +29,8 @@ def read_file(source: Path, field: str = FIELD) -> Iterator[str]:
         else:
             yield source.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise RequestError(f"{source} is not UTF-8: {error}") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise RequestError(f"{source}, line {line} is not UTF-8: {error}") from error
     except pa.ArrowException as error:
         raise RequestError(f"{source} is damaged or no Parquet file: {str(error).splitlines()[0]}") from error
     except OSError as error:

@@ -16,9 +16,11 @@ os.environ |= {
 import dataclasses
 import functools
 import gc
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from tests.tasks import Tasks
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # started in a shell's background, tests would ignore it
 
 TOLERANCE = {
     torch.float64: {"rtol": 1e-10, "atol": 1e-12},
@@ -43,6 +46,15 @@ TOLERANCE = {
 def pytest_collection_finish() -> None:
     """Every training run collects garbage; it need not look at all that was imported."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache apart from the user's, of this process and those it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("SCALE_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture

@@ -195,3 +195,55 @@ def bench_file(folder: Path, **changes: Any) -> str:
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     return str(file)
+
+
+KOREAN = (
+    "가나다라 마바사아 자차카타 파하가나 다라마바",
+    "국회는 법률안을 심의하고 의결한다. 이 법은 공포한 날부터 시행한다.",
+    "대통령은 국민 앞에 엄숙히 선서하고 나라의 앞날을 말하였다.",
+)
+ENGLISH = ("Ann Lee was born in Lima and works for a bank.", "She studied music at a university in Boston.")
+
+
+def korean_texts(folder: Path) -> dict[str, Path]:
+    """Files of text: some Korean to train on, and held-out documents of both languages."""
+    texts = {
+        "train": [f"{text} {number}" for number in range(12) for text in KOREAN],
+        "english": [f"{text} {number}" for number in range(3) for text in ENGLISH],
+        "korean": [f"{number} {text}" for number in range(2) for text in KOREAN],
+    }
+    files = {name: folder / f"{name}.jsonl" for name in texts}
+    for name, rows in texts.items():
+        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in rows)
+        files[name].write_text("".join(lines), encoding="utf-8")
+    return files
+
+
+def korean_bench(folder: Path, checkpoint: Path, /, **changes: Any) -> str:
+    """A Korean benchmark of seconds as a recipe file in `folder`, with changes; one of None leaves the key out."""
+    texts = korean_texts(folder)
+    recipe: dict[str, Any] = {
+        "base": str(checkpoint),
+        "train_data": [str(texts["train"])],
+        "english_data": str(texts["english"]),
+        "korean_data": str(texts["korean"]),
+        "documents": {"english": 5, "korean": 6},
+        "documents_while_training": {"english": 2, "korean": 2},
+        "width": {"hidden": 8, "ffn": 8},
+        "depth": {"layers": 3},
+        "training": {
+            "steps": 4,
+            "batch_size": 2,
+            "seq_length": 32,
+            "lr": 1e-2,
+            "eval_steps": 2,
+            "preserve_layers": 1,
+            "freeze_layers": 1,
+            "logging_steps": 1,
+        },
+        "methods": {"fft": {"lr": 2e-2}, "lora": {}, "scale-preserve": {}, "scale-route": {}},
+    }
+    file = folder / "korean.yaml"
+    values = {name: value for name, value in (recipe | changes).items() if value is not None}
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return str(file)

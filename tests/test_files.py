@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scale_cli.errors import RequestError
-from scale_cli.files import new_folder, plain, require_room, to_json, write_text
+from scale_cli.files import default_cache, new_folder, plain, require_room, to_json, write_text
 
 
 def test_new_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -138,3 +138,11 @@ def test_plain_and_json() -> None:
         "z": {"where": "a/b", "values": [1.5, None, None]},
     }
     assert to_json({"b": 1, "a": "가"}) == '{\n  "a": "가",\n  "b": 1\n}'
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.delenv("SCALE_CACHE", raising=False)
+    assert default_cache() == Path("/home/someone/.cache/scale")
+    monkeypatch.setenv("SCALE_CACHE", "~/data")
+    assert default_cache() == Path("/home/someone/data")

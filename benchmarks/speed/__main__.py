@@ -7,8 +7,15 @@ from scale_cli.errors import RequestError
 
 MEASUREMENTS = {
     "train-step": "one training step of every method against full fine-tuning",
+    "memory": "the most memory of training with every method, measured and foreseen",
+    "trainer": "a whole training run against its bare forward, backward and optimiser steps",
+    "generate": "greedy generation by a widened model against its base",
     "eval": "perplexity and multiple choice by a widened model against its base",
     "upscale": "seconds and memory of upscaling a checkpoint against copying its folder",
+    "gen-bios": "people a second and memory of generating biographies",
+    "startup": "seconds until the tool answers",
+    "growth": "how the time grows with the expansion, depth, length, batch and data",
+    "all": "all of these, a record each and one table of the targets",
 }
 """What can be measured, and in a word what it is. A measurement is the module of its name and that module's `main`, to
 which the words that follow are given; it is imported when it is asked for, so that none pays for another's imports."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import random
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed import common
-from benchmarks.speed.common import clocked
+from benchmarks.speed.common import interleave
 from benchmarks.speed.shapes import SHAPES, Shape
+from benchmarks.speed.train_step import build
 from scale_cli.evaluation.harness import harness_model
 from scale_cli.evaluation.perplexity import document_sums
 from scale_cli.evaluation.subject import DTYPES, Subject, Target
 from scale_cli.evaluation.windows import Windows
-from scale_cli.methods import METHODS, MethodOptions
-from scale_cli.model import ScaleConfig, ScaleForCausalLM
 from scale_cli.planning import generation_weights
 from scale_cli.training.checkpoints import Checkpoint
 
@@ -74,18 +72,9 @@ class Line:
 
 def prepare(kind: str, shape: Shape, *, device: str) -> Subject:
     """A model of this shape with random weights, as loading a checkpoint of this kind would give it."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     torch.manual_seed(0)
-    config = LlamaConfig(**shape.config)
-    model: Any
-    if kind == BASE:
-        model = LlamaForCausalLM(config)
-    else:
-        model = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
-        model = METHODS[kind].apply(model, MethodOptions(preserve_layers=shape.preserve_layers), [])
     dtype = "bfloat16" if device == "cuda" else "float32"
-    model = model.to(device, DTYPES[dtype]).eval()
+    model = build("fft" if kind == BASE else kind, shape).to(device, DTYPES[dtype]).eval()
     target = Target(kind, Checkpoint(kind, Path(), "plain" if kind == BASE else "width"), "", dtype)
     return Subject(target, model, byte_tokenizer(), torch.device(device), CHOICE_ROWS, 0)
 
@@ -138,29 +127,23 @@ def measure(shape: Shape, *, repetitions: int, warmup: int, device: str) -> list
     for kind, subject in subjects.items():
         works["perplexity", kind] = perplexity_work(subject, shape)
         works["choice", kind] = choice_work(subject)
-    seconds: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in works}
-    for repetition in range(-warmup, repetitions):
-        for key, (work, _) in works.items():  # both give numbers on the CPU, so they wait for a GPU by themselves
-            _, cpu_seconds, wall_seconds = clocked(work)
-            if repetition >= 0:
-                seconds[key].append((cpu_seconds, wall_seconds))
-    compared = 1 if device == "cuda" else 0  # on a GPU the CPU only queues work
+    clocks = interleave(
+        {key: work for key, (work, _) in works.items()}, repetitions=repetitions, warmup=warmup, device=device
+    )
     weights = {kind: generation_weights(kind, subject.model) for kind, subject in subjects.items()}
     lines = []
     for name, kind in sorted(works, key=lambda key: WORK.index(key[0])):
-        runs = [run[compared] for run in seconds[name, kind]]
-        median, base = statistics.median(runs), statistics.median(run[compared] for run in seconds[name, BASE])
-        quartiles = statistics.quantiles(runs, n=4) if len(runs) > 1 else [median] * 3
+        clock, base = clocks[name, kind], clocks[name, BASE]
         lines.append(
             Line(
                 kind=kind,
                 work=name,
                 tokens=works[name, kind][1],
                 weights=weights[kind],
-                cpu_seconds=statistics.median(cpu for cpu, _ in seconds[name, kind]),
-                wall_seconds=statistics.median(wall for _, wall in seconds[name, kind]),
-                spread=(quartiles[2] - quartiles[0]) / 2 / median,
-                ratio=median / base,
+                cpu_seconds=clock.cpu_seconds,
+                wall_seconds=clock.wall_seconds,
+                spread=clock.spread,
+                ratio=clock.compared_seconds / base.compared_seconds,
                 model_ratio=weights[kind] / weights[BASE],
             )
         )
@@ -203,6 +186,9 @@ def main(words: list[str]) -> None:
         shape=shape,
         threads=arguments.threads,
         repetitions=arguments.repetitions,
+        targets=[
+            common.Target(f"{line.work} by {line.kind} over its weights'", line.over_floor, 1.1) for line in lines
+        ],
         lines=[
             vars(line) | {name: getattr(line, name) for name in ("tokens_per_second", "over_floor")} for line in lines
         ],

@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Shape:
-    """A model to measure on, and how it is upscaled: `config` for LlamaConfig, `expansion` for ScaleConfig.
+    """A model to measure on, and how it is upscaled: `config` of a base of this type, `expansion` for ScaleConfig.
 
-    layers: how many there are when it is deepened.
+    layers: how many there are when it is deepened. batch_size, seq_length: of a training step.
     """
 
     config: dict[str, Any]
@@ -19,6 +19,14 @@ class Shape:
     preserve_layers: int
     batch_size: int
     seq_length: int
+    model_type: str = "llama"
+
+
+def base_config(shape: Shape, **changes: Any) -> Any:
+    """The config of the base of this shape."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(shape.model_type, **shape.config | changes)
 
 
 SHAPES = {
@@ -39,6 +47,48 @@ SHAPES = {
             "intermediate_size": 176,
         },
         layers=10,
+        preserve_layers=3,
+        batch_size=4,
+        seq_length=256,
+    ),
+    "pythia-160m": Shape(
+        model_type="gpt_neox",
+        config={
+            "vocab_size": 50304,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "tie_word_embeddings": False,
+        },
+        expansion={
+            "hidden_size": 96,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "intermediate_size": 384,
+        },
+        layers=14,
+        preserve_layers=3,
+        batch_size=4,
+        seq_length=256,
+    ),
+    "smollm2-135m": Shape(
+        config={
+            "vocab_size": 49152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "tie_word_embeddings": True,
+        },
+        expansion={
+            "hidden_size": 72,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "intermediate_size": 192,
+        },
+        layers=34,
         preserve_layers=3,
         batch_size=4,
         seq_length=256,
@@ -65,4 +115,5 @@ SHAPES = {
         seq_length=2048,
     ),
 }
-"""By name; `llama-1b` is Llama-3.2-1B's shape, widened and deepened as in the paper (arXiv 2511.03270, section 6)."""
+"""By name; `llama-small` is the model of the first benchmark; `llama-1b` is Llama-3.2-1B's shape, widened and deepened
+as in the paper (arXiv 2511.03270, section 6). All are widened by an eighth."""

@@ -3,12 +3,13 @@
 Every repetition runs one step of every method in turn, so that a busy machine slows all of them alike. Of each method
 the medians of CPU seconds (user and system) and of wall seconds are printed, their ratio to full fine-tuning, and the
 ratio which the cost model gives (`scale_cli.methods.cost`), and the one over the other: 1.00 is the arithmetic's floor.
+Then tokens a second, and what share of the machine's rate in large products of matrices the counted operations come to.
+On CUDA the seconds are the device's between two events, steps are in bfloat16, and the wall's ratio is compared.
 """
 
 from __future__ import annotations
 
 import functools
-import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed import common
-from benchmarks.speed.common import clocked
-from benchmarks.speed.shapes import SHAPES, Shape
+from benchmarks.speed.common import Target, interleave, matrix_rate
+from benchmarks.speed.shapes import SHAPES, Shape, base_config
 from scale_cli.errors import RequestError
 from scale_cli.methods import METHODS, MethodOptions
 from scale_cli.methods.cost import Weights, multiply_adds
+from scale_cli.methods.step import halve_frozen, step_arguments
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
 from scale_cli.planning import cost_weights, matching_layers, matching_rank
 from scale_cli.surgery import depth
@@ -43,7 +45,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over repetitions. spread: half the distance of the quartiles over the median, of the CPU seconds."""
+    """Medians over repetitions.
+
+    spread: half the distance of the quartiles over the median, of the seconds compared.
+    utilisation: operations that the cost model counts, a second, over the machine's rate in products of matrices.
+    """
 
     method: str
     trained_parameters: int
@@ -53,19 +59,20 @@ class Timing:
     cpu_ratio: float
     wall_ratio: float
     model_ratio: float
+    tokens_per_second: float
+    utilisation: float
 
     @property
     def over_floor(self) -> float:
-        """The measured ratio to fft (CPU seconds) over the cost model's: 1 is the arithmetic's floor."""
+        """The measured ratio to fft over the cost model's: 1 is the arithmetic's floor."""
         return self.cpu_ratio / self.model_ratio
 
 
-def prepare(method: str, shape: Shape, *, device: str) -> Prepared:
-    """A model of this shape with random weights, upscaled as the method needs it, with its AdamW."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def build(method: str, shape: Shape) -> Any:
+    """A model of this shape with random weights, upscaled as the method needs it, in training mode."""
+    from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(0)
-    config = LlamaConfig(**shape.config)
+    config = base_config(shape)
     rank, deepened = _matched(shape, config)
     options = MethodOptions(preserve_layers=shape.preserve_layers, lora_r=rank)
     new_layers: list[int] = []
@@ -75,10 +82,19 @@ def prepare(method: str, shape: Shape, *, device: str) -> Prepared:
             base = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
         case "depth":  # as block expansion orders them; what the weights are does not matter to a clock
             new_layers = depth.new_layers(depth.plan_depth(config.num_hidden_layers, layers=deepened))
-            base = LlamaForCausalLM(LlamaConfig(**shape.config | {"num_hidden_layers": deepened}))
+            base = AutoModelForCausalLM.from_config(base_config(shape, num_hidden_layers=deepened))
         case "plain":
-            base = LlamaForCausalLM(config)
-    model = METHODS[method].apply(base, options, new_layers).to(device).train()
+            base = AutoModelForCausalLM.from_config(config)
+    return METHODS[method].apply(base, options, new_layers).train()
+
+
+def prepare(method: str, shape: Shape, *, device: str, bfloat16: bool = False) -> Prepared:
+    """A model of `build` with its AdamW, as `scale train` would have it in this precision."""
+    torch.manual_seed(0)
+    model = build(method, shape)
+    if bfloat16:
+        halve_frozen(model)
+    model.to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=True)
     return Prepared(method, model, optimizer, cost_weights(method, model))
@@ -95,52 +111,65 @@ def _matched(shape: Shape, config: Any) -> tuple[int, int]:
 def step(prepared: Prepared, batch: torch.Tensor, *, bfloat16: bool) -> None:
     """One training step: forward, loss, backward, AdamW."""
     with torch.autocast(batch.device.type, torch.bfloat16, enabled=bfloat16):
-        loss = prepared.model(input_ids=batch, labels=batch, use_cache=False).loss
+        inputs = {"input_ids": batch, "labels": batch, "use_cache": False}
+        loss = prepared.model(**inputs, **step_arguments(prepared.model)).loss
     loss.backward()
     prepared.optimizer.step()
     prepared.optimizer.zero_grad()
-    if batch.device.type == "cuda":
-        torch.cuda.synchronize()  # so that it is over when this returns, and can be clocked
+
+
+def tokens(shape: Shape, *, device: str) -> torch.Tensor:
+    """A batch of random tokens, (batch_size, seq_length)."""
+    generator = torch.Generator().manual_seed(0)
+    size = (shape.batch_size, shape.seq_length)
+    return torch.randint(shape.config["vocab_size"], size, generator=generator).to(device)
 
 
 def train_step(
     shape: Shape, *, methods: tuple[str, ...], repetitions: int, warmup: int, device: str, bfloat16: bool
 ) -> list[Timing]:
     """The timings of one training step of each method; fft must be among them: the others are compared to it."""
-    prepared = [prepare(method, shape, device=device) for method in methods]
-    generator = torch.Generator().manual_seed(0)
-    size = (shape.batch_size, shape.seq_length)
-    batch = torch.randint(shape.config["vocab_size"], size, generator=generator).to(device)
-    seconds: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
-    for repetition in range(-warmup, repetitions):
-        for one in prepared:
-            _, cpu_seconds, wall_seconds = clocked(functools.partial(step, one, batch, bfloat16=bfloat16))
-            if repetition >= 0:
-                seconds[one.method].append((cpu_seconds, wall_seconds))
-    cpu = {method: [c for c, _ in runs] for method, runs in seconds.items()}
-    wall = {method: statistics.median(w for _, w in runs) for method, runs in seconds.items()}
-    weights = {one.method: one.weights for one in prepared}
-    floor = multiply_adds("fft", weights["fft"])
+    prepared = {method: prepare(method, shape, device=device, bfloat16=bfloat16) for method in methods}
+    batch = tokens(shape, device=device)
+    works = {method: functools.partial(step, one, batch, bfloat16=bfloat16) for method, one in prepared.items()}
+    clocks = interleave(works, repetitions=repetitions, warmup=warmup, device=device)
+    rate = matrix_rate(device, bfloat16=bfloat16)
+    fft, floor = clocks["fft"], multiply_adds("fft", prepared["fft"].weights)
     timings = []
-    for one in prepared:
-        runs = cpu[one.method]
-        median = statistics.median(runs)
-        quartiles = statistics.quantiles(runs, n=4) if len(runs) > 1 else [median] * 3
-        # On a GPU the CPU only queues work: there the wall clock is compared.
-        ratios = [w / v for w, v in ((median, statistics.median(cpu["fft"])), (wall[one.method], wall["fft"]))]
+    for method, clock in clocks.items():
+        cost = multiply_adds(method, prepared[method].weights)
         timings.append(
             Timing(
-                method=one.method,
-                trained_parameters=one.trained_parameters,
-                cpu_seconds=median,
-                wall_seconds=wall[one.method],
-                spread=(quartiles[2] - quartiles[0]) / 2 / median,
-                cpu_ratio=ratios[1] if device == "cuda" else ratios[0],
-                wall_ratio=ratios[1],
-                model_ratio=multiply_adds(one.method, one.weights) / floor,
+                method=method,
+                trained_parameters=prepared[method].trained_parameters,
+                cpu_seconds=clock.cpu_seconds,
+                wall_seconds=clock.wall_seconds,
+                spread=clock.spread,
+                cpu_ratio=clock.compared_seconds / fft.compared_seconds,
+                wall_ratio=clock.wall_seconds / fft.wall_seconds,
+                model_ratio=cost / floor,
+                tokens_per_second=batch.numel() / clock.wall_seconds,
+                utilisation=cost * batch.numel() / clock.wall_seconds / rate,
             )
         )
     return timings
+
+
+def targets(timings: list[Timing], *, device: str) -> list[Target]:
+    """What a step is meant to take: by the cost model, and against full fine-tuning and LoRA."""
+    of = {timing.method: timing for timing in timings}
+    limit = 1.2 if device == "cuda" else 1.15
+    found = [
+        Target(f"{method} / fft over the cost model's", of[method].over_floor, limit)
+        for method in ("scale-preserve", "scale-adapt", "scale-route")
+        if method in of
+    ]
+    for method, most in (("scale-preserve", 0.57), ("scale-adapt", 1.0)):
+        if method in of:
+            found.append(Target(f"{method} / fft", of[method].cpu_ratio, most))
+            if "lora" in of:
+                found.append(Target(f"{method} / lora", of[method].cpu_ratio / of["lora"].cpu_ratio, 1.0))
+    return found
 
 
 def timing_table(timings: list[Timing], *, title: str) -> Table:
@@ -155,15 +184,31 @@ def timing_table(timings: list[Timing], *, title: str) -> Table:
     return table
 
 
+def rate_table(timings: list[Timing]) -> Table:
+    """Tokens a second and the use of the machine, for a terminal of 80 columns."""
+    table = Table("method")
+    for heading in ("tokens/s", "of the matrix rate"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for t in timings:
+        table.add_row(t.method, f"{t.tokens_per_second:,.0f}", f"{t.utilisation:.1%}")
+    return table
+
+
+def parse_methods(words: str) -> tuple[str, ...]:
+    """The methods in "fft,lora", fft first and in any case. Raises RequestError for one that is none."""
+    methods = tuple(dict.fromkeys(["fft", *words.split(",")]))
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise RequestError(f"--methods {words}: {unknown[0]!r} is not one of {', '.join(METHODS)}")
+    return methods
+
+
 def main(words: list[str]) -> None:
     """The command line of this measurement. Raises RequestError for a method that is none."""
     parser = common.parser("train-step", __doc__, shape="llama-small", repetitions=15)
     parser.add_argument("--methods", default=",".join(METHODS), help="with commas between; fft is always among them")
     parser.add_argument("--warmup", type=int, default=2, help="repetitions before those that count")
     arguments = parser.parse_args(words)
-    methods = tuple(dict.fromkeys(["fft", *arguments.methods.split(",")]))
-    if unknown := [method for method in methods if method not in METHODS]:
-        raise RequestError(f"--methods {arguments.methods}: {unknown[0]!r} is not one of {', '.join(METHODS)}")
+    methods = parse_methods(arguments.methods)
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = SHAPES[arguments.shape]
@@ -177,6 +222,7 @@ def main(words: list[str]) -> None:
     )
     title = f"One training step, {arguments.shape}, {shape.batch_size} x {shape.seq_length} tokens, {device}"
     Console().print(timing_table(timings, title=title))
+    Console().print(rate_table(timings))
     common.write_speed_record(
         arguments.out,
         "train-step",
@@ -184,5 +230,6 @@ def main(words: list[str]) -> None:
         shape=shape,
         threads=arguments.threads,
         repetitions=arguments.repetitions,
+        targets=targets(timings, device=device),
         timings=[vars(timing) | {"over_floor": timing.over_floor} for timing in timings],
     )

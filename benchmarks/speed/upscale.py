@@ -14,13 +14,11 @@ processor's.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import shutil
 import statistics
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -29,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed import common
-from benchmarks.speed.shapes import SHAPES, Shape
+from benchmarks.speed.common import in_own_process
+from benchmarks.speed.shapes import SHAPES, Shape, base_config
 from scale_cli.files import new_folder
 from scale_cli.records import peak_memory_bytes
 
@@ -77,15 +76,16 @@ class Summary:
 
 
 def make_base(shape: Shape, folder: Path) -> None:
-    """Write a Llama of this shape with random bfloat16 weights, a tensor at a time."""
+    """Write a model of this shape with random bfloat16 weights, a tensor at a time."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from scale_cli.surgery.storage import ShardWriter, write_index
 
-    config = LlamaConfig(**shape.config, dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    config = base_config(shape, dtype="bfloat16")
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config)
+    config.architectures = [type(model).__name__]
     generator = torch.Generator().manual_seed(0)
     with new_folder(folder) as new:
         config.save_pretrained(new)
@@ -127,12 +127,6 @@ def upscale(kind: Literal["width", "depth"], shape: Shape, base: Path, out: Path
         lambda: scale_cli.surgery.upscale(str(base), out, by=kind, verify=verify, **sizes)
     )
     return Run(kind, result.seconds, result.cpu_seconds, wall, cpu, result.peak_bytes)
-
-
-def in_own_process(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """What `function` returns in a fresh process; this one holds little, as a process's peak begins at its parent's."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments, **keywords).result()
 
 
 def measure(

@@ -25,10 +25,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 
 
 def say(message: str) -> None:
-    """A line of human words on stderr."""
-    from rich.console import Console
-
-    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+    """A line of human words on stderr, above a progress bar if there is one."""
+    print(message, file=sys.stderr)
 
 
 def show(result: Any, text: RenderableType, *, as_json: bool) -> None:
@@ -68,6 +66,11 @@ def progress(label: str, total: int | None, *, done: int = 0) -> Iterator[Advanc
             yield advance
     else:
         yield _plain_lines(label, total, done)
+
+
+def counter(label: str) -> Advance:
+    """Say every ten seconds how far work has come whose end is not known, beside another's progress."""
+    return _plain_lines(label, None, 0)
 
 
 @contextlib.contextmanager

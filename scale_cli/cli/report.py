@@ -159,7 +159,8 @@ def _groups(sources: Sources, suites: list[str], stability: list[str], plasticit
         found = [find_suite(word) for word in dict.fromkeys(suites)]
     else:
         shipped = measured_suites(sources.results, [find_suite(name) for name in names()])
-        found = [one for one in shipped if one.role not in {group.role for group in named}]
+        roles, there = {group.role for group in named}, {group.name for group in sources.groups}
+        found = [one for one in shipped if one.role not in roles and one.name not in there]
     return [*named, *sources.groups, *map(suite_group, found)]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from scale_cli.cli.options import recipe_options
-from scale_cli.cli.output import AsJson, progress, quiet_libraries, show
+from scale_cli.cli.output import AsJson, counter, progress, quiet_libraries, show
 from scale_cli.recipe import load_recipe
 from scale_cli.training import TrainRecipe
 
@@ -32,7 +32,12 @@ def train(
     done = step_of(last_checkpoint(out)) if resume else 0
     with progress(resolved.method, resolved.steps, done=done) as advance:
         result = run(
-            checkpoint, out, resolved, resume=resume, progress=lambda done, total: advance(done=done, total=total)
+            checkpoint,
+            out,
+            resolved,
+            resume=resume,
+            progress=lambda done, total: advance(done=done, total=total),
+            reading=counter("tokens read from --data"),
         )
     if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
         return

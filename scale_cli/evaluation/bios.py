@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections import defaultdict
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from scale_cli.errors import RequestError
-from scale_cli.evaluation.evaluate import Advance, Outcome
+from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
 from scale_cli.evaluation.results import Measurement, Result
 from scale_cli.evaluation.subject import Subject, Target
 from scale_cli.records import Metric, sha256_file
@@ -121,7 +120,7 @@ class BiographyAccuracy:
         probability. The mean over all questions, then by attribute; under a router also `routed`, the share of
         answers' first tokens that took the preserve branch."""
         scores = []
-        with _evaluating(model):
+        with evaluating(model):
             for batch, prompts in self._prompts(model):
                 output = model(input_ids=prompts, logits_to_keep=1, use_cache=False)
                 logits = output.logits[:, -1].float()
@@ -139,7 +138,7 @@ class BiographyAccuracy:
         """The share of questions whose whole answer greedy generation gives, end-of-text included; mean and by
         attribute."""
         matches: list[tuple[str, float]] = []
-        with _evaluating(model):
+        with evaluating(model):
             for batch, prompts in self._prompts(model):
                 longest = max(len(answer) for _, _, answer in batch)
                 generated = model.generate(
@@ -172,18 +171,6 @@ class BiographyAccuracy:
             for name in self.attributes
         ]
         return [_mean(kind, [getattr(score, kind) for score in scores]), *by_attribute]
-
-
-@contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """The model in eval mode and no gradients meanwhile."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def _mean(name: str, values: Sequence[float]) -> Metric:

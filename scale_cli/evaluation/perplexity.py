@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from scale_cli.evaluation.corpora import Corpus
-from scale_cli.evaluation.evaluate import Advance, Outcome
+from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
 from scale_cli.evaluation.results import Measurement, Result
 from scale_cli.evaluation.subject import Subject, Target
-from scale_cli.evaluation.windows import WindowOptions, Windows, config_of, lead_token, ratio, rows_for, total
+from scale_cli.evaluation.windows import Packing, WindowOptions, Windows, config_of, lead_token, ratio, rows_for, total
+from scale_cli.records import Metric
 from scale_cli.training.checkpoints import load_tokenizer
 
 
@@ -67,24 +68,18 @@ class PerplexityJob:
         begun = time.perf_counter()
         corpus, options, model = self.corpus, self.options, subject.model
         length, stride = options.resolve(model.config)
-        windows = Windows(corpus.documents, subject.tokenizer, length=length, stride=stride, packing=options.packing)
-        rows = subject.batch_size or rows_for(model, length)
-        losses, preserved = document_sums(model, windows, rows, advance)
+        text = TextPerplexity(corpus, subject.tokenizer, length=length, stride=stride, packing=options.packing)
+        windows, rows = text.windows, subject.batch_size or rows_for(model, length)
+        sums = document_sums(model, windows, rows, advance)
+        numbers = text.numbers(sums)
         seconds = time.perf_counter() - begun
-        size_bytes = np.array([len(text.encode()) for text in corpus.documents])
-        characters = np.array([len(text) for text in corpus.documents])
-        numbers = {
-            "perplexity": _perplexity(*ratio(losses, windows.lengths)),
-            "bits_per_byte": ratio(losses / math.log(2), size_bytes),
-            "bits_per_character": ratio(losses / math.log(2), characters),
-        }
         details = {
             "source": corpus.source,
             "sha256": corpus.sha256,
-            "nll": math.fsum(losses),
+            "nll": math.fsum(sums.losses),
             "tokens": int(windows.lengths.sum()),
-            "bytes": int(size_bytes.sum()),
-            "characters": int(characters.sum()),
+            "bytes": int(text.size_bytes.sum()),
+            "characters": int(text.characters.sum()),
             "empty_documents": corpus.empty,
             "length": length,
             "stride": stride,
@@ -105,7 +100,7 @@ class PerplexityJob:
                 seconds=seconds,
                 task_version=self.version(model.config),
                 limit=corpus.limit,
-                routed=float(preserved.sum() / windows.lengths.sum()) if subject.has_router else None,
+                routed=text.routed(sums)[0] if subject.has_router else None,
                 details=details,
             )
             for metric, (value, stderr) in numbers.items()
@@ -122,7 +117,39 @@ class Sums(NamedTuple):
     preserved: np.ndarray
 
 
-@torch.inference_mode()
+class TextPerplexity:
+    """A corpus, tokenised once, to be asked of a model as often as wanted."""
+
+    def __init__(self, corpus: Corpus, tokenizer: Any, *, length: int, stride: int, packing: Packing) -> None:
+        self.windows = Windows(corpus.documents, tokenizer, length=length, stride=stride, packing=packing)
+        self.size_bytes = np.array([len(text.encode()) for text in corpus.documents])
+        self.characters = np.array([len(text) for text in corpus.documents])
+
+    def numbers(self, sums: Sums) -> dict[str, tuple[float, float | None]]:
+        """Perplexity per token, bits per byte and bits per character, each with its standard error."""
+        bits = sums.losses / math.log(2)
+        return {
+            "perplexity": _perplexity(*ratio(sums.losses, self.windows.lengths)),
+            "bits_per_byte": ratio(bits, self.size_bytes),
+            "bits_per_character": ratio(bits, self.characters),
+        }
+
+    def routed(self, sums: Sums) -> tuple[float, float | None]:
+        """The share of tokens that took the preserve branch, with its standard error."""
+        return ratio(sums.preserved, self.windows.lengths)
+
+    def metrics(self, model: Any, rows: int) -> list[Metric]:
+        """The numbers of a model, which may go on training, and under a router `routed`; `rows` windows at a time."""
+        with evaluating(model):
+            sums = document_sums(model, self.windows, rows)
+        count = len(self.size_bytes)
+        found = [Metric(name, *number, count, higher_is_better=False) for name, number in self.numbers(sums).items()]
+        if getattr(model.config, "router", None) is not None:
+            found.append(Metric("routed", *self.routed(sums), count, higher_is_better=True))
+        return found
+
+
+@torch.no_grad()  # not inference_mode: what a model makes and keeps in that, it could not train with afterwards
 def document_sums(model: Any, windows: Windows, rows: int, advance: Advance = lambda **steps: None) -> Sums:
     """Score all windows, `rows` in a forward pass; log-softmax is in float32 at least, its sums in float64."""
     losses, preserved = windows.sums(), windows.sums()

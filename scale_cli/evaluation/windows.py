@@ -15,7 +15,7 @@ from transformers import AutoConfig
 import scale_cli.model  # noqa: F401  (registers the class)
 from scale_cli.errors import RequestError
 from scale_cli.training.checkpoints import Checkpoint
-from scale_cli.training.data import tokenise
+from scale_cli.training.tokens import tokenise
 
 Packing = Literal["concat", "documents"]
 PACKINGS: tuple[Packing, ...] = ("concat", "documents")

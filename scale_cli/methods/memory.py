@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import masking_utils
 
+from scale_cli.methods.step import step_arguments
+
 Precision = Literal["bfloat16", "float32"]
 
 
@@ -62,7 +64,7 @@ def _loss(model: Any, tokens: Tensor, *, bfloat16: bool) -> Tensor:
 
     def forward() -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            return model(input_ids=tokens, labels=tokens, use_cache=False)
+            return model(input_ids=tokens, labels=tokens, use_cache=False, **step_arguments(model))
 
     return (convert_outputs_to_fp32(forward) if bfloat16 else forward)().loss
 

@@ -15,7 +15,7 @@ Legend of shapes: B batch, T length, H heads, D head_dim; `_up` marks what was a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,13 +37,43 @@ MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_slidi
 """How the library makes the mask of each kind of layer."""
 
 
-class Stream(NamedTuple):
-    """One path through the decoder. SCALE-Route has two above its fork, everything else one."""
+IGNORED = -100
+"""The label of a position without a loss, as the library has it."""
+LOGIT_ROWS = 512
+"""Positions whose logits exist at one time where they are not wanted, or are chosen between."""
 
-    x: Tensor
-    """(B, T, hidden): the base's half."""
+
+class Halves(NamedTuple):
+    """Both streams' part of a tensor, on every path through the decoder: two above SCALE-Route's fork, else one.
+
+    The rows of two paths lie beside each other, those of the preserve path first: R = 2 B, else R = B.
+    """
+
+    x: tuple[Tensor, ...]
+    """The base's half, (R, T, ...) in all: one tensor, or, where gradients are wanted, one of each path, (B, T, ...),
+    because only the adapting path's depends on what trains."""
     x_up: Tensor
-    """(B, T, hidden_up): the added half."""
+    """The added half, (R, T, ...)."""
+
+
+def plus(a: Halves, b: Halves) -> Halves:
+    """The sum, half by half."""
+    return Halves(tuple(s + t for s, t in zip(a.x, b.x, strict=True)), a.x_up + b.x_up)
+
+
+def forked(halves: Halves) -> Halves:
+    """One path as two that are still the same: the base's half apart where gradients are wanted, else rows of one."""
+    (x,), x_up = halves
+    return Halves((x, x) if torch.is_grad_enabled() else (torch.cat((x, x)),), torch.cat((x_up, x_up)))
+
+
+def by_path(halves: Halves, paths: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The base's half (B, T, ...) of every path, and the added half of every path."""
+    x, x_up = halves
+    return (
+        x if len(x) == paths else x[0].chunk(paths),
+        (x_up,) if paths == 1 else x_up.chunk(paths),
+    )
 
 
 @dataclass
@@ -82,15 +112,43 @@ class ExpansionLinear(nn.Module):
         elif not collaborative:
             self.w12 = None
 
-    def forward(self, x: Tensor, x_up: Tensor, y: Tensor, *, masked: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, x: tuple[Tensor, ...], x_up: Tensor, y: tuple[Tensor, ...], *, masked: int) -> Halves:
         """Both halves of the widened map's output, from both halves of its input and from y = W x (+ b), the base's.
 
-        x (..., in), x_up (..., in_up), y (..., out); masked: take W12 for zero.
-        Returns W x + W12 x_up, which is y itself where no W12 counts, and W21 x + W22 x_up (+ bias), (..., out_up).
+        x (R, T, in), x_up (R, T, in_up), y (R, T, out), x and y in as many tensors; masked: rows, the first, for which
+        W12 is taken for zero.
+        Returns W x + W12 x_up, which is y itself where no W12 counts, and W21 x + W22 x_up (+ bias), (R, T, out_up).
         """
-        if self.w12 is not None and not masked:
-            y = y + functional.linear(x_up, self.w12).view(y.shape)
-        return y, functional.linear(x, self.w21, self.bias) + functional.linear(x_up, self.w22)
+        if self.w12 is not None:
+            y = (*y[:-1], self._collaborate(y[-1], x_up, masked))
+        return Halves(y, plus_product(joined([functional.linear(t, self.w21, self.bias) for t in x]), x_up, self.w22))
+
+    def _collaborate(self, y: Tensor, x_up: Tensor, masked: int) -> Tensor:
+        """y + W12 x_up for the last tensor of y, which holds every row that is not masked."""
+        assert self.w12 is not None
+        if masked == 0:
+            return plus_product(y, x_up, self.w12)
+        if len(y) < len(x_up):
+            return plus_product(y, x_up[masked:], self.w12)
+        y[masked:] += functional.linear(x_up[masked:], self.w12).view_as(y[masked:])  # no gradients: nothing else has y
+        return y
+
+
+def at(module: nn.Module, path: str) -> Any:
+    """`module.get_submodule(path)` in a fraction of its time, which is felt in generation."""
+    for name in path.split("."):
+        module = module._modules[name]  # type: ignore[assignment]
+    return module
+
+
+def plus_product(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """y + x W^T without a tensor for the product: y (..., out), or with `out` over several dimensions; x (..., in)."""
+    return torch.addmm(y.reshape(-1, weight.shape[0]), x.reshape(-1, weight.shape[1]), weight.t()).view(y.shape)
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """The rows of all tensors in one."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors))
 
 
 def rotate_half(x: Tensor) -> Tensor:
@@ -160,9 +218,10 @@ class ExpansionLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        streams: tuple[Stream, ...],
+        halves: Halves,
         *,
         base: nn.Module,
+        paths: int,
         parallel: bool,
         attention_implementation: str | None,
         position_embeddings: tuple[Tensor, Tensor],
@@ -170,13 +229,14 @@ class ExpansionLayer(GradientCheckpointingLayer):
         past_key_values: Any = None,
         layer_idx: int = 0,
         **kwargs: Any,
-    ) -> tuple[Stream, ...]:
-        """All streams through base layer and addition; the first of two streams has its W12 masked to zero."""
-        masked = [len(streams) == 2 and i == 0 for i in range(len(streams))]
+    ) -> Halves:
+        """Both halves of the hidden state through base layer and addition; W12 is masked on the first of two paths."""
+        masked = halves.x_up.shape[0] // 2 if paths == 2 else 0
         attended = self._attention(
-            streams,
+            halves,
             masked,
             base,
+            paths,
             attention_implementation,
             position_embeddings,
             attention_mask,
@@ -184,96 +244,99 @@ class ExpansionLayer(GradientCheckpointingLayer):
             layer_idx,
             kwargs,
         )
-        outputs = []
-        for (x, x_up), a, mask in zip(streams, attended, masked, strict=True):
-            if parallel:
-                y = self._ffn(Stream(x, x_up), base, mask)
-                outputs.append(Stream(y.x + a.x + x, y.x_up + a.x_up + x_up))
-            else:
-                h = Stream(x + a.x, x_up + a.x_up)
-                y = self._ffn(h, base, mask)
-                outputs.append(Stream(h.x + y.x, h.x_up + y.x_up))
-        return tuple(outputs)
+        if parallel:
+            return plus(plus(self._ffn(halves, base, masked), attended), halves)
+        halves = plus(halves, attended)
+        return plus(halves, self._ffn(halves, base, masked))
 
-    def _norm(self, role: str, stream: Stream, base: nn.Module) -> Stream:
+    def _norm(self, role: str, halves: Halves, base: nn.Module) -> Halves:
         """Both halves normalised apart, where the family has this norm."""
         path = self.family.path(role)
         if path is None:
-            return stream
-        return Stream(base.get_submodule(path)(stream.x), getattr(self, role)(stream.x_up))
+            return halves
+        norm = at(base, path)
+        return Halves(tuple(norm(t) for t in halves.x), getattr(self, role)(halves.x_up))
 
-    def _linear(self, role: str, stream: Stream, base: nn.Module, masked: bool) -> Stream:
+    def _linear(self, role: str, halves: Halves, base: nn.Module, masked: int) -> Halves:
         """Both halves through the widened map that plays `role`."""
         path = self.family.path(role)
         assert path is not None
-        return Stream(*getattr(self, role)(*stream, base.get_submodule(path)(stream.x), masked=masked))
+        linear = at(base, path)
+        return getattr(self, role)(*halves, tuple(linear(t) for t in halves.x), masked=masked)
 
     def _attention(
         self,
-        streams: tuple[Stream, ...],
-        masked: list[bool],
+        halves: Halves,
+        masked: int,
         base: nn.Module,
+        paths: int,
         attention_implementation: str | None,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         past_key_values: Any,
         layer_idx: int,
         kwargs: dict[str, Any],
-    ) -> list[Stream]:
-        """The attention block of every stream: normalised, projected, attended and projected back, both halves."""
-        attention: Any = base.get_submodule(self.family.attention)
+    ) -> Halves:
+        """The attention block: normalised, projected, attended and projected back, both halves."""
+        attention: Any = at(base, self.family.attention)
         cos, sin = (t.unsqueeze(1) for t in position_embeddings)
-        queries, keys, values = [], [], []  # base and added heads of each stream in turn, (B, H, T, D) each
-        for stream, mask in zip(streams, masked, strict=True):
-            q, k, v = self._project(self._norm("attention_norm", stream, base), base, mask)
-            queries += [apply_rotary(half.transpose(1, 2), cos, sin) for half in q]
-            keys += [apply_rotary(half.transpose(1, 2), cos, sin) for half in k]
-            values += [half.transpose(1, 2) for half in v]
-        if past_key_values is not None:  # one cache: the heads of all streams beside each other
-            heads = [k.shape[1] for k in keys]
-            key, value = past_key_values.update(torch.cat(keys, dim=1), torch.cat(values, dim=1), layer_idx)
-            keys, values = list(key.split(heads, dim=1)), list(value.split(heads, dim=1))
+        q, k, v = self._project(self._norm("attention_norm", halves, base), base, masked)
+        # The base's heads of every path and then the added ones: a list of (B, H, T, D) each.
+        queries, keys, values = (
+            [t.transpose(1, 2) for of_paths in by_path(heads, paths) for t in of_paths] for heads in (q, k, v)
+        )
+        heads = [t.shape[1] for t in queries]
+        if past_key_values is not None and queries[0].shape[2] == 1:  # a token is generated: as few calls as can be
+            queries, keys, values = ([torch.cat(tensors, dim=1)] for tensors in (queries, keys, values))
+        queries, keys = ([apply_rotary(t, cos, sin) for t in tensors] for tensors in (queries, keys))
+        if past_key_values is not None:  # one cache, in which the heads of all paths and halves lie beside each other
+            cached = past_key_values.update(torch.cat(keys, dim=1), torch.cat(values, dim=1), layer_idx)
+            keys, values = (t.split([key.shape[1] for key in keys], dim=1) for t in cached)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_implementation or "eager", eager_attention)
-        contexts = [
-            attend(attention, q, k, v, attention_mask, dropout=0.0, scaling=attention.scaling, **kwargs)[0].flatten(2)
-            for q, k, v in zip(queries, keys, values, strict=True)
-        ]
-        outputs = []
-        for i, mask in enumerate(masked):
-            projected = self._linear("o", Stream(*contexts[2 * i : 2 * i + 2]), base, mask)
-            outputs.append(self._norm("attention_post_norm", projected, base))
-        return outputs
+        kwargs = {"dropout": 0.0, "scaling": attention.scaling, **kwargs}
+        together = zip(queries, keys, values, strict=True)
+        contexts = [attend(attention, *qkv, attention_mask, **kwargs)[0] for qkv in together]
+        if len(contexts) < len(heads):
+            contexts = list(contexts[0].split(heads, dim=2))
+        flat = [t.flatten(2) for t in contexts]
+        own = flat[:paths] if len(halves.x) == paths else [joined(flat[:paths])]
+        projected = self._linear("o", Halves(tuple(own), joined(flat[paths:])), base, masked)
+        return self._norm("attention_post_norm", projected, base)
 
-    def _project(self, stream: Stream, base: nn.Module, masked: bool) -> list[Stream]:
-        """q, k, v of the base's heads and of the added ones, (B, T, H, D) each, from the normalised halves."""
+    def _project(self, halves: Halves, base: nn.Module, masked: int) -> list[Halves]:
+        """q, k, v of the base's heads and of the added ones, (R, T, H, D) each, from the normalised halves."""
         family, head_dim = self.family, self.head_dim
         if family.qkv is not None:
-            fused = base.get_submodule(family.qkv)(stream.x).unflatten(-1, (-1, 3 * head_dim)).chunk(3, dim=-1)
+            fused = at(base, family.qkv)
+            parts = [fused(t).unflatten(-1, (-1, 3 * head_dim)).chunk(3, dim=-1) for t in halves.x]
             projected = [
-                Stream(*getattr(self, role)(*stream, y, masked=masked)) for role, y in zip("qkv", fused, strict=True)
+                getattr(self, role)(*halves, y, masked=masked)
+                for role, y in zip("qkv", zip(*parts, strict=True), strict=True)
             ]
         else:
-            projected = [self._linear(role, stream, base, masked) for role in "qkv"]
+            projected = [self._linear(role, halves, base, masked) for role in "qkv"]
         if family.qk_norm_per_head:
-            projected = [self._heads(halves) for halves in projected]
+            projected = [self._heads(part) for part in projected]
         q, k, v = projected
         normed = [self._norm("q_norm", q, base), self._norm("k_norm", k, base), v]
-        return normed if family.qk_norm_per_head else [self._heads(halves) for halves in normed]
+        return normed if family.qk_norm_per_head else [self._heads(part) for part in normed]
 
-    def _heads(self, halves: Stream) -> Stream:
-        """Both halves split into heads, (B, T, H, D), where they are not yet."""
-        return Stream(*(t if t.dim() == 4 else t.unflatten(-1, (-1, self.head_dim)) for t in halves))
+    def _heads(self, halves: Halves) -> Halves:
+        """Both halves split into heads, (R, T, H, D), where they are not yet."""
+        *x, x_up = (t if t.dim() == 4 else t.view(*t.shape[:2], -1, self.head_dim) for t in (*halves.x, halves.x_up))
+        return Halves(tuple(x), x_up)
 
-    def _ffn(self, stream: Stream, base: nn.Module, masked: bool) -> Stream:
+    def _ffn(self, halves: Halves, base: nn.Module, masked: int) -> Halves:
         """The feed-forward block, both halves, from the residual stream."""
-        activation = base.get_submodule(self.family.activation)
-        normed = self._norm("ffn_norm", stream, base)
+        activation = at(base, self.family.activation)
+        normed = self._norm("ffn_norm", halves, base)
         up = self._linear("up", normed, base, masked)
         if self.family.gate is not None:
             gate = self._linear("gate", normed, base, masked)
-            inner = Stream(activation(gate.x) * up.x, activation(gate.x_up) * up.x_up)
+            x = tuple(activation(a) * b for a, b in zip(gate.x, up.x, strict=True))
+            inner = Halves(x, activation(gate.x_up) * up.x_up)
         else:
-            inner = Stream(activation(up.x), activation(up.x_up))
+            inner = Halves(tuple(activation(t) for t in up.x), activation(up.x_up))
         return self._norm("ffn_post_norm", self._linear("down", inner, base, masked), base)
 
 
@@ -295,7 +358,64 @@ class Expansion(nn.Module):
         self.layers = nn.ModuleList(ExpansionLayer(layer, family, shape, added) for layer in family.layers_of(base))
         final_norm = family.decoder_of(base).get_submodule(family.final_norm)
         self.norm = norm_like(final_norm, added.hidden_size)
-        self.head = nn.Linear(added.hidden_size, vocab_size, bias=False)
+        self.head = ExpansionHead(added.hidden_size, vocab_size)
+
+
+class ExpansionHead(nn.Module):
+    """What widening adds to the head. weight (vocabulary, hidden_up)."""
+
+    def __init__(self, in_up: int, vocab_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, in_up))
+
+    def forward(self, x_up: Tensor, z: Tensor) -> Tensor:
+        """Z + W x_up, (..., vocabulary), from x_up (..., hidden_up) and the base's Z, (..., vocabulary)."""
+        return plus_product(z, x_up, self.weight)
+
+
+class SumOverPieces(torch.autograd.Function):
+    """A sum over rows, `LOGIT_ROWS` at a time, whose gradients are computed along with it: no piece outlives the next.
+
+    apply(function, number, *parameters, *rows): `function(*rows)` gives the sum over these rows, a scalar, and may use
+    `number` parameters. All rows have the same length.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], number: int, *inputs: Tensor) -> Tensor:
+        parameters, rows = inputs[:number], inputs[number:]
+        needed = ctx.needs_input_grad[2:]
+        training = [p for p, wanted in zip(parameters, needed[:number], strict=True) if wanted]
+        moving = [i for i, wanted in enumerate(needed[number:]) if wanted]
+        total: Any = 0
+        weights: list[Tensor] = []
+        states: list[list[Tensor]] = []
+        for piece in zip(*(t.split(LOGIT_ROWS) for t in rows), strict=True):
+            leaves = [t.detach().requires_grad_(i in moving) for i, t in enumerate(piece)]
+            with torch.set_grad_enabled(bool(training or moving)):
+                value = function(*leaves)
+            total = total + value.detach()
+            if not value.requires_grad:
+                continue
+            with torch.autocast(value.device.type, enabled=False):
+                found = torch.autograd.grad(value, [*training, *(leaves[i] for i in moving)])
+            weights = [a.add_(b) for a, b in zip(weights, found, strict=False)] or list(found[: len(training)])
+            states.append(list(found[len(training) :]))
+        gradients = iter([*weights, *(torch.cat(parts) for parts in zip(*states, strict=True))])
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> Any:
+        gradients = (gradient * given[0].to(gradient.dtype) for gradient in ctx.saved_tensors)
+        return None, None, *(next(gradients) if wanted else None for wanted in ctx.needs_input_grad[2:])
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """The cosine between vectors (..., n), in float32 at least, (...)."""
+    wide = torch.promote_types(a.dtype, torch.float32)
+    a, b = a.to(wide), b.to(wide)
+    lengths = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+    return torch.linalg.vecdot(a, b) / lengths.clamp(min=torch.finfo(wide).tiny)
 
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -445,13 +565,16 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
+        loss_only: bool = False,
         **kwargs: Any,
     ) -> ScaleOutput:
         """Next-token logits of the widened model.
 
         input_ids: (B, T). attention_mask: (B, S) over cached and new tokens, 0 is padding.
         labels: (B, T), -100 is ignored; logits_to_keep: the last n positions, or indices, whose logits are wanted.
-        Returns `ScaleOutput` with logits (B, T or kept, vocabulary).
+        loss_only: with labels, for the loss alone: no more than `LOGIT_ROWS` positions' logits exist at a time.
+        Further arguments are the library's; `shift_labels` (B, T or kept) are labels of the very position.
+        Returns `ScaleOutput` with logits (B, T or kept, vocabulary), None with loss_only.
         """
         if input_ids is None or kwargs.pop("inputs_embeds", None) is not None:
             raise ValueError("a widened model has two embeddings: give input_ids, not inputs_embeds")
@@ -477,17 +600,19 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         rotary = decoder.get_submodule(family.rotary)
         angles = {kind: rotary(x, position_ids, *([kind] if family.rotary_by_layer_type else [])) for kind in masks}
 
-        streams: tuple[Stream, ...] = (Stream(x, x_up),)
-        states = streams if output_hidden_states else ()
+        halves, paths = Halves((x,), x_up), 1
+        states: list[Halves] = []
         fork, parallel = self._fork, family.is_parallel(base_config)
         layers = zip(self.expansion.layers, family.layers_of(self.base), strict=True)
         for i, (layer, base_layer) in enumerate(layers):
+            states += [halves] if output_hidden_states else []
             if i == fork:
-                streams = (streams[0], streams[0])
+                halves, paths = forked(halves), 2
             kind = layer_types[i]
-            streams = layer(
-                streams,
+            halves = layer(
+                halves,
                 base=base_layer,
+                paths=paths,
                 parallel=parallel,
                 attention_implementation=self.config._attn_implementation,
                 position_embeddings=angles[kind],
@@ -498,42 +623,88 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
                 position_ids=position_ids,
                 **kwargs,
             )
-            states += streams[-1:] if output_hidden_states else ()
 
         norm = decoder.get_submodule(family.final_norm)
-        streams = tuple(Stream(norm(x), self.expansion.norm(x_up)) for x, x_up in streams)
-        states = (*states[:-1], *streams[-1:]) if output_hidden_states else ()
+        halves = Halves(tuple(norm(t) for t in halves.x), self.expansion.norm(halves.x_up))
+        states += [halves] if output_hidden_states else []
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits, preserved = self._head(tuple(Stream(x[:, kept], x_up[:, kept]) for x, x_up in streams))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
+        halves = Halves(tuple(t[:, kept] for t in halves.x), halves.x_up[:, kept])
+        rows = len(input_ids)
+        loss = logits = preserved = None
+        if loss_only and labels is not None:
+            loss = self._loss(halves, paths, labels, **kwargs)
+        else:
+            logits, preserved = self._logits(halves, paths)
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
         return ScaleOutput(
             loss=loss,
             logits=logits,
             past_key_values=past_key_values if use_cache else None,
-            hidden_states=tuple(s.x for s in states) if output_hidden_states else None,
-            expansion_hidden_states=tuple(s.x_up for s in states) if output_hidden_states else None,
+            hidden_states=tuple(state.x[-1][-rows:] for state in states) if output_hidden_states else None,
+            expansion_hidden_states=tuple(state.x_up[-rows:] for state in states) if output_hidden_states else None,
             preserved=preserved,
         )
 
-    def _head(self, streams: tuple[Stream, ...]) -> tuple[Tensor, Tensor | None]:
-        """Logits of the final normalised streams: Z + Z_up, or eq. 5's choice between two; then the base's soft cap.
+    def _logits(self, halves: Halves, paths: int) -> tuple[Tensor, Tensor | None]:
+        """The logits (B, T, vocabulary), and under a router which positions were preserved, (B, T)."""
+        x, x_up = by_path(halves, paths)
+        shape = x_up[0].shape[:2]
+        if paths == 1:
+            return self._head(x, x_up)
+        pieces = zip(*(t.flatten(0, 1).split(LOGIT_ROWS) for t in (*x, *x_up)), strict=True)
+        found = [self._head(piece[:paths], piece[paths:]) for piece in pieces]
+        logits, preserved = (joined(parts).view(*shape, *parts[0].shape[1:]) for parts in zip(*found, strict=True))
+        return logits, preserved
+
+    def _loss(
+        self,
+        halves: Halves,
+        paths: int,
+        labels: Tensor,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        ignore_index: int = IGNORED,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The library's loss of a causal LM, (), of logits that exist a piece at a time."""
+        if shift_labels is None:
+            shift_labels = functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
+        targets = shift_labels.to(halves.x_up.device).flatten()
+        parameters = [*self.base.get_submodule(self.family.head).parameters(), *self.expansion.head.parameters()]
+
+        def loss(targets: Tensor, *states: Tensor) -> Tensor:
+            logits, _ = self._head(states[:paths], states[paths:])
+            return functional.cross_entropy(logits.float(), targets, ignore_index=ignore_index, reduction="sum")
+
+        x, x_up = by_path(halves, paths)
+        states = (t.flatten(0, 1) for t in (*x, *x_up))
+        total = SumOverPieces.apply(loss, len(parameters), *parameters, targets, *states)
+        count = (targets != ignore_index).sum() if num_items_in_batch is None else num_items_in_batch
+        return total / (count.to(total.device) if isinstance(count, Tensor) else count)
+
+    def _head(self, x: Sequence[Tensor], x_up: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Logits of the final normalised halves of each path: Z + Z_up, or eq. 5's choice between two.
+
+        x (..., hidden), x_up (..., hidden_up): one each or those of the preserve and the adapting path.
+        Returns logits (..., vocabulary) under the base's soft cap, and for two paths which were preserved, (...) bool.
 
         Training SCALE-Route (appendix D) weighs the two losses by a routing decision r that is a constant; as r is 0
-        or 1 for each token, that is the loss of the chosen logits, so no other loss is needed.
+        or 1 for each token, that is the loss of the chosen logits, so no other loss is needed. And as Z_up is of one
+        path or of the other, only the chosen one is computed.
         """
         head = self.base.get_submodule(self.family.head)
-        z = [head(s.x) for s in streams]
-        z_up = [self.expansion.head(s.x_up).to(z[0].device) for s in streams]  # a tied head may be on another one
-        if len(streams) == 1:
-            return self._soft_cap(z[0] + z_up[0]), None
-        z_preserve, z_adapt = z
+        if len(x) == 1:
+            return self._soft_cap(self.expansion.head(x_up[0], head(x[0]))), None
+        if torch.is_grad_enabled():
+            z_preserve, z_adapt = (head(t) for t in x)
+        else:  # the matrix is read once
+            z_preserve, z_adapt = head(torch.stack(tuple(x)))
         with torch.no_grad():
-            cosine = functional.cosine_similarity(z_preserve.float(), z_adapt.float(), dim=-1)
-            preserved = cosine > self.config.router["threshold"]
-        routed = torch.where(preserved.unsqueeze(-1), (z_preserve + z_adapt) / 2 + z_up[0], z_adapt + z_up[1])
-        return self._soft_cap(routed), preserved
+            preserved = cosine(z_preserve, z_adapt) > self.config.router["threshold"]
+            chosen = preserved.unsqueeze(-1)
+        z = torch.lerp(z_adapt, z_preserve, chosen.to(z_adapt.dtype) / 2)  # their mean, or the adapting path's
+        return self._soft_cap(self.expansion.head(torch.where(chosen.to(x_up[0].device), *x_up), z)), preserved
 
     def _soft_cap(self, logits: Tensor) -> Tensor:
         """c tanh(logits / c) where the base's config sets such a c."""
@@ -558,11 +729,9 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             for zero in (module.bias, module.w12):
                 if zero is not None:
                     init.zeros_(zero)
+        elif isinstance(module, ExpansionHead):
+            init.zeros_(module.weight)
         else:
             super()._init_weights(module)
-            if isinstance(module, Expansion):
-                init.zeros_(module.head.weight)
-            if isinstance(module, Expansion | ExpansionLayer):  # after their norms
-                for name, norm in module.named_children():
-                    if name in (*NORMS, "norm"):
-                        init.constant_(norm.get_parameter("weight"), self.family.norm_neutral)
+            if isinstance(module, type(self.expansion.norm)):  # the base's are its own class's to set
+                init.constant_(module.get_parameter("weight"), self.family.norm_neutral)

@@ -58,6 +58,7 @@ def read_sources(paths: Sequence[Path]) -> Sources:
         if record is None:
             read = read_results([path])
             panels += _panels_of(read, path)
+            groups += [group for group in _groups_of(read, path) if group not in groups]
         else:
             try:
                 read = _biography_results(record, file)
@@ -75,7 +76,7 @@ def _bench_record(file: Path) -> dict[str, Any] | None:
         record = read_record(file) if file.is_file() else {}
     except (OSError, UnicodeDecodeError, ValueError):
         return None  # which read_results says better
-    return record if {"rows", "recipe"} <= record.keys() else None
+    return record if {"rows", "recipe"} <= record.keys() and "results" not in record else None
 
 
 def _panels_of(results: Sequence[Result], path: Path) -> list[Panel]:
@@ -87,6 +88,19 @@ def _panels_of(results: Sequence[Result], path: Path) -> list[Panel]:
         return [panel for curves in found for panel in read_panels(json.loads(curves))]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RequestError(f"{path}: its curves are not those of a report: {error!r}") from error
+
+
+def _groups_of(results: Sequence[Result], path: Path) -> list[GroupSpec]:
+    """The columns that belong together, as results' records say, each once."""
+    found = {json.dumps(group, sort_keys=True): None for r in results for group in r.record.get("groups") or ()}
+    try:
+        groups = map(json.loads, found)
+        return [
+            GroupSpec(**group | {"columns": tuple(ColumnSpec(**column) for column in group["columns"])})
+            for group in groups
+        ]
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"{path}: its groups are not those of a report: {error!r}") from error
 
 
 def _biography_results(record: Mapping[str, Any], file: Path) -> list[Result]:

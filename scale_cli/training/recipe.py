@@ -9,13 +9,25 @@ from typing import Literal
 from scale_cli.methods import METHODS, MethodOptions
 from scale_cli.recipe import option
 
+Packing = Literal["concat", "documents"]
+
 
 @dataclass(frozen=True)
 class TrainRecipe(MethodOptions):
     """The resolved recipe of one training run; checked on construction."""
 
     method: str = option("fft", help="What is trained.", choices=tuple(METHODS))
-    data: tuple[str, ...] = option((), help="A gen-bios folder, or text files: .txt, .jsonl or .parquet with `text`.")
+    data: tuple[str, ...] = option(
+        (),
+        help="Texts: .txt, .jsonl or .parquet files, folders or globs (:FIELD behind, if not text), gen-bios folders, "
+        "hub data sets ORG/NAME[:CONFIG[:SPLIT[:FIELD]]]; all with a share of the tokens behind, as in :0.95, or none.",
+    )
+    packing: Packing = option(
+        "concat", help="concat: attention crosses texts that share a sequence; documents: each text sees only itself."
+    )
+    tokens_cache: Path | None = option(
+        None, help="Where the tokens of --data are kept.  [$SCALE_CACHE/tokens or ~/.cache/scale/tokens]"
+    )
     objective: Literal["lm", "qa"] = option(
         "lm", help="lm: packed text, loss on every token; qa: questions, loss on answer and end-of-text only."
     )
@@ -41,6 +53,12 @@ class TrainRecipe(MethodOptions):
         (), help="NAME=A:B: measure biography accuracy of these people under this name while training."
     )
     eval_bios: Path | None = option(None, help="The gen-bios folder of --eval-people.  [--data]")
+    eval_text: tuple[str, ...] = option(
+        (), help="NAME=SOURCE: measure perplexity of this text, a source as of scale eval --perplexity, while training."
+    )
+    eval_documents: int | None = option(
+        None, help="The first so many documents of each --eval-text; a hub data set needs it.  [all]"
+    )
     eval_steps: int | None = option(None, help="Measure every so many steps, besides step 0 and the last.")
     logging_steps: int = option(10, help="A line of loss and learning rate every so many steps.")
     save_steps: int | None = option(None, help="A checkpoint to resume from every so many steps.")
@@ -48,8 +66,8 @@ class TrainRecipe(MethodOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "batch_size", "gradient_accumulation_steps", "seq_length", "eval_steps", "logging_steps",
-                     "save_steps"):  # fmt: skip
+        for name in ("steps", "batch_size", "gradient_accumulation_steps", "seq_length", "eval_documents", "eval_steps",
+                     "logging_steps", "save_steps"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1")
@@ -68,11 +86,18 @@ class TrainRecipe(MethodOptions):
             raise ValueError(f"--from-scratch: random weights are trained whole, by --method fft, not {self.method}")
         if not self.data:
             raise ValueError("--data is missing: name a gen-bios folder or text files")
+        if self.packing != "concat" and self.objective == "qa":
+            raise ValueError(f"--packing {self.packing}: packs texts; --objective qa has a sequence for each question")
         if self.people is not None:
             parse_people(self.people)
         names = [name for name, _ in map(parse_eval_people, self.eval_people)]
         if len(set(names)) != len(names):
             raise ValueError(f"--eval-people {','.join(self.eval_people)}: a name stands twice")
+        if self.eval_text:
+            from scale_cli.evaluation.corpora import parse_corpora  # here, as it loads what reads texts
+
+            if twice := set(names) & set(parse_corpora(self.eval_text, option="--eval-text")):
+                raise ValueError(f"--eval-text: {min(twice)} is a name of --eval-people already; names differ")
 
     @property
     def learning_rate(self) -> float:

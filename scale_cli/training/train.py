@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,19 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from scale_cli.card import history, write_card
 from scale_cli.errors import RequestError
 from scale_cli.evaluation.bios import BiographyAccuracy
+from scale_cli.evaluation.corpora import Corpus, read_corpora
+from scale_cli.evaluation.perplexity import TextPerplexity
 from scale_cli.methods import METHODS
+from scale_cli.methods.step import halve_frozen
 from scale_cli.recipe import load_recipe, save_recipe
-from scale_cli.records import Metric, fingerprint_folder, peak_memory_bytes, sha256_file, write_record
+from scale_cli.records import (
+    Metric,
+    fingerprint_folder,
+    forget_peak_memory,
+    peak_memory_bytes,
+    sha256_file,
+    write_record,
+)
 from scale_cli.training.bios import check_people, read_questions
 from scale_cli.training.checkpoints import (
     Checkpoint,
@@ -32,12 +42,13 @@ from scale_cli.training.checkpoints import (
     save_pointer,
     save_trained,
 )
-from scale_cli.training.data import check_data, load_examples
-from scale_cli.training.recipe import TrainRecipe, parse_eval_people, parse_people
+from scale_cli.training.data import DEFAULT_LENGTH, Examples, check_data, load_examples
+from scale_cli.training.recipe import TrainRecipe, parse_eval_people
+from scale_cli.training.sources import split_weight
 from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, checkpoints, last_checkpoint
 
 RECIPE, RECORD = "recipe.yaml", "record.json"
-FREE_ON_RESUME = ("data", "eval_bios", "save_steps", "report_to")
+FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "report_to")
 """What may differ from the recipe a run was begun with: paths, as folders move, and what no result depends on."""
 
 
@@ -45,14 +56,17 @@ FREE_ON_RESUME = ("data", "eval_bios", "save_steps", "report_to")
 class TrainResult:
     """A finished run.
 
-    tokens: seen in training, padding included. seconds: wall time of the run and of the parts it was resumed from,
-        measuring included, loading not.
+    tokens: seen in training, padding included.
+    predicted_tokens: those of them with a loss, so neither padding nor prompts, nor what begins a sequence or, packed
+        by documents, a text.
+    seconds: wall time of the run and of the parts it was resumed from, measuring included, loading not.
     trained_parameters, total_parameters: numbers of weights. metrics: the last measurement, by name.
     """
 
     out: Path
     steps: int
     tokens: int
+    predicted_tokens: int
     seconds: float
     trained_parameters: int
     total_parameters: int
@@ -66,12 +80,14 @@ def train(
     *,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    reading: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Train a checkpoint as the recipe says and write the run folder `out`.
 
     source: a checkpoint: a folder, a run folder, a hub id; with `recipe.from_scratch` only its config is used.
     resume: go on from the last checkpoint in `out`, which another call with the same source and recipe left there.
     progress: called with (step, steps) after each step.
+    reading: called with the number of tokens of each batch of texts that is tokenised.
     `out` then holds recipe.yaml, metrics.jsonl, record.json, a model card, the tokenizer, and either a whole Hugging
     Face folder (fft) or the trained tensors with a pointer to the base; it can be given to eval and train again.
     Raises RequestError for what does not fit together, before anything is written, and for a loss that is no number;
@@ -79,14 +95,18 @@ def train(
     """
     checkpoint = check_request(source, out, recipe, resume=resume)
     resume_from = last_checkpoint(out) if resume else None
+    corpora = _corpora(recipe)
+    forget_peak_memory()
     arguments = training_arguments(recipe, out)  # joins the other processes, if there are any
     PartialState().wait_for_everyone()  # none writes before all have looked
     set_seed(recipe.seed)
     tokenizer = load_tokenizer(checkpoint)
-    examples = load_examples(recipe, tokenizer, processes=arguments.world_size)
-    measures = _measures(recipe, tokenizer)
+    examples = load_examples(recipe, tokenizer, processes=arguments.world_size, progress=reading)
+    measures = _measures(recipe, tokenizer, corpora)
     model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
     model = apply_method(model, recipe.method, recipe, checkpoint.new_layers)
+    if arguments.bf16:
+        halve_frozen(model)
 
     if arguments.process_index == 0:
         out.mkdir(parents=True, exist_ok=True)
@@ -96,8 +116,8 @@ def train(
     def measure(model: Any, last: bool) -> dict[str, float]:
         metrics[:] = [
             dataclasses.replace(metric, name=f"{name}/{metric.name}")
-            for name, accuracy in measures.items()
-            for metric in (accuracy.first_token(model) + (accuracy.exact_match(model) if last else []))
+            for name, measured in measures.items()
+            for metric in measured(model, last)
         ]
         return {metric.name: metric.value for metric in metrics}
 
@@ -110,7 +130,6 @@ def train(
             model=model,
             args=arguments,
             train_dataset=examples,
-            data_collator=lambda batch: batch,
             callbacks=[writer, stop],
             describe=point_to_base,
         )
@@ -122,7 +141,8 @@ def train(
         result = TrainResult(
             out=out,
             steps=recipe.steps,
-            tokens=len(examples) * examples[0]["input_ids"].shape[0],
+            tokens=len(examples) * examples.length,
+            predicted_tokens=examples.predicted_tokens,
             seconds=trainer.seconds,
             trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             total_parameters=sum(p.numel() for p in model.parameters()),
@@ -130,7 +150,7 @@ def train(
         )
         if trainer.is_world_process_zero():
             _save_result(model, tokenizer, checkpoint, recipe, out)
-            _write_record(checkpoint, recipe, result, metrics)  # from here on the run is finished
+            _write_record(checkpoint, recipe, result, metrics, examples, corpora)  # from here on the run is finished
             _write_card(checkpoint, recipe, out)
             for old in checkpoints(out):
                 shutil.rmtree(old)
@@ -151,9 +171,6 @@ def check_request(source: str, out: Path, recipe: TrainRecipe, *, resume: bool) 
         }[method.needs[0]]
         raise RequestError(f"--method {recipe.method}: {source} is {_KIND_NAMES[checkpoint.kind]}; it trains {wanted}")
     check_data(recipe)
-    if recipe.people is not None or recipe.objective == "qa":
-        for folder in recipe.data:
-            check_people(Path(folder), None if recipe.people is None else parse_people(recipe.people))
     for text in recipe.eval_people:
         check_people(_eval_folder(recipe), parse_eval_people(text)[1])
     trackers = get_available_reporting_integrations()
@@ -178,6 +195,12 @@ def _check_resumable(out: Path, recipe: TrainRecipe) -> None:
             raise RequestError(
                 f"--resume: {out} was begun with {field.name} {before}, not {now}; give the same options"
             )
+    before, now = ([split_weight(words)[1] for words in one.data] for one in (begun, recipe))
+    if before != now:
+        raise RequestError(
+            f"--resume: {out} was begun with data {','.join(begun.data)}, not {','.join(recipe.data)}; files may have "
+            "moved, but their number and weights are the same"
+        )
 
 
 _KIND_NAMES = {"plain": "not upscaled", "width": "width-upscaled", "depth": "depth-upscaled"}
@@ -225,7 +248,7 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
 
 
 def _eval_folder(recipe: TrainRecipe) -> Path:
-    return recipe.eval_bios or Path(recipe.data[0])
+    return recipe.eval_bios or Path(split_weight(recipe.data[0])[0])
 
 
 def _eval_bios(recipe: TrainRecipe) -> list[str]:
@@ -233,10 +256,37 @@ def _eval_bios(recipe: TrainRecipe) -> list[str]:
     return [str(_eval_folder(recipe))] if recipe.eval_people else []
 
 
-def _measures(recipe: TrainRecipe, tokenizer: Any) -> dict[str, BiographyAccuracy]:
-    named = [parse_eval_people(text) for text in recipe.eval_people]
-    folder = _eval_folder(recipe)
-    return {name: BiographyAccuracy(read_questions(folder, people), tokenizer) for name, people in named}
+def _corpora(recipe: TrainRecipe) -> list[Corpus]:
+    """The texts whose perplexity is measured while training."""
+    return read_corpora(
+        recipe.eval_text, limit=recipe.eval_documents, option="--eval-text", limit_option="--eval-documents"
+    )
+
+
+def _measures(
+    recipe: TrainRecipe, tokenizer: Any, corpora: Sequence[Corpus]
+) -> dict[str, Callable[[Any, bool], list[Metric]]]:
+    """What is measured while training, by name: given the model, and whether it is the last time.
+
+    Texts are shown to the model as in training, so many sequences of so many tokens at a time, which takes no more
+    memory than a step does.
+    """
+    measures: dict[str, Callable[[Any, bool], list[Metric]]] = {}
+    for name, people in map(parse_eval_people, recipe.eval_people):
+        measures[name] = _accuracy(BiographyAccuracy(read_questions(_eval_folder(recipe), people), tokenizer))
+    for corpus in corpora:
+        length = recipe.seq_length or DEFAULT_LENGTH
+        text = TextPerplexity(corpus, tokenizer, length=length, stride=length, packing="concat")
+        measures[corpus.name] = _perplexity(text, recipe.batch_size)
+    return measures
+
+
+def _accuracy(accuracy: BiographyAccuracy) -> Callable[[Any, bool], list[Metric]]:
+    return lambda model, last: accuracy.first_token(model) + (accuracy.exact_match(model) if last else [])
+
+
+def _perplexity(text: TextPerplexity, rows: int) -> Callable[[Any, bool], list[Metric]]:
+    return lambda model, last: text.metrics(model, rows)
 
 
 def _save_result(model: Any, tokenizer: Any, checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
@@ -250,7 +300,14 @@ def _save_result(model: Any, tokenizer: Any, checkpoint: Checkpoint, recipe: Tra
     tokenizer.save_pretrained(out)
 
 
-def _write_record(checkpoint: Checkpoint, recipe: TrainRecipe, result: TrainResult, metrics: list[Metric]) -> None:
+def _write_record(
+    checkpoint: Checkpoint,
+    recipe: TrainRecipe,
+    result: TrainResult,
+    metrics: list[Metric],
+    examples: Examples,
+    corpora: Sequence[Corpus],
+) -> None:
     folder = Path(checkpoint.source)
     has_weights = folder.is_dir() and any(folder.glob("*.safetensors"))
     write_record(
@@ -258,9 +315,15 @@ def _write_record(checkpoint: Checkpoint, recipe: TrainRecipe, result: TrainResu
         command="train",
         recipe=recipe,
         base={"source": checkpoint.source, "fingerprint": fingerprint_folder(folder) if has_weights else None},
-        data={source: _data_fingerprint(Path(source)) for source in (*recipe.data, *_eval_bios(recipe))},
+        data={source: _data_fingerprint(Path(source)) for source in _eval_bios(recipe)} | dict(examples.fingerprints),
+        empty_texts=examples.empty_texts,
+        eval_text={
+            corpus.name: {"source": corpus.source, "documents": len(corpus.documents), "sha256": corpus.sha256}
+            for corpus in corpora
+        },
         steps=result.steps,
         tokens=result.tokens,
+        predicted_tokens=result.predicted_tokens,
         seconds=result.seconds,
         peak_memory_bytes=peak_memory_bytes(),
         trained_parameters=result.trained_parameters,

@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from scale_cli.errors import RequestError
 from scale_cli.files import write_text
+from scale_cli.methods.step import labelled_positions, step_arguments
 from scale_cli.training.checkpoints import load_trained, save_trained
 
 Measure = Callable[[Any, bool], dict[str, float]]
@@ -31,13 +32,16 @@ CARRIED = "carried.json"
 class PartTrainer(Trainer):
     """A `Trainer` whose checkpoints hold only what trains, and which stops when the loss is no number any more.
 
-    Losses not logged yet and seconds are in the checkpoints too, so a resumed run logs what one run would have logged.
+    It asks for no logits that the loss does not need. Losses not logged yet and seconds are in the checkpoints too, so
+    a resumed run logs what one run would have logged.
     """
 
     def __init__(self, *args: Any, describe: Callable[[Path], None], **kwargs: Any) -> None:
-        """describe: writes into a checkpoint's folder what its tensors belong to. The rest is the library's."""
-        super().__init__(*args, **kwargs)
+        """describe: writes into a checkpoint's folder what its tensors belong to. The rest is the library's, but that
+        the data set gives whole batches."""
+        super().__init__(*args, **kwargs | {"data_collator": labelled_positions})
         self.describe = describe
+        self._step_arguments = step_arguments(self.model)
         # Both on the device and read only at a log or a save, so that no step waits for the device.
         self._bad_step = torch.tensor(NEVER, device=self.args.device)
         self._loss = torch.zeros((), device=self.args.device)
@@ -49,6 +53,9 @@ class PartTrainer(Trainer):
     def seconds(self) -> float:
         """Wall time of this run and of those it was resumed from, up to their last checkpoint."""
         return self._seconds_before + time.monotonic() - self._start
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(model, inputs | self._step_arguments, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)

@@ -19,15 +19,14 @@ from matplotlib import image
 from benchmarks import bios
 from benchmarks.bios import (
     END_OF_TEXT,
-    PRESETS,
     UNKNOWN,
     BiosResult,
     Row,
     load_preset,
-    parse_seeds,
     run,
     train_tokenizer,
 )
+from benchmarks.stages import PRESETS, matching_rank, parse_seeds
 from scale_cli.errors import RequestError
 from scale_cli.files import plain
 from scale_cli.methods import METHODS, MethodOptions
@@ -79,7 +78,7 @@ def test_the_rank_of_lora_is_matched_to_the_expansion(file: Path, tmp_path: Path
     config.save_pretrained(tmp_path / "task0")
     (tmp_path / "width").mkdir()
     (tmp_path / "width" / "upscale.json").write_text(json.dumps({"parameters": {"added": added}}), encoding="utf-8")
-    rank = bios._matching_rank(tmp_path)
+    rank = matching_rank(str(tmp_path / "task0"), tmp_path / "width")
     per_rank = lora_parameters(family_of("gpt_neox"), LayerShape.of(config), config.num_hidden_layers)
     assert rank * per_rank == pytest.approx(added, rel=0.1)
 
@@ -213,16 +212,16 @@ def test_presets_methods_and_seeds_that_are_not_there(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def silent(label: str, total: int, *, done: int) -> Iterator[Callable[..., None]]:
+def silent(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
     yield lambda done: None
 
 
 def interrupting(stage: str, step: int) -> Any:
     """A progress display that presses Ctrl-C at a step of a stage, and keeps what it was told of each stage's start."""
-    begun: list[tuple[str, int, int]] = []
+    begun: list[tuple[str, int | None, int]] = []
 
     @contextlib.contextmanager
-    def progress(label: str, total: int, *, done: int) -> Iterator[Callable[..., None]]:
+    def progress(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
         begun.append((label, total, done))
 
         def advance(done: int) -> None:
@@ -356,7 +355,7 @@ def test_a_method_can_be_added_and_lora_is_matched(done: BiosResult, no_gate: No
     assert [(row.label, row.method) for row in rows] == [("lora", "lora"), ("half", "lora")]
     folder = done.out / "seed-0"
     record = read_record(folder / "lora" / "record.json")
-    assert record["recipe"]["lora_r"] == bios._matching_rank(folder) > 1
+    assert record["recipe"]["lora_r"] == matching_rank(str(folder / "task0"), folder / "width") > 1
     assert rows[0].trained_parameters == record["recipe"]["lora_r"] * rows[1].trained_parameters
     added = json.loads((folder / "width" / "upscale.json").read_text(encoding="utf-8"))["parameters"]["added"]
     assert rows[0].trained_parameters == pytest.approx(added, rel=0.1)
@@ -370,7 +369,8 @@ def test_lora_alone_is_matched_to_the_same_expansion(done: BiosResult, no_gate: 
     rows = run(recipe, run_out, say=print, progress=silent).rows
     assert {path.name for path in seed.iterdir()} >= {"width", "depth", "lora", "llama-pro"}
     per_rank = lora_parameters(family_of("gpt_neox"), LayerShape.of(bios._model_config(recipe)), 2)
-    assert rows[0].trained_parameters == per_rank * bios._matching_rank(done.out / "seed-0")
+    matched = matching_rank(str(done.out / "seed-0" / "task0"), done.out / "seed-0" / "width")
+    assert rows[0].trained_parameters == per_rank * matched
 
 
 def test_another_recipe_needs_another_folder(done: BiosResult, no_gate: None, tmp_path: Path) -> None:

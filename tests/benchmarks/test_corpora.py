@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import fetch
 from benchmarks.corpora import CORPORA, HELD_OUT_EVERY, RUN_WORDS, leave_out, read_corpus, split
-from scale_cli.training.data import read_texts
+from scale_cli.texts import read_file
 from tests.packaged import wheel
 
 PASSAGES = ["Ice floats.", "Water flows.", "Ice floats.", "Steam rises."]
@@ -85,7 +85,7 @@ def test_the_folder_is_what_training_reads(tiny: Path, tmp_path: Path, monkeypat
     fetch.write_corpus("english", out, cache=tiny / "english")
     parts = split(texts)
     assert 0 < len(parts.test) < 10
-    assert read_texts(out / "text.jsonl", None) == parts.train
+    assert list(read_file(out / "text.jsonl")) == parts.train
     assert json.loads((out / "text.jsonl").read_text(encoding="utf-8").splitlines()[1]) == {"text": parts.train[1]}
     train, test = len(parts.train), len(parts.test)
     assert (out / "README.md").read_text(encoding="utf-8") == (

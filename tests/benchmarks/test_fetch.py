@@ -198,3 +198,15 @@ def test_a_disk_without_room_is_left_as_it_was(cache: Path, tmp_path: Path, monk
     assert str(caught.value).startswith(f"{tmp_path / 'new' / 'out'}: ")
     assert str(caught.value).endswith("GB are free there; make room or choose another folder")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_made_has_the_command_lines_names(cache: Path, tmp_path: Path) -> None:
+    fetch.make("smollm2", tmp_path / "base", cache=cache)
+    assert (tmp_path / "base" / "config.json").is_file()
+    with pytest.raises(RequestError) as caught:
+        fetch.make("smolm2", tmp_path / "other", cache=cache)
+    assert str(caught.value) == (
+        "smolm2: there is no such thing to fetch; choose from smollm2, english, korean, korean-bills, english-offline, "
+        "korean-offline"
+    )
+    assert not (tmp_path / "other").exists()

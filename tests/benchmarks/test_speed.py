@@ -203,7 +203,7 @@ def test_the_command_line_of_a_training_step(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["walk"], "walk: choose one of train-step, eval, upscale"),
+        (["walk"], f"walk: choose one of {', '.join(MEASUREMENTS)}"),
         (
             ["train-step", "--methods", "fft,ftt"],
             f"--methods fft,ftt: 'ftt' is not one of {', '.join(METHODS)}",
@@ -247,5 +247,5 @@ def test_upscaling_is_measured_in_processes_of_their_own(tmp_path: Path) -> None
     runs = record["runs"]
     assert [run["kind"] for run in runs] == ["copy", "width", "depth", "width", "depth"]
     assert ["verify" in run["seconds"] for run in runs] == [False, False, False, True, True]
-    assert runs[0]["peak_bytes"]["write"] < 100e6 < runs[1]["peak_bytes"]["write"]  # a process that never loads torch
+    assert runs[0]["peak_bytes"]["write"] < runs[1]["peak_bytes"]["write"]  # the same imports, and no model
     assert [path.name for path in (tmp_path / "llama-small").iterdir()] == ["base"]

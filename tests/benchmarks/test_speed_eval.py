@@ -72,7 +72,7 @@ def test_the_ratios() -> None:
     assert weights["base"] == BASE
     assert weights["scale-preserve"] == BASE + PRESERVE
     assert weights["scale-adapt"] == BASE + PRESERVE + W12
-    again = (BASE - 300 * 32) // 4 + (PRESERVE - 300 * 16) // 4 + 300 * (32 + 16)  # the upper layer and the heads
+    again = (BASE - 300 * 32) // 4 + (PRESERVE - 300 * 16) // 4 + 300 * 32  # the upper layer and the base's head
     assert weights["scale-route"] == BASE + PRESERVE + W12 + again
     assert lines[1].model_ratio == 1 + PRESERVE / BASE
 

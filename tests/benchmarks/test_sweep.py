@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks import bios
 from benchmarks.bios import Row, load_preset
-from benchmarks.sweep import best_rates, sweep
+from benchmarks.korean import Row as TextRow
+from benchmarks.sweep import best_rates, best_text_rates, sweep
 from scale_cli.records import read_record
-from tests.runs import bench_file
+from tests.runs import World, bench_file, korean_bench
 
 
 def row(method: str, rate: float, task0: float, task1: float) -> Row:
@@ -49,3 +50,42 @@ def test_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| freeze@0.01 | " in text
     assert text.endswith(f"Each method's own best rate:\n\n- freeze: {record['best']['freeze']:g}\n")
     assert load_preset(preset).methods == {"freeze": {"freeze_layers": 1}}
+
+
+def text_row(method: str | None, rate: float | None, english: float, korean: float) -> TextRow:
+    bits = {"english": english, "korean": korean}
+    label = "base" if method is None else f"{method}@{rate:g}"
+    routed: dict[str, float | None] = dict.fromkeys(bits)
+    return TextRow(label, method, None, bits, dict.fromkeys(bits), bits, routed, learning_rate=rate)
+
+
+def test_the_best_rate_on_text_forgets_least_among_those_that_learn() -> None:
+    rows = [
+        text_row("fft", 1e-2, 1.9, 1.0),  # gains 1.0
+        text_row("fft", 1e-3, 1.2, 1.05),  # gains 0.95
+        text_row("fft", 1e-4, 1.0, 1.11),  # keeps more and gains less than 90% of 1.0
+        text_row("lora", 1e-2, 3.0, 2.4),  # none gains: the one that loses least
+        text_row("lora", 1e-3, 1.1, 2.1),
+        text_row("freeze", 1e-2, 1.5, 1.0),  # equals: the lowest rate
+        text_row("freeze", 1e-3, 1.5, 1.0),
+    ]
+    base = text_row(None, None, 1.0, 2.0)
+    wanted = {"fft": 1e-3, "lora": 1e-3, "freeze": 1e-3}
+    assert best_text_rates([base, *rows]) == wanted
+    assert best_text_rates([base, *rows[::-1]]) == wanted
+
+
+def test_a_sweep_of_the_korean_benchmark(world: World, tmp_path: Path) -> None:
+    preset = korean_bench(tmp_path, world.checkpoint("llama"), methods={"scale-adapt": {}}, suites=["english"])
+    result = sweep(preset, tmp_path / "out", seed=5, bench="korean", rates=(1e-3, 1e-2))
+    assert [(row.label, row.method, row.seed, row.learning_rate) for row in result.rows] == [
+        ("base", None, None, None),
+        ("scale-adapt@0.001", "scale-adapt", 5, 1e-3),
+        ("scale-adapt@0.01", "scale-adapt", 5, 1e-2),
+    ]
+    record = read_record(tmp_path / "out" / "sweep.json")
+    assert record["best"] == best_text_rates(result.rows)
+    said = f"python -m benchmarks.sweep --bench korean --preset {preset} --seed 5 --rates 0.001,0.01"
+    assert record["command"] == said
+    assert record["recipe"]["suites"] == []
+    assert "| scale-adapt@0.01 | " in (tmp_path / "out" / "sweep.md").read_text(encoding="utf-8")

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks import bios
+from scale_cli.methods import METHODS
+from scale_cli.methods.memory import StepMemory
 from scale_cli.records import read_record
 from scale_cli.reporting.bios import table_rows
-from tests.runs import bench_file, tree
+from tests.runs import World, bench_file, korean_bench, korean_texts, tree
 
 RunCli = Callable[..., Any]
 
@@ -47,7 +49,18 @@ def test_a_benchmark(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 BAD = {
-    "unknown benchmark": (["bio"], "'bio' is not one of 'bios'"),
+    "unknown benchmark": (["bio"], "'bio' is not one of 'bios', 'korean'"),
+    "another's option": (["bios", "--base", "x"], "--base: only scale bench korean has it; leave it out"),
+    "another's suite": (["bios", "--suite", "x"], "--suite: only scale bench korean has it; leave it out"),
+    "another's data": (["bios", "--train-data", "x"], "--train-data: only scale bench korean has it; leave it out"),
+    "a rate for nothing": (["korean", "--tflops", "5"], "--tflops 5: only --dry-run estimates hours; add it"),
+    "no rate": (["korean", "--dry-run", "--tflops", "0"], "--tflops 0: above 0"),
+    "an unknown korean method": (["korean", "--methods", "best"], "--methods best: choose from fft, lora, freeze, "),
+    "processes": (
+        ["korean", "--preset", "paper"],
+        "--preset paper: its batch is shared by 8 processes and there are 1",
+    ),
+    "a base that is not there": (["korean", "--dry-run", "--base", "none"], "none: no such folder"),
     "unknown preset": (["bios", "--preset", "dmo"], "--preset dmo: choose demo, small, paper, or give a YAML file"),
     "unknown method": (["bios", "--methods", "fft,best"], "--methods best: choose from fft, lora, freeze, llama-pro, "),
     "no seed": (["bios", "--seeds", "x"], "--seeds x: write whole numbers with commas between, as in 0,1,2"),
@@ -85,3 +98,82 @@ def test_task_0_that_is_not_learnt_ends_with_one_line_and_can_go_on(run_cli: Run
     assert "and 0.95 is needed before Task 1" in ended.stderr
     seed = tmp_path / "out" / "seed-0"
     assert {path.name for path in seed.iterdir()} == {"pretrain", "task0"}
+
+
+def test_the_korean_benchmark(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    texts = korean_texts(tmp_path / "elsewhere")
+    gone = {"base": "fetch:none", "train_data": ["none"], "english_data": "none", "korean_data": "none"}
+    file = korean_bench(tmp_path, world.checkpoint("llama"), methods={"fft": {}, "scale-preserve": {}}, **gone)
+    words = ["--base", world.checkpoint("llama"), "--train-data", texts["train"], "--english-data", texts["english"]]
+    ended = run_cli("bench", "korean", "--preset", file, *words, "--korean-data", texts["korean"])
+    assert ended.code == 0
+    out = Path("runs/korean-korean")  # where it goes without --out
+    record = read_record(out / "results.json")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
+    assert [row[0] for row in rows if row[0]] == ["base", "fft", "scale-preserve"]
+    assert [row["label"] for row in record["rows"]] == ["base", "fft", "scale-preserve"]
+    said = ended.stderr.splitlines()
+    assert said[0] == "texts: 5 english, 6 korean documents are measured"
+    assert said[-1].endswith("s in all; records, table.md and figures are in runs/korean-korean")
+    shown = {line.split(":")[0] for line in said if "100%" in line}
+    assert {"base", "fft (seed 0)", "scale-preserve (seed 0)", "scale-preserve"} <= shown
+
+
+def test_a_dry_run_writes_nothing_and_reads_no_weights(
+    run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_bytes((world.checkpoint("llama") / "config.json").read_bytes())
+    file = korean_bench(tmp_path, base, gpus=2, seeds=[3, 4], tflops=0.5)
+    before = tree(tmp_path)
+    ended = run_cli("bench", "korean", "--preset", file, "--dry-run")
+    assert ended.code == 0
+    assert tree(tmp_path) == before
+    lines = ended.stdout.splitlines()
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert [line[0] for line in cells] == ["fft", "lora", "scale-preserve", "scale-route"]
+    assert [line[2] for line in cells] == ["0.02", "0.01", "0.01", "0.01"]
+    assert {tuple(line[3:6]) for line in cells} == {("4", "128", "512")}
+    assert " ".join(" ".join(lines[:2]).split()) == f"korean, {file}: 31,904 parameters, seeds 3, 4"
+    assert lines[-1].strip() == f"torchrun --nproc-per-node 2 --no-python scale bench korean --preset {file}"
+    words = " ".join(lines)
+    assert "at 0.5 x 10^12 operations a second (--tflops: an assumption) in each of 2 processes; " in " ".join(
+        words.split()
+    )
+
+    halved = run_cli("bench", "korean", "--preset", file, "--dry-run", "--tflops", "1", "--json")
+    slow, fast = (
+        json.loads(text)
+        for text in (run_cli("bench", "korean", "--preset", file, "--dry-run", "--json").stdout, halved.stdout)
+    )
+    for one, other in zip(slow["budgets"], fast["budgets"], strict=True):
+        assert one["hours"] == pytest.approx(2 * other["hours"])
+    lora = next(budget for budget in slow["budgets"] if budget["label"] == "lora")
+    preserve = next(budget for budget in slow["budgets"] if budget["label"] == "scale-preserve")
+    assert lora["trained_parameters"] == pytest.approx(preserve["trained_parameters"], rel=0.1)
+    assert lora["recipe"]["lora_r"] < 256  # matched, as the run would
+
+
+@pytest.mark.parametrize("bench", ["bios", "korean"])
+@pytest.mark.parametrize("preset", ["demo", "small", "paper"])
+def test_every_preset_has_a_dry_run(
+    bench: str, preset: str, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network too."""
+    if (bench, preset) != ("bios", "demo"):  # the same arithmetic on larger models
+        monkeypatch.setattr("scale_cli.planning.step_memory", lambda *args, **options: StepMemory(0, 0))
+    monkeypatch.chdir(tmp_path)
+    ended = run_cli("bench", bench, "--preset", preset, "--dry-run", "--json")
+    assert ended.code == 0
+    result = json.loads(ended.stdout)
+    first = ["pretrain", "task0"] if bench == "bios" else []
+    assert [budget["label"] for budget in result["budgets"]] == [*first, *METHODS]
+    assert all(budget["hours"] > 0 and budget["trained_parameters"] > 0 for budget in result["budgets"])
+    assert list(tmp_path.iterdir()) == []
+    if (bench, preset) == ("korean", "paper"):
+        assert result["base_parameters"] == 1_235_814_400  # of Llama-3.2-1B
+        assert {budget["tokens"] for budget in result["budgets"]} == {14305 * 512 * 8192}

@@ -47,6 +47,16 @@ def test_result_for_people(run_cli: RunCli, world: World, tmp_path: Path) -> Non
     assert ended.stderr.splitlines()[-1].startswith("scale-route: 3 of 3 (100%), ")
 
 
+def test_reading_texts_is_told(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scale_cli.cli.output.PLAIN_INTERVAL_SECONDS", 0.0)
+    asked = words(world, "fft", tmp_path / "run", "--objective", "lm", "--seq-length", 32)
+    ended = run_cli(*asked, "--tokens-cache", tmp_path / "tokens")
+    assert ended.code == 0
+    assert ended.stderr.splitlines()[0].startswith("tokens read from --data: ")
+    again = run_cli(*words(world, "fft", tmp_path / "two", "--objective", "lm"), "--tokens-cache", tmp_path / "tokens")
+    assert "tokens read" not in again.stderr
+
+
 def test_result_for_programs(run_cli: RunCli, world: World, tmp_path: Path) -> None:
     """And nothing on the screen but our own words: no bars, remarks or warnings of the libraries."""
     with warnings.catch_warnings(record=True) as caught:
@@ -56,7 +66,7 @@ def test_result_for_programs(run_cli: RunCli, world: World, tmp_path: Path) -> N
     assert [str(warning.message) for warning in caught] == []
     assert len(ended.stderr.splitlines()) == 1
     record = read_record(tmp_path / "run" / "record.json")
-    names = ("steps", "tokens", "seconds", "trained_parameters", "total_parameters")
+    names = ("steps", "tokens", "predicted_tokens", "seconds", "trained_parameters", "total_parameters")
     fields = {name: record[name] for name in names}
     assert json.loads(ended.stdout) == fields | {"out": str(tmp_path / "run"), "metrics": {}}
 
@@ -125,7 +135,10 @@ BAD = {
         ["train", "{base}", "{out}", "--data", "{full}/mine.txt", "--objective", "qa"],
         "--objective qa needs a gen-bios folder",
     ),
-    "too little text": (["train", "{base}", "{out}", "--data", "{full}/mine.txt"], "--seq-length 512: the data has "),
+    "too little text": (
+        ["train", "{base}", "{out}", "--data", "{full}/mine.txt"],
+        "mine.txt has 5 tokens, less than one sequence",
+    ),
     "people that are not there": (
         ["train", "{base}", "{out}", "--data", "{data}", "--people", "20:99"],
         "people 20:99: ",

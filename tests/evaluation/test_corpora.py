@@ -118,9 +118,16 @@ def test_a_data_set_of_the_hub() -> None:
 
 def test_the_splits_of_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     splits: list[str] = []
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda name, config, *, split, streaming: {s: [{"text": s}] for s in splits}
-    )
+
+    class Builder:
+        def __init__(self, name: str, config: str | None) -> None:
+            assert (name, config) == ("org/set", None)
+
+        def as_streaming_dataset(self, split: str | None = None) -> Any:
+            found = {name: [{"text": name}] for name in splits}
+            return found if split is None else found[split]
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", Builder)
     splits = ["other"]
     assert documents("org/set", limit=1) == ["other"]
     splits = ["train", "validation"]
@@ -166,7 +173,7 @@ def test_a_hub_that_cannot_be_reached() -> None:
         (
             "a.txt",
             b"caf\xe9",
-            " is not UTF-8: 'utf-8' codec can't decode byte 0xe9 in position 3: unexpected end of data",
+            ", line 1 is not UTF-8: 'utf-8' codec can't decode byte 0xe9 in position 3: unexpected end of data",
         ),
         (
             "a.jsonl",

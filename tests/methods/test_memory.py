@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from scale_cli.methods import METHODS
 from scale_cli.methods.memory import Precision, step_memory
+from scale_cli.methods.step import halve_frozen, step_arguments
 from scale_cli.training.train import train
 from scale_cli.training.trainer import PartTrainer
 from tests.plans import LAYERS, prepared
@@ -35,15 +36,24 @@ def allocations() -> Iterator[Callable[[], int]]:
         most = max(most, alive)
 
 
+def as_trained(method: str, name: str = "llama-grouped", *, precision: Precision = "bfloat16") -> PreTrainedModel:
+    """A tiny model as `scale train` has it, in this precision."""
+    model = prepared(method, name)
+    if precision == "bfloat16":
+        halve_frozen(model)
+    return model
+
+
 def real_step(model: PreTrainedModel, *, batch_size: int, seq_length: int, bfloat16: bool) -> tuple[int, int]:
     """Bytes that autograd keeps for the backward pass, and the most that the allocator handed out in a step."""
     tokens = torch.zeros(batch_size, seq_length, dtype=torch.long)
 
     def forward() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            output = model(input_ids=tokens, labels=tokens, use_cache=False)
-        kept_alive = output.logits.float()  # as the trainer does
-        assert kept_alive.dtype == torch.float32
+            output = model(input_ids=tokens, labels=tokens, use_cache=False, **step_arguments(model))
+        if output.logits is not None:
+            kept_alive = output.logits.float()  # as the trainer does
+            assert kept_alive.dtype == torch.float32
         return output.loss
 
     forward().backward()  # what is made once and kept, such as tables of angles, is there before
@@ -76,7 +86,7 @@ MEMORY_CASES = [
 
 @pytest.mark.parametrize(("method", "name", "precision"), MEMORY_CASES)
 def test_memory_is_that_of_a_real_step(method: str, name: str, precision: Precision) -> None:
-    model = prepared(method, name)
+    model = as_trained(method, name, precision=precision)
     kept, most = real_step(model, batch_size=3, seq_length=24, bfloat16=precision == "bfloat16")
     memory = step_memory(model, batch_size=3, seq_length=24, precision=precision)
     assert memory.peak_bytes == pytest.approx(most, rel=0.01)
@@ -117,8 +127,8 @@ def test_where_gradients_are_most_they_are_in_the_peak() -> None:
 
 @pytest.mark.parametrize("method", ["fft", "lora", "scale-preserve", "scale-route"])
 def test_recomputing_saves_memory_as_a_real_step_does(method: str) -> None:
-    with_all = step_memory(prepared(method), batch_size=3, seq_length=24, precision="bfloat16")
-    model = prepared(method)
+    with_all = step_memory(as_trained(method), batch_size=3, seq_length=24, precision="bfloat16")
+    model = as_trained(method)
     model.activation_checkpointing_enable()
     _, most = real_step(model, batch_size=3, seq_length=24, bfloat16=True)
     memory = step_memory(model, batch_size=3, seq_length=24, precision="bfloat16")
@@ -129,7 +139,7 @@ def test_recomputing_saves_memory_as_a_real_step_does(method: str) -> None:
 
 def test_a_frozen_base_in_the_graph_would_be_seen() -> None:
     """What SCALE-Preserve saves is that nothing of the base's stream waits for the backward pass."""
-    lean = step_memory(prepared("scale-preserve"), batch_size=3, seq_length=24, precision="bfloat16")
-    model = prepared("scale-preserve")
+    lean = step_memory(as_trained("scale-preserve"), batch_size=3, seq_length=24, precision="bfloat16")
+    model = as_trained("scale-preserve")
     model.base.requires_grad_(True)
     assert step_memory(model, batch_size=3, seq_length=24, precision="bfloat16").peak_bytes > 1.3 * lean.peak_bytes

@@ -98,14 +98,16 @@ def test_before_training_it_is_the_base(name: str) -> None:
     assert not torch.equal(model(tokens).logits, base(tokens).logits)
 
 
-@torch.no_grad()
-def test_both_paths_are_the_same_below_the_fork() -> None:
+@pytest.mark.parametrize(("gradients", "pieces"), [(True, [1, 2, 2]), (False, [1, 1, 1])])
+def test_both_paths_are_the_same_below_the_fork(gradients: bool, pieces: list[int]) -> None:
+    """Above it the base's half is apart where one of them has a graph, and in one piece where none has."""
     model = routed("llama", threshold=0.5)
-    streams: list[int] = []
+    found: list[tuple[int, int]] = []
     for layer in model.expansion.layers:
-        layer.register_forward_hook(lambda module, args, out: streams.append(len(out)))
-    model(probe())
-    assert streams == [1, 2, 2]
+        layer.register_forward_hook(lambda module, args, out: found.append((len(out.x), len(out.x_up))))
+    with torch.set_grad_enabled(gradients):
+        model(probe(batch=3))
+    assert found == list(zip(pieces, [3, 6, 6], strict=True))
 
 
 def test_the_routing_decision_passes_no_gradient() -> None:

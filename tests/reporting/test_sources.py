@@ -11,7 +11,7 @@ import pytest
 from scale_cli.errors import RequestError
 from scale_cli.evaluation.suites import Suite
 from scale_cli.records import write_record
-from scale_cli.reporting.build import build_table
+from scale_cli.reporting.build import ColumnSpec, GroupSpec, build_table
 from scale_cli.reporting.curves import Panel, biography_panels, drawn_rows
 from scale_cli.reporting.groups import measured_suites, suite_group, task_group
 from scale_cli.reporting.sources import BIOGRAPHY_GROUPS, read_sources
@@ -206,3 +206,24 @@ class TestGroups:
         with pytest.raises(RequestError) as caught:
             task_group("stability", [word], self.results)
         assert str(caught.value) == message
+
+
+def test_a_record_says_which_columns_belong_together(tmp_path: Path) -> None:
+    """As `scale bench korean` does; such a record has rows as well and is none of biographies."""
+    entries = [
+        result("base", None, [measured("perplexity:x", 1.0, metric="bits_per_byte")]),
+        result("fft", "fft", [measured("perplexity:x", 2.0, metric="bits_per_byte")]),
+    ]
+    fields = [{"checkpoint": one.checkpoint, "measurements": one.measurements} for one in entries]
+    group = GroupSpec("x-text", "X", "stability", (ColumnSpec("perplexity:x", "bits_per_byte", "bits/byte"),))
+    file = tmp_path / "results.json"
+    common: dict[str, Any] = {"kind": "evaluation", "command": "scale bench korean", "recipe": {}, "rows": []}
+    common |= {"results": fields}
+    write_record(file, **common, groups=[group])
+    sources = read_sources([file, file])
+    assert sources.groups == (group,)
+    table = build_table(sources.results[:2], sources.groups)
+    assert [column.flat_label for column in table.columns] == ["bits/byte"]
+    write_record(file, **common, groups=[{"name": "x"}])
+    with pytest.raises(RequestError, match=r"json: its groups are not those of a report: KeyError\('columns'\)$"):
+        read_sources([file])

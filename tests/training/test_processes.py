@@ -1,6 +1,8 @@
 """Several processes share a run out: two with half the batch each take the steps that one takes."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +16,16 @@ PROGRAM = "import sys; from scale_cli.cli import main; sys.exit(main())"
 ROOT = Path(__file__).parents[2]
 
 
-def train(world: World, out: Path, launcher: list[str], batch_size: int) -> tuple[list[dict[str, Any]], str]:
+QUESTIONS = {"--objective": "qa", "--people": "0:8"}
+
+
+def train(
+    world: World, out: Path, launcher: list[str], batch_size: int, data: dict[str, str]
+) -> tuple[list[dict[str, Any]], str]:
     """The logged lines of a run of scale-route and what it printed."""
     options = {
         "--method": "scale-route",
-        "--data": str(world.data),
-        "--objective": "qa",
-        "--people": "0:8",
+        **({"--data": str(world.data)} | data),
         "--steps": "3",
         "--batch-size": str(batch_size),
         "--lr": "1e-2",
@@ -37,10 +42,22 @@ def train(world: World, out: Path, launcher: list[str], batch_size: int) -> tupl
     return lines(out), ended.stdout
 
 
-def test_two_processes_train_as_one_does(world: World, tmp_path: Path) -> None:
-    alone, _ = train(world, tmp_path / "alone", [], batch_size=8)
+def texts(folder: Path) -> dict[str, str]:
+    """A mixture of two files, packed by documents."""
+    for name in ("a", "b"):
+        rows = [json.dumps({"text": f"{name}{number} is a short text"}) for number in range(60)]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    data = f"{folder}/a.jsonl:0.7,{folder}/b.jsonl:0.3"
+    return {"--data": data, "--packing": "documents", "--seq-length": "40", "--tokens-cache": str(folder / "tokens")}
+
+
+@pytest.mark.parametrize("objective", ["qa", "lm"])
+def test_two_processes_train_as_one_does(objective: str, world: World, tmp_path: Path) -> None:
+    data = QUESTIONS if objective == "qa" else texts(tmp_path)
+    alone, _ = train(world, tmp_path / "alone", [], 8, data)
+    shutil.rmtree(tmp_path / "tokens", ignore_errors=True)  # two want them at once
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    shared, printed = train(world, tmp_path / "shared", launcher, batch_size=4)
+    shared, printed = train(world, tmp_path / "shared", launcher, 4, data)
     assert [line["loss"] for line in shared] == pytest.approx([line["loss"] for line in alone], rel=1e-4)
     assert len({line["loss"] for line in alone}) == 3
     assert printed.count("written to") == 1

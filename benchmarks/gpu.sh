@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU and has no record yet, in order of worth, within a time budget:
+#
+#     benchmarks/gpu.sh SECONDS [OUT]
+#
+# OUT [runs/gpu] gets records/, logs/ and summary.txt. A step is left out where benchmarks/records or OUT/records has its
+# record, where data that it needs is not there, and where it does not fit in what is left of SECONDS. A benchmark that is
+# cut keeps what it has: call again with the same OUT, and it goes on. A step that fails does not stop the others.
+#
+#     PYTHON      interpreter with torch, transformers and the other requirements  [python3]
+#     SCALE_DATA  bases and texts, as nothing is fetched here  [data]: what `python -m benchmarks.fetch ITEM
+#                 $SCALE_DATA/ITEM` wrote on a machine with a network, for the items smollm2, korean-bills,
+#                 english-offline and korean-offline; and hub, a Hugging Face cache (its HF_HOME) that holds the tokenizer
+#                 of EleutherAI/pythia-160m, for the paper's biographies
+#     SCALE_RUNS  run folders with their checkpoints, gigabytes  [OUT/runs]
+#
+# Paths are relative to the repository. Exit code: 0 nothing failed, 1 a step failed, 2 a mistake in the request,
+# 130 stopped by Ctrl-C or SIGTERM, which the running step gets too.
+set -uo pipefail
+
+if [[ ! ${1-} =~ ^[1-9][0-9]*$ ]] || (($# > 2)); then
+    echo "gpu.sh: ${*:-(nothing)}: give whole seconds and, if wanted, a folder, as in: benchmarks/gpu.sh 1700 runs/gpu" >&2
+    exit 2
+fi
+cd "$(dirname "$0")/.." || exit 1
+
+budget=$1
+out=${2:-runs/gpu}
+python=${PYTHON:-python3}
+data=${SCALE_DATA:-data}
+runs=${SCALE_RUNS:-$out/runs}
+grace=15  # seconds that a step has for saving its state before the budget is over
+least=120 # seconds that are worth beginning a benchmark for that is going to be cut
+failed=0
+stopped=0
+child=''
+
+if ! command -v "$python" >/dev/null; then
+    echo "gpu.sh: PYTHON $python: no such program; give an interpreter with torch and transformers" >&2
+    exit 2
+fi
+mkdir -p "$out/records" "$out/logs" "$out/made" "$runs" || exit 2
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+[[ -d $data/hub ]] && export HF_HOME="$data/hub"
+
+# shellcheck disable=SC2329 # the trap calls it
+stop() {
+    stopped=1
+    [[ -n $child ]] && kill -TERM "$child" 2>/dev/null
+}
+trap stop INT TERM
+
+# A line of the summary: step, what became of it, exit code, seconds.
+summary=$out/summary.txt
+row() { printf '%-26s %-28s %4s %8s\n' "$@" | tee -a "$summary"; }
+
+# step NAME SECONDS KIND NEEDS MADE COMMAND...
+# SECONDS: estimate on one H100. KIND: whole, which must fit, or resumable. NEEDS: paths below SCALE_DATA, with blanks
+# between. MADE: the file that the command leaves; it becomes OUT/records/NAME.<its ending> when the command ends well.
+step() {
+    local name=$1 estimate=$2 kind=$3 needs=$4 made=$5
+    shift 5
+    local record=$name.${made##*.} left=$((budget - SECONDS)) wanted=$estimate need missing='' begun code
+    ((stopped)) && return
+    if [[ -e benchmarks/records/$record || -e $out/records/$record ]]; then
+        row "$name" "has its record" - -
+        return
+    fi
+    for need in $needs; do
+        [[ -e $data/$need ]] || missing+=" $need"
+    done
+    if [[ -n $missing ]]; then
+        row "$name" "no$missing in SCALE_DATA" - -
+        return
+    fi
+    [[ $kind == resumable ]] && ((wanted > least)) && wanted=$least
+    if ((left < wanted + grace)); then
+        row "$name" "needs $wanted s, $left s left" - -
+        return
+    fi
+    begun=$SECONDS
+    timeout --signal=TERM --kill-after="$grace" "$((left - grace))" "$@" >"$out/logs/$name.log" 2>&1 &
+    child=$!
+    wait "$child"
+    code=$?
+    while ((stopped)); do # a signal ends the waiting, and the step only when it has saved its state
+        wait "$child"
+        code=$?
+        kill -0 "$child" 2>/dev/null || break
+    done
+    child=''
+    if ((code == 0)) && [[ -e $made ]]; then
+        cp "$made" "$out/made/$record" && mv "$out/made/$record" "$out/records/$record"
+        row "$name" "done" "$code" "$((SECONDS - begun))"
+    elif ((stopped)); then
+        row "$name" "stopped" "$code" "$((SECONDS - begun))"
+    elif ((code == 124 || code == 137)) && [[ $kind == resumable ]]; then
+        row "$name" "cut, goes on next time" "$code" "$((SECONDS - begun))"
+    else
+        failed=1
+        ((code == 0)) && echo "gpu.sh: the command ended well and left no $made" >>"$out/logs/$name.log"
+        row "$name" "FAILED, see logs/$name.log" "$code" "$((SECONDS - begun))"
+    fi
+}
+
+# speed NAME SECONDS WORDS...
+speed() {
+    local name=$1 estimate=$2 made=$out/made/$1.made.json
+    shift 2
+    step "$name" "$estimate" whole "" "$made" "$python" -m benchmarks.speed "$@" --out "$made"
+}
+
+# bench NAME SECONDS NEEDS WORDS...
+bench() {
+    local name=$1 estimate=$2 needs=$3 main='import sys; from scale_cli.cli import main; sys.exit(main())'
+    shift 3
+    step "$name" "$estimate" resumable "$needs" "$runs/$name/results.json" \
+        "$python" -c "$main" bench "$@" --out "$runs/$name"
+}
+
+: >"$summary"
+row step "what became of it" rc seconds
+tests=$out/made/gpu-tests.made.xml
+step gpu-tests 300 whole "" "$tests" "$python" -m pytest -m gpu -q -p no:cacheprovider --junit-xml="$tests"
+speed speed-train-step-gpu 240 train-step --shape llama-1b
+speed speed-memory-gpu 240 memory --shape llama-1b
+speed speed-generate-gpu 180 generate --shape llama-1b
+speed speed-eval-gpu 120 eval --shape llama-1b
+bench bios-small-gpu 900 "" bios --preset small --seeds 0,1,2
+texts="smollm2 korean-bills english-offline korean-offline"
+offline=(
+    --base "$data/smollm2"
+    --train-data "$data/korean-bills/text.jsonl"
+    --english-data "$data/english-offline/text/english.jsonl"
+    --korean-data "$data/korean-offline/text/korean-bills.jsonl"
+    --suite "$data/english-offline"
+    --suite "$data/korean-offline"
+)
+bench korean-small 2400 "$texts" korean --preset small --seeds 0,1,2 "${offline[@]}"
+for name in init layers modules where threshold drift; do
+    bench "ablations-$name-small" 1200 "$texts" ablations "$name" --preset small --seeds 0,1,2 "${offline[@]}"
+done
+bench bios-paper 200000 hub bios --preset paper
+
+((stopped)) && exit 130
+exit "$failed"

@@ -1,0 +1,66 @@
+"""Every measurement of speed, one after the other: `python -m benchmarks.speed all FOLDER`.
+
+Each runs in a process of its own with its defaults and writes its record to FOLDER/speed-MEASUREMENT.json. At the end
+stands one table of every target: what it is, the number found, and the most that it is meant to be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.speed.__main__ import MEASUREMENTS
+from scale_cli.errors import RequestError
+
+
+def record_of(folder: Path, name: str) -> Path:
+    """Where the record of a measurement goes."""
+    return folder / f"speed-{name}.json"
+
+
+def target_table(records: dict[str, dict[str, Any]]) -> Table:
+    """Every target of every measurement, for a terminal of 80 columns."""
+    table = Table("measurement", "what", title="Targets", title_justify="left")
+    for heading in ("found", "at most", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, record in records.items():
+        for i, target in enumerate(record["targets"]):
+            verdict = "reached" if target["reached"] else "missed"
+            numbers = (f"{target[key]:.3f}" for key in ("value", "limit"))
+            table.add_row("" if i else name, target["what"], *numbers, verdict)
+    return table
+
+
+def main(words: list[str]) -> None:
+    """The command line. Raises RequestError for a folder that cannot be written, or a measurement that fails."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.speed all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [name for name in MEASUREMENTS if name != "all"]
+    parser.add_argument("folder", type=Path, help="where the records go")
+    parser.add_argument("--only", default=",".join(names), help="these measurements, with commas between")
+    arguments = parser.parse_args(words)
+    chosen = arguments.only.split(",")
+    if unknown := [name for name in chosen if name not in names]:
+        raise RequestError(f"--only {arguments.only}: {unknown[0]!r} is not one of {', '.join(names)}")
+    try:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"{arguments.folder} cannot be written: {error.strerror}; mend that or choose another folder"
+        ) from error
+    records = {}
+    for name in chosen:
+        out = record_of(arguments.folder, name)
+        ended = subprocess.run([sys.executable, "-m", "benchmarks.speed", name, "--out", str(out)], check=False)
+        if ended.returncode:
+            raise RequestError(f"{name} failed; what it said stands above")
+        records[name] = json.loads(out.read_text(encoding="utf-8"))
+    Console().print(target_table(records))

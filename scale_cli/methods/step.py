@@ -1,0 +1,45 @@
+"""What every training step does to save time and memory: no logits that nothing reads, frozen weights in bfloat16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IGNORED = -100
+"""The label of a position without a loss."""
+
+
+def step_arguments(model: Any) -> dict[str, Any]:
+    """Further arguments of a step's forward: a widened model computes its loss without keeping the logits.
+
+    model: as `METHODS[method].apply` gives it, not wrapped for several processes.
+    """
+    from scale_cli.model import ScaleForCausalLM
+
+    return {"loss_only": True} if isinstance(model, ScaleForCausalLM) else {}
+
+
+def halve_frozen(model: Any) -> None:
+    """Keep what is frozen in bfloat16, for steps that compute in it: what trains stays in float32.
+
+    No checkpoint has these tensors from here: a base is stored as it came.
+    """
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def labelled_positions(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch on the CPU, which asks for logits only at positions where some row has a label to predict.
+
+    batch: `labels` (B, T) and what else the model takes. Where most positions have one, as in packed text, the batch is
+    returned as it is; else `logits_to_keep` (n,) are the positions and `shift_labels` (B, n) what they predict.
+    """
+    following = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    positions = (following != IGNORED).any(dim=0).nonzero().squeeze(1)
+    if not 0 < len(positions) <= following.shape[1] // 2:
+        return batch
+    return batch | {"logits_to_keep": positions, "shift_labels": torch.index_select(following, 1, positions)}

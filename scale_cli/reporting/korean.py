@@ -1,0 +1,186 @@
+"""The stability-plasticity table and the figures of the Korean benchmark."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from scale_cli.reporting.build import ColumnSpec, GroupSpec, build_table
+from scale_cli.reporting.sources import read_sources
+
+TEXT_GROUPS = (
+    GroupSpec(
+        "english-text", "English text", "stability", (ColumnSpec("perplexity:english", "bits_per_byte", "bits/byte"),)
+    ),
+    GroupSpec(
+        "korean-text", "Korean text", "plasticity", (ColumnSpec("perplexity:korean", "bits_per_byte", "bits/byte"),)
+    ),
+)
+"""The two sides of the trade-off on held-out text, as `scale report` takes them."""
+
+LEGEND = (
+    "Bits per byte and perplexity per token of held-out text, before -> after training on Korean; lower is better. "
+    "Stability: forgetting is English after minus before. Plasticity: gain is Korean before minus after, both in bits "
+    "per byte. Routed: the share of tokens that took the preserve branch, in percent. Suites: the average of their "
+    "tasks, in percent. Base half: whether the base's half of every hidden state is, to the last bit, what the base "
+    "computes. Seconds: of training, with the measurements in between; peak memory is its as well. Of one seed: ± "
+    "standard error over documents or items; of several: mean ± standard deviation."
+)
+
+Row = Mapping[str, Any]
+Runs = Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, and its cell for the base's row and the runs of a label."""
+
+    heading: str
+    cell: Callable[[Row, Runs], str]
+
+
+def table_cells(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
+    """The headings, and the cells of the base and of each label in order of first appearance, its seeds summed up.
+
+    rows: with the fields of `benchmarks.korean.Row`, the base first.
+    """
+    base, *others = rows
+    by_label: dict[str, list[Row]] = {base["label"]: [base]}
+    for row in others:
+        by_label.setdefault(row["label"], []).append(row)
+    columns = _columns(base, others)
+    cells = [[label, *(column.cell(base, runs) for column in columns)] for label, runs in by_label.items()]
+    return ["method", *(column.heading for column in columns)], cells
+
+
+def _columns(base: Row, rows: Sequence[Row]) -> list[Column]:
+    """The columns that the rows have something for."""
+    columns = [
+        Column("trained params", lambda base, runs: _mean(runs, "trained_parameters", "{:,.0f}")),
+        Column("lr", lambda base, runs: _mean(runs, "learning_rate", "{:.3g}")),
+        Column("tokens", lambda base, runs: _mean(runs, "tokens", "{:,.0f}")),
+    ]
+    for language, change, sign in (("english", "forgetting", 1.0), ("korean", "gain", -1.0)):
+        columns += [
+            Column(f"{language.title()} bits/byte", _bits(language)),
+            Column(change, _change(language, sign)),
+            Column(f"{language.title()} perplexity", _perplexity(language)),
+        ]
+    if any(value is not None for row in rows for value in row["routed"].values()):
+        columns += [Column(f"routed {language.title()}", _routed(language)) for language in base["routed"]]
+    columns += [Column(title, _suite(title)) for title in base["suites"]]
+    if any(row["hidden_states_equal"] is not None for row in rows):
+        columns.append(Column("base half", _equal))
+    return [
+        *columns,
+        Column("seconds", lambda base, runs: _mean(runs, "seconds", "{:,.0f}")),
+        Column("peak GB", lambda base, runs: _mean(runs, "peak_memory_bytes", "{:.2f}", scale=1e-9)),
+    ]
+
+
+def _mean(runs: Runs, name: str, form: str, *, scale: float = 1.0) -> str:
+    values = [scale * row[name] for row in runs if row[name] is not None]
+    return form.format(statistics.fmean(values)) if values else "-"
+
+
+def _spread(values: Sequence[float | None], errors: Sequence[float | None], form: str, *, scale: float = 1.0) -> str:
+    """The mean and, of several, the standard deviation; of a single one its own error."""
+    known = [scale * value for value in values if value is not None]
+    if not known:
+        return "-"
+    error = statistics.stdev(known) if len(known) > 1 else errors[0] and scale * errors[0]
+    return form.format(statistics.fmean(known)) + ("" if error is None else f" ± {form.format(error)}")
+
+
+def _bits(language: str) -> Callable[[Row, Runs], str]:
+    def cell(base: Row, runs: Runs) -> str:
+        after = _spread(
+            [row["bits"][language] for row in runs], [row["bits_stderr"][language] for row in runs], "{:.3f}"
+        )
+        return after if runs[0] is base else f"{base['bits'][language]:.3f} -> {after}"
+
+    return cell
+
+
+def _change(language: str, sign: float) -> Callable[[Row, Runs], str]:
+    def cell(base: Row, runs: Runs) -> str:
+        if runs[0] is base:
+            return "-"
+        changes = [sign * (row["bits"][language] - base["bits"][language]) for row in runs]
+        return _spread(changes, [None], "{:.3f}")
+
+    return cell
+
+
+def _perplexity(language: str) -> Callable[[Row, Runs], str]:
+    def cell(base: Row, runs: Runs) -> str:
+        after = _spread([row["perplexity"][language] for row in runs], [None], "{:.4g}")
+        return after if runs[0] is base else f"{base['perplexity'][language]:.4g} -> {after}"
+
+    return cell
+
+
+def _routed(language: str) -> Callable[[Row, Runs], str]:
+    return lambda base, runs: _spread([row["routed"][language] for row in runs], [None], "{:.1f}", scale=100.0)
+
+
+def _suite(title: str) -> Callable[[Row, Runs], str]:
+    return lambda base, runs: _spread(
+        [row["suites"][title] for row in runs], [row["suites_stderr"][title] for row in runs], "{:.1f}", scale=100.0
+    )
+
+
+def _equal(base: Row, runs: Runs) -> str:
+    found = [row["hidden_states_equal"] for row in runs if row["hidden_states_equal"] is not None]
+    return ("equal" if all(found) else "DIFFERS") if found else "-"
+
+
+def rich_table(rows: Iterable[Row], *, title: str) -> Table:
+    """The table for a terminal."""
+    table = Table(title=title, caption=LEGEND, caption_justify="left", title_justify="left")
+    headings, lines = table_cells(rows)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
+    for cells in lines:
+        table.add_row(*cells)
+    return table
+
+
+def markdown_table(rows: Iterable[Row]) -> str:
+    """The table as GitHub Markdown, its legend below."""
+    headings, cells = table_cells(rows)
+    lines = [headings, ["---:" if place else "---" for place in range(len(headings))], *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{LEGEND}"
+
+
+def draw(record: Path, folder: Path) -> None:
+    """The figures of a benchmark's record: the trade-off on texts and, where they were measured, in suites; the curves.
+
+    Each as PNG and SVG: frontier, frontier-suites, curves.
+    """
+    from scale_cli.reporting.curves import drawn_rows
+    from scale_cli.reporting.figures import curve_figure, frontier_figure
+    from scale_cli.reporting.frontier import frontier
+
+    sources = read_sources([record])
+    texts = {group.name for group in TEXT_GROUPS}
+    kinds = {
+        "frontier": [group for group in sources.groups if group.name in texts],
+        "frontier-suites": [group for group in sources.groups if group.name not in texts],
+    }
+    for name, groups in kinds.items():
+        if groups:
+            table = build_table(sources.results, groups, base="base", seeds=True)
+            if (points := frontier(table)) is not None:
+                frontier_figure(points, *_files(folder, name))
+            if name == "frontier":
+                curve_figure(sources.panels, drawn_rows(table, sources.panels), *_files(folder, "curves"))
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}{suffix}" for suffix in (".png", ".svg")]

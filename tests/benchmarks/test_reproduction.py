@@ -1,0 +1,459 @@
+"""What is reproduced: rules on hand-worked rows, every kind of record read, and the committed files as they are."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import reproduction
+from benchmarks.reproduction import (
+    FIGURES,
+    OTHERS,
+    OUT,
+    RECORDS,
+    TABLE,
+    Row,
+    Verdict,
+    compare,
+    judge,
+    load_records,
+    read_rows,
+    records_of,
+    render,
+)
+from scale_cli.errors import RequestError
+from scale_cli.reporting.statistics import proportion_error
+
+LOG = OUT.parent / "LOG.md"
+
+
+def rows(field: str, values: Mapping[str, Sequence[float]], error: float | None = None) -> list[Row]:
+    """Of each arm a row a seed."""
+    return [
+        Row(arm, seed, {field: value}, {field: error})
+        for arm, runs in values.items()
+        for seed, value in enumerate(runs)
+    ]
+
+
+def order(*groups: Sequence[str | float], field: str = "x") -> dict[str, Any]:
+    return {"says": "it rises", "field": field, "rising": list(groups)}
+
+
+def figures() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((RECORDS / FIGURES).read_text(encoding="utf-8"))
+    return record
+
+
+# The rule
+
+
+def test_several_seeds_are_compared_by_their_differences() -> None:
+    # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 3.46 with 2 degrees of freedom: p = 0.074
+    found = compare("x", *([r for r in rows("x", {"a": [1, 2, 3], "b": [2, 4, 6]}) if r.arm == arm] for arm in "ab"))
+    assert found.difference == 2
+    assert found.p_value == pytest.approx(0.0742, abs=1e-4)
+    assert judge(order(["a"], ["b"]), rows("x", {"a": [1, 2, 3], "b": [2, 4, 6]})).status == "undecided"
+    # 2, 2, 2.3: t = 21
+    near = rows("x", {"a": [1, 2, 3], "b": [3, 4, 5.3]})
+    assert judge(order(["a"], ["b"]), near) == Verdict("verified", "a 2.00 below b 4.10")
+    assert judge(order(["b"], ["a"]), near) == Verdict("differs", "b 4.10 not below a 2.00")
+
+
+def test_the_seeds_of_a_pair_are_the_same() -> None:
+    """Far more spread between seeds than between arms, in another order."""
+    first = rows("x", {"a": [10.0, 20.0, 30.0]})
+    second = [Row("b", 2 - i, {"x": value}) for i, value in enumerate((31.0, 21.0, 11.1))]
+    assert judge(order(["a"], ["b"]), first + second).status == "verified"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(0.1, "verified"), (0.6, "undecided"), (None, "undecided"), (0.0, "verified")],
+)
+def test_a_single_seed_has_the_error_of_its_items(error: float | None, status: str) -> None:
+    # a difference of 1; z = 7.1 at 0.1, 1.18 at 0.6
+    found = judge(order(["a"], ["b"]), rows("x", {"a": [1], "b": [2]}, error))
+    assert found.status == status
+    if error is None:
+        assert found.why == "no error is known: a 1.000 below b 2.00"
+    if error == 0.6:
+        assert found.why == "inside the error: a 1.000 below b 2.00"
+
+
+def test_equal_values_decide_nothing() -> None:
+    assert judge(order(["a"], ["b"]), rows("x", {"a": [1.0], "b": [1.0]}, 0.0)).status == "undecided"
+    assert judge(order(["a"], ["b"]), rows("x", {"a": [1.0, 1.0], "b": [1.0, 1.0]})).status == "undecided"
+    assert judge(order(["a"], ["b"]), rows("x", {"a": [1.0, 1.0], "b": [2.0, 2.0]})).status == "verified"
+
+
+def test_all_comparisons_of_a_claim_must_hold() -> None:
+    claim = order(["a", "b"], ["c"], ["d"])
+    assert judge(claim, rows("x", {"a": [1], "b": [2], "c": [3], "d": [4]}, 0.1)) == Verdict(
+        "verified", "a 1.000 below c 3.00; b 2.00 below c 3.00; c 3.00 below d 4.00"
+    )
+    many = order(["a", "b"], ["c", "d"])
+    assert judge(many, rows("x", {"a": [1], "b": [2], "c": [3], "d": [4]}, 0.1)).why == "all 4 comparisons"
+    assert judge(claim, rows("x", {"a": [1], "b": [9], "c": [3], "d": [4]}, 0.1)) == Verdict(
+        "differs", "b 9.00 not below c 3.00"
+    )
+    assert judge(claim, rows("x", {"a": [1], "b": [2], "c": [3], "d": [3.1]}, 0.1)) == Verdict(
+        "undecided", "inside the error: c 3.00 below d 3.10"
+    )
+
+
+def test_a_number_stands_for_itself() -> None:
+    found = judge(order([0.95], ["a"]), rows("x", {"a": [0.97, 0.975, 0.98]}))
+    assert found == Verdict("verified", "0.950 below a 0.975")
+    assert judge(order([0.95], ["a"]), rows("x", {"a": [0.90]}, 0.01)).status == "differs"
+
+
+def test_a_base_without_a_seed_is_compared_with_every_seed() -> None:
+    base = [Row("base", None, {"x": 5.0}, {"x": 0.1})]
+    assert judge(order(["a"], ["base"]), base + rows("x", {"a": [1.0, 1.2, 1.1]})).status == "verified"
+    assert judge(order(["a"], ["base"]), base + rows("x", {"a": [1.0, 9.2, 4.1]})).status == "undecided"
+
+
+def test_exactly() -> None:
+    claim = {"says": "", "field": "x", "exactly": {"*": 0}}
+    assert judge(claim, rows("x", {"a": [0.0], "b": [0.0]})) == Verdict("verified", "in all 2 rows")
+    assert judge(claim, rows("x", {"a": [0.0], "b": [1e-9]})) == Verdict("differs", "not exact: b 1e-09")
+    one = {"says": "", "field": "x", "exactly": {"scale-preserve": 1}}
+    assert judge(one, rows("x", {"a": [0.0], "scale-preserve": [1.0]})) == Verdict("verified", "in the row")
+    assert judge(one, rows("x", {"scale-preserve": [0.0]})) == Verdict("differs", "not exact: SCALE-Preserve 0")
+
+
+@pytest.mark.parametrize(("last", "status"), [(3.1, "verified"), (1.0, "differs")])
+def test_linear(last: float, status: str) -> None:
+    claim = {"says": "", "field": "y", "linear_in": "x"}
+    points = [Row(name, None, {"x": x, "y": y}) for name, x, y in (("a", 1, 1.0), ("b", 2, 2.0), ("c", 3, last))]
+    assert judge(claim, points).status == status
+    assert judge(claim, points[:2]) == Verdict("undecided", "2 rows are too few for a line")
+
+
+def test_what_a_record_lacks_was_not_run() -> None:
+    found = rows("x", {"fft": [1.0]})
+    assert judge(order(["fft"], ["scale-route", "lora"]), found) == Verdict(
+        "not run", "the record has no row SCALE-Route, LoRA"
+    )
+    assert judge(order(["fft"], [2.0], field="y"), found) == Verdict("not run", "the record has no y")
+    claim = {"says": "", "field": "x", "linear_in": "drift/norm"}
+    assert judge(claim, found) == Verdict("not run", "the record has no drift/norm")
+
+
+# Reading records
+
+
+def test_biographies() -> None:
+    record = {
+        "command": "scale bench bios --preset small",
+        "recipe": {"pretrain_people": 11, "task1_people": 100, "eval_people": 50},
+        "rows": [
+            {"label": "mine", "method": "fft", "seed": 3, "task0_before": 1.0, "task0": 0.25, "task1": 0.9}
+            | {"exact_task0": 0.2, "exact_task1": 0.8, "routed_task0": None, "seconds": 5.0}
+        ],
+        "curves": {"mine": {"3": [[0, 1.0, 0.0], [6, 0.9, 0.1], [8, 0.7, 0.1], [100, 0.25, 0.9]]}},
+    }
+    (row,) = read_rows(record)
+    assert (row.arm, row.seed) == ("mine", 3)
+    assert row.values["task0_early"] == 0.7  # at the first evaluation after 6.4% of 100 steps
+    assert row.errors["task0"] == proportion_error(0.25, 6 * 6)  # the half of 11 that is not trained on
+    assert row.errors["task0_early"] == proportion_error(0.7, 36)
+    assert row.errors["exact_task1"] == proportion_error(0.8, 6 * 50)
+    assert row.errors["seconds"] is None
+    assert "routed_task0" not in row.values
+
+
+def korean_record(values: Mapping[str, tuple[float, float]], preset: str = "small") -> dict[str, Any]:
+    """A record of the Korean benchmark as it writes them, by method English and Korean perplexity; one seed."""
+    made, results = [], []
+    for label, (english, korean) in values.items():
+        base = label == "base"
+        perplexity = {"english": english, "korean": korean}
+        bits = {name: math.log2(value) / 2 for name, value in perplexity.items()}  # two bytes a token
+        made.append(
+            {
+                "label": label,
+                "method": None if base else label,
+                "seed": None if base else 0,
+                "bits": bits,
+                "bits_stderr": dict.fromkeys(bits, 0.001),
+                "perplexity": perplexity,
+                "routed": {"english": None, "korean": None},
+                "suites": {"English (offline)": 0.5, "Korean (offline)": 0.25},
+                "suites_stderr": {"English (offline)": 0.01, "Korean (offline)": None},
+                "hidden_states_equal": True if label == "scale-preserve" else None,
+            }
+        )
+        measured = [{"task": "winogrande", "metric": "acc", "value": 0.61, "stderr": 0.0137}]
+        checkpoint = {"method": None if base else label, "options": None if base else {"seed": 0}}
+        results.append({"checkpoint": checkpoint, "measurements": measured})
+    return {
+        "schema": 1,
+        "command": f"torchrun --nproc-per-node 8 --no-python scale bench korean --preset {preset}",
+        "recipe": {"preset": preset, "base": "fetch:smollm2", "train_data": ["fetch:korean-bills/text.jsonl"]}
+        | {"english_data": "en.jsonl", "korean_data": "ko.jsonl", "seeds": [0]}
+        | {"training": {"steps": 500, "batch_size": 16, "seq_length": 1024}},
+        "environment": {"hardware": {"cores": 16, "gpus": ["a GPU"]}},
+        "rows": made,
+        "results": results,
+    }
+
+
+def paper_values(name: str) -> dict[str, list[float]]:
+    (figure,) = (figure for figure in figures()["figures"] if figure["name"] == name)
+    values: dict[str, list[float]] = figure["values"]
+    return values
+
+
+def paper_korean(preset: str = "small") -> dict[str, Any]:
+    """A record in which every perplexity is the paper's."""
+    return korean_record({arm: (en, ko) for arm, (en, ko) in paper_values("Figure 9").items()}, preset)
+
+
+def test_korean() -> None:
+    base, row = read_rows(korean_record({"base": (16.0, 64.0), "scale-preserve": (16.0, 32.0)}))
+    assert (base.arm, base.seed, row.arm, row.seed) == ("base", None, "scale-preserve", 0)
+    assert row.values["perplexity/english"] == 16.0
+    assert row.values["bits/english"] == 2.0
+    # 2 bits a byte and 2 bytes a token: the perplexity is 2^(2 bits), which changes by 16 ln 16 / 2 a bit
+    moved = 2 ** (2 * 2.001) - 2 ** (2 * 2.0)
+    assert row.errors["perplexity/english"] == pytest.approx(moved, rel=2e-3)
+    assert row.values["hidden_states_equal"] == 1.0
+    assert "hidden_states_equal" not in base.values
+    assert (row.values["winogrande/acc"], row.errors["winogrande/acc"]) == (0.61, 0.0137)
+    assert (row.values["average/english"], row.errors["average/english"]) == (0.5, 0.01)
+    assert (row.values["average/korean"], row.errors["average/korean"]) == (0.25, None)
+
+
+def test_evaluations_alone() -> None:
+    found = {row.arm: row for row in read_rows(load_records(RECORDS)[TABLE])}
+    assert list(found)[:2] == ["base", "fft"]
+    assert found["scale-route"].values["average/english"] == pytest.approx(0.4649, abs=5e-5)
+    assert found["scale-route"].values["average/korean"] == pytest.approx(0.5550, abs=5e-5)
+    errors = [found["fft"].errors[f"kobest_{task}"] for task in ("boolq/acc", "copa/acc", "hellaswag/acc_norm")]
+    assert None not in errors
+    wanted = math.sqrt(sum(error**2 for error in errors if error is not None)) / 3
+    assert found["fft"].errors["average/korean"] == pytest.approx(wanted)
+
+
+def test_a_record_is_found_by_its_command_s_words() -> None:
+    commands = {
+        "a.json": "scale bench bios --preset demo",
+        "b.json": "python -m benchmarks.sweep --preset demo",
+        "c.json": "torchrun --nproc-per-node 8 --no-python scale bench korean --preset paper",
+        "d.json": "scale bench ablations init --preset demo",
+        "e.json": "python -m benchmarks.fidelity runs/smollm2 --out x.json",
+    }
+    records = {name: {"command": command} for name, command in commands.items()}
+    assert list(records_of("scale bench bios", records)) == ["a.json"]
+    assert list(records_of("scale bench korean", records)) == ["c.json"]
+    assert list(records_of("scale bench ablations init", records)) == ["d.json"]
+    assert list(records_of("scale bench ablations layers", records)) == []
+    assert list(records_of("python -m benchmarks.fidelity", records)) == ["e.json"]
+
+
+# What the paper says
+
+
+def test_every_figure_of_the_paper_and_every_cell_of_its_table_is_there() -> None:
+    names = [figure["name"] for figure in figures()["figures"]]
+    assert [name for name in names if name.startswith(("Table", "Figure"))] == [
+        "Table 1",
+        *(f"Figure {number}" for number in (2, 4, 5, 6, 7, 8, 9)),
+    ]
+    assert "Output-shift bound (appendix)" in names
+    text = OUT.read_text(encoding="utf-8")
+    table = text[text.index("### Table 1") :]
+    printed = [line.split("|")[3:-1] for line in table.splitlines() if "| paper |" in line]
+    assert [len(cells) for cells in printed] == [10] * 8
+    assert printed[0][0].split()[0] == "36.60"
+    assert printed[-1][-1].split()[0] == "55.50"
+
+
+def test_every_experiment_is_named_and_every_claim_can_be_read() -> None:
+    record = figures()
+    for figure in record["figures"]:
+        assert figure["experiment"] in record["experiments"]
+        assert len(figure["columns"]) == len(figure["precision"])
+        assert all(len(values) == len(figure["columns"]) for values in figure["values"].values())
+        for claim in figure["claims"]:
+            assert len({"rising", "exactly", "linear_in"} & set(claim)) == 1
+    assert {name for _, _, name in reproduction.OPEN_POINTS} <= {*record["experiments"], *OTHERS}
+
+
+@pytest.mark.parametrize("figure", [f for f in figures()["figures"] if f["columns"]], ids=lambda f: f["name"])
+def test_the_paper_s_own_values_have_the_orders_that_are_claimed(figure: dict[str, Any]) -> None:
+    fields = [column["field"] for column in figure["columns"]]
+    known = [
+        Row(arm, None, dict(zip(fields, values, strict=True)), dict.fromkeys(fields, 1e-6))
+        for arm, values in figure["values"].items()
+        if None not in values
+    ]
+    statuses = [
+        judge(claim, known).status for claim in figure["claims"] if "rising" in claim and claim["field"] in fields
+    ]
+    wanted = 0 if figure["name"] == "Figure 5" else 1  # whose values nobody has read off
+    assert statuses.count("verified") >= wanted
+    assert set(statuses) <= ({"verified"} if wanted else {"not run"})
+
+
+def test_the_paper_s_table_contradicts_no_claim_on_it() -> None:
+    (figure,) = (figure for figure in figures()["figures"] if figure["name"] == "Table 1")
+    found = read_rows(load_records(RECORDS)[TABLE])
+    assert [judge(claim, found).status for claim in figure["claims"]] == ["verified"] * 2 + ["undecided"] * 3
+
+
+# The document
+
+
+def with_record(record: Mapping[str, Any], name: str = "ours.json") -> str:
+    paper = {file: json.loads((RECORDS / file).read_text(encoding="utf-8")) for file in (TABLE, FIGURES)}
+    return render(paper | {name: record})
+
+
+def section(text: str, heading: str) -> str:
+    """From a heading to the next of its level."""
+    level = heading.split(" ")[0]
+    return text[text.index(f"\n{heading}\n") :].split(f"\n{level} ")[1]
+
+
+def test_without_records_everything_is_not_run() -> None:
+    text = render({file: json.loads((RECORDS / file).read_text(encoding="utf-8")) for file in (TABLE, FIGURES)})
+    assert section(text, "### Figure 8").count("| - | not run | `scale bench bios --preset demo` |") == 4
+    overview = section(text, "## Overview")
+    counts = re.findall(r"^\| \[.*\| - \| - \| - \| (\d+) \|$", overview, re.MULTILINE)
+    assert sum(map(int, counts)) == sum(len(figure["claims"]) for figure in figures()["figures"])
+
+
+def test_a_record_of_the_paper_s_order_verifies_its_claims_and_not_its_numbers() -> None:
+    text = with_record(paper_korean())
+    figure = section(text, "### Figure 9")
+    assert figure.count("| [ours](records/ours.json) | verified |") == 4
+    assert "| FFT | 12.49 | 12.49 (1 seed) | 6.50 | 6.50 (1 seed) |" in figure
+    assert "| base | 10.42 | 10.42 | 16.80 | 16.80 |" in figure
+    assert section(text, "### Figure 2").count("| verified |") == 2
+    table = section(text, "### Table 1")
+    assert table.count("61.00 ± 1.37") == 8  # WinoGrande, of every row
+    assert "61.00 ± 1.37 verified" not in table
+    header = section(text, "## Korean continual pre-training").splitlines()
+    assert (
+        "- [ours](records/ours.json): preset small, base fetch:smollm2, trained on fetch:korean-bills/text.jsonl, "
+        "English en.jsonl, Korean ko.jsonl, 500 steps of 16 x 1024 tokens, 1 seed, a GPU."
+    ) in header
+
+
+def test_a_record_of_the_paper_s_size_is_compared_number_by_number() -> None:
+    record = paper_korean(preset="paper")
+    record["rows"][1]["perplexity"]["english"] = 13.5
+    figure = section(with_record(record), "### Figure 9")
+    assert "| FFT | 12.49 | 13.50 (1 seed) differs | 6.50 | 6.50 (1 seed) verified |" in figure
+    table = section(with_record(record), "### Table 1")
+    # 61.00 against 60.93, 58.17 and 57.30, with errors of 1.37: two of both together are 3.9
+    assert table.count("61.00 ± 1.37 verified") == 8
+
+
+def test_a_record_that_contradicts_differs_plainly() -> None:
+    record = paper_korean()
+    record["rows"][1] |= {"perplexity": {"english": 10.43, "korean": 6.5}}
+    figure = section(with_record(record), "### Figure 9")
+    assert "| differs | LLaMA Pro 11.24 not below FFT 10.43 |" in figure
+
+
+def test_several_seeds_have_mean_and_deviation() -> None:
+    record = paper_korean()
+    again = [json.loads(json.dumps(row)) | {"seed": seed} for row in record["rows"][1:] for seed in (1, 2)]
+    for row in again:
+        row["perplexity"]["english"] += 0.01 * row["seed"]
+    record["results"] += [record["results"][1]] * len(again)
+    record["rows"] += again
+    figure = section(with_record(record), "### Figure 9")
+    assert "| FFT | 12.49 | 12.50 ± 0.01 (3 seeds) |" in figure
+
+
+def test_a_record_without_harness_tasks_has_no_row_in_the_table() -> None:
+    record = paper_korean()
+    for row in record["rows"]:
+        row |= {"suites": {}, "suites_stderr": {}}
+    del record["results"]
+    table = section(with_record(record), "### Table 1")
+    cells = table.split("| claim |")[0]
+    assert "ours.json" not in cells
+    assert cells.count("| ours | not run |") == 8
+
+
+def test_experiments_without_a_figure_are_linked_from_the_open_points() -> None:
+    text = with_record({"schema": 1, "command": "scale bench ablations where --preset small"}, "ablations-where.json")
+    points = section(text, "## Open points of the paper")
+    assert "| [ablations-where](records/ablations-where.json) |" in points
+    assert "| not run: `scale bench ablations threshold` |" in points
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["reproduction", *map(str, words)])
+    try:
+        reproduction.main()
+    except SystemExit as ended:
+        return int(str(ended.code))
+    return 0
+
+
+def test_the_committed_file_is_what_the_records_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_main(monkeypatch, "--check") == 0
+
+
+def test_check_sees_a_file_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "records", tmp_path / "out.md"
+    shutil.copytree(RECORDS, folder)
+    words = ("--records", folder, "--out", out)
+    said = f"reproduction: {out} is not what the records give; run: python -m benchmarks.reproduction\n"
+    assert run_main(monkeypatch, *words, "--check") == 1
+    assert capsys.readouterr() == ("", said)
+    assert not out.exists()
+    assert run_main(monkeypatch, *words) == 0
+    assert run_main(monkeypatch, *words, "--check") == 0
+    record = json.loads((folder / "bios-demo.json").read_text(encoding="utf-8"))
+    record["rows"][0]["task0"] = 0.1
+    (folder / "bios-demo.json").write_text(json.dumps(record), encoding="utf-8")
+    assert run_main(monkeypatch, *words, "--check") == 1
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_folder_without_the_paper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "--records", tmp_path, "--out", tmp_path / "out.md") == 2
+    assert capsys.readouterr().err == (
+        f"reproduction: --records {tmp_path} lacks {TABLE} and {FIGURES}; name a folder with the paper's records\n"
+    )
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(RequestError) as error:
+        load_records(tmp_path)
+    assert str(error.value) == (
+        f"--records {tmp_path}: {tmp_path / 'other.json'} is not a record of schema 1; leave only records there"
+    )
+
+
+# The log
+
+
+def test_the_log_s_links_and_dates() -> None:
+    text = LOG.read_text(encoding="utf-8")
+    dates = re.findall(r"^## (\d{4}-\d{2}-\d{2})$", text, re.MULTILINE)
+    assert dates == sorted(set(dates), reverse=True)
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links
+    assert [link for link in links if not (LOG.parent / link).is_file()] == []
+    findings = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
+    assert len(findings) > 10
+    assert [one.splitlines()[0] for one in findings if "`" not in one and "](records/" not in one] == []

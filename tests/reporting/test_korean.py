@@ -1,0 +1,101 @@
+"""The table of the Korean benchmark, letter by letter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from scale_cli.reporting.korean import LEGEND, markdown_table, rich_table, table_cells
+
+
+def row(label: str, seed: int | None = 0, **changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "label": label,
+        "method": label,
+        "seed": seed,
+        "bits": {"english": 1.5, "korean": 0.75},
+        "bits_stderr": {"english": 0.0125, "korean": None},
+        "perplexity": {"english": 20.0, "korean": 3.25},
+        "routed": {"english": None, "korean": None},
+        "learning_rate": 1e-3,
+        "trained_parameters": 1_234_567,
+        "tokens": 76_800,
+        "seconds": 12.4,
+        "peak_memory_bytes": 2_345_000_000,
+        "suites": {},
+        "suites_stderr": {},
+        "hidden_states_equal": None,
+    }
+    return values | changes
+
+
+TRAINING = ("method", "learning_rate", "trained_parameters", "tokens", "seconds", "peak_memory_bytes")
+BASE: dict[str, Any] = {
+    **row("base", None),
+    **dict.fromkeys(TRAINING),
+    "bits": {"english": 1.0, "korean": 2.5},
+    "bits_stderr": {"english": 0.01, "korean": 0.02},
+    "perplexity": {"english": 12.0, "korean": 45.678},
+}
+ROWS = [
+    BASE,
+    row("fft"),
+    row(
+        "scale-route",
+        learning_rate=3e-4,
+        bits={"english": 1.02, "korean": 1.25},
+        bits_stderr={"english": 0.01, "korean": 0.03},
+        routed={"english": 0.75, "korean": 0.125},
+    ),
+    row("scale-preserve", bits={"english": 1.01, "korean": 1.5}, hidden_states_equal=True),
+    row("fft", 1, bits={"english": 1.7, "korean": 0.85}, seconds=15.6),
+]
+
+MARKDOWN = """\
+| method | trained params | lr | tokens | English bits/byte | forgetting | English perplexity | Korean bits/byte \
+| gain | Korean perplexity | routed English | routed Korean | base half | seconds | peak GB |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| base | - | - | - | 1.000 ± 0.010 | - | 12 | 2.500 ± 0.020 | - | 45.68 | - | - | - | - | - |
+| fft | 1,234,567 | 0.001 | 76,800 | 1.000 -> 1.600 ± 0.141 | 0.600 ± 0.141 | 12 -> 20 ± 0 | 2.500 -> 0.800 ± 0.071 \
+| 1.700 ± 0.071 | 45.68 -> 3.25 ± 0 | - | - | - | 14 | 2.35 |
+| scale-route | 1,234,567 | 0.0003 | 76,800 | 1.000 -> 1.020 ± 0.010 | 0.020 | 12 -> 20 | 2.500 -> 1.250 ± 0.030 \
+| 1.250 | 45.68 -> 3.25 | 75.0 | 12.5 | - | 12 | 2.35 |
+| scale-preserve | 1,234,567 | 0.001 | 76,800 | 1.000 -> 1.010 ± 0.013 | 0.010 | 12 -> 20 | 2.500 -> 1.500 | 1.000 \
+| 45.68 -> 3.25 | - | - | equal | 12 | 2.35 |
+"""
+
+
+def test_markdown() -> None:
+    assert markdown_table(ROWS) == f"{MARKDOWN}\n{LEGEND}"
+
+
+def test_only_what_there_is_has_a_column() -> None:
+    headings, cells = table_cells([BASE, row("fft")])
+    assert not {"routed English", "base half"} & set(headings)
+    assert [len(line) for line in cells] == [len(headings)] * 2
+
+
+def test_suites_have_a_column_each() -> None:
+    suites = [{"suites": {"Tiny": value}, "suites_stderr": {"Tiny": 0.05}} for value in (0.25, 0.5)]
+    headings, cells = table_cells([BASE | suites[0], row("fft") | suites[1]])
+    at = headings.index("Tiny")
+    assert [line[at] for line in cells] == ["25.0 ± 5.0", "50.0 ± 5.0"]
+
+
+@pytest.mark.parametrize(("found", "said"), [((True, True), "equal"), ((True, False), "DIFFERS")])
+def test_a_half_that_differs_under_any_seed_is_said(found: tuple[bool, bool], said: str) -> None:
+    rows = [row("scale-preserve", seed, hidden_states_equal=equal) for seed, equal in enumerate(found)]
+    headings, cells = table_cells([BASE, *rows])
+    assert [line[headings.index("base half")] for line in cells] == ["-", said]
+
+
+def test_the_terminals_table_holds_the_same_cells() -> None:
+    console = Console(width=300, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(rich_table(ROWS, title="Korean"))
+    lines = capture.get().splitlines()
+    assert lines[0].strip() == "Korean"
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert cells == table_cells(ROWS)[1]
