@@ -36,13 +36,13 @@ from benchmarks.stages import (
 )
 from benchmarks.suites import find_suite
 from scale_cli.errors import RequestError
-from scale_cli.evaluation.results import Measurement, Result, read_result
+from scale_cli.evaluation.results import Measurement, Result, read_items, read_result
 from scale_cli.files import new_folder, plain, write_text
 from scale_cli.records import write_record
 from scale_cli.reporting.build import GroupSpec
 from scale_cli.reporting.groups import suite_group
 from scale_cli.reporting.korean import TEXT_GROUPS
-from scale_cli.reporting.statistics import mean_error
+from scale_cli.reporting.statistics import mean_error, paired_error
 from scale_cli.training import TrainRecipe
 
 LANGUAGES = ("english", "korean")
@@ -157,7 +157,8 @@ class Row:
 
     label: the method's name unless the recipe gives another; "base", of which method, seed and so on are None.
     bits, perplexity: by language, bits per byte and perplexity per token, and in bits_stderr the first one's standard
-        error. routed: by language, the share of tokens that took the preserve branch; None without a router.
+        error. change_stderr: by language, that of the change of bits against the base's, paired by document.
+    routed: by language, the share of tokens that took the preserve branch; None without a router.
     suites: by title, the average of the values of a suite's tasks, from 0 to 1; suites_stderr: its standard error.
     hidden_states_equal: whether the base's half of every hidden state is bitwise what the base computes; None where
         nobody has looked, which is everywhere but under scale-preserve.
@@ -171,6 +172,7 @@ class Row:
     bits_stderr: Mapping[str, float | None]
     perplexity: Mapping[str, float]
     routed: Mapping[str, float | None]
+    change_stderr: Mapping[str, float | None] = field(default_factory=dict)
     learning_rate: float | None = None
     trained_parameters: int | None = None
     tokens: int | None = None
@@ -247,7 +249,7 @@ def _run_stages(
         matched = any(map(recipe.matches_rank, recipe.methods))
         upscale_stages(recipe, recipe.base, out, seed=0, width_too=matched, say=say)
     results = [_measure(recipe, recipe.base, BASE, out, out / EVALUATION, progress=progress, drift=False)]
-    rows = [_row(recipe, BASE, results[0], None)]
+    rows = [_row(recipe, BASE, results[0], results[0], None)]
     lines: dict[str, dict[int, list[dict[str, Any]]]] = {label: {} for label in recipe.methods}
     for seed in recipe.seeds:
         folder = out / f"seed-{seed}"
@@ -268,7 +270,7 @@ def _run_stages(
                 drift=trained.method == DRIFT_METHOD,
             )
             results.append(result)
-            rows.append(_row(recipe, label, result, (trained, record)))
+            rows.append(_row(recipe, label, result, results[0], (trained, record)))
             lines[label][seed] = metric_lines(folder / label)
     groups = [*TEXT_GROUPS, *(suite_group(find_suite(word)) for word in recipe.suites)]
     return tuple(rows), tuple(results), groups, _curves(recipe, lines)
@@ -357,8 +359,14 @@ def _measure(
     return result
 
 
-def _row(recipe: KoreanRecipe, label: str, result: Result, run: tuple[TrainRecipe, Mapping[str, Any]] | None) -> Row:
-    """run: the recipe and the record of the training, None of the base."""
+def _row(
+    recipe: KoreanRecipe,
+    label: str,
+    result: Result,
+    base: Result,
+    run: tuple[TrainRecipe, Mapping[str, Any]] | None,
+) -> Row:
+    """base: the base's result. run: the recipe and the record of the training, None of the base."""
 
     def of_language(metric: str) -> dict[str, Measurement]:
         return {language: result.find(f"perplexity:{language}", metric)[-1] for language in LANGUAGES}
@@ -390,11 +398,20 @@ def _row(recipe: KoreanRecipe, label: str, result: Result, run: tuple[TrainRecip
     trained, record = run
     return dataclasses.replace(
         row,
+        change_stderr={language: _change_error(base, result, f"perplexity:{language}") for language in LANGUAGES},
         method=trained.method,
         seed=trained.seed,
         learning_rate=trained.learning_rate,
         **{name: record[name] for name in ("trained_parameters", "tokens", "seconds", "peak_memory_bytes")},
     )
+
+
+def _change_error(base: Result, result: Result, task: str) -> float | None:
+    """The standard error of the change of a text's bits per byte, paired by document."""
+    before, after = (read_items(one, one.find(task, "bits_per_byte")[-1]) for one in (base, result))
+    if before is None or after is None:
+        return None
+    return paired_error(list(before.values()), [after[document] for document in before])
 
 
 def _curves(

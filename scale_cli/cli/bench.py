@@ -84,10 +84,10 @@ def bench(
             return _show_dry_run(dry_run_bios(recipe, tflops=tflops), name, preset, as_json=as_json)
         result = bios.run(recipe, folder, say=say, progress=progress)
         figures = "curves.png are"
-        table = bios_table([vars(row) for row in result.rows], title=f"Biography benchmark, {preset}")
+        table: Any = bios_table([vars(row) for row in result.rows], title=f"Biography benchmark, {preset}")
     else:
         from benchmarks import korean
-        from scale_cli.reporting.korean import rich_table as korean_table
+        from scale_cli.reporting.korean import rich_tables as korean_tables
 
         korean_recipe = korean.load_preset(preset, **chosen, **changes)
         quiet_libraries()
@@ -97,7 +97,7 @@ def bench(
             return _show_dry_run(dry_run_korean(korean_recipe, tflops=tflops), name, preset, as_json=as_json)
         result = korean.run(korean_recipe, folder, say=say, progress=progress)
         figures = "figures are"
-        table = korean_table([vars(row) for row in result.rows], title=f"Korean benchmark, {preset}")
+        table = korean_tables([vars(row) for row in result.rows], title=f"Korean benchmark, {preset}")
     if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
         return
     say(f"{result.seconds:,.0f} s in all; records, table.md and {figures} in {folder}")

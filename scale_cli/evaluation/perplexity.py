@@ -16,9 +16,19 @@ from torch.nn import functional
 
 from scale_cli.evaluation.corpora import Corpus
 from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
-from scale_cli.evaluation.results import Measurement, Result
+from scale_cli.evaluation.results import Items, Measurement, Result
 from scale_cli.evaluation.subject import Subject, Target
-from scale_cli.evaluation.windows import Packing, WindowOptions, Windows, config_of, lead_token, ratio, rows_for, total
+from scale_cli.evaluation.windows import (
+    Packing,
+    WindowOptions,
+    Windows,
+    config_of,
+    lead_token,
+    ratio,
+    ratio_scores,
+    rows_for,
+    total,
+)
 from scale_cli.records import Metric
 from scale_cli.training.checkpoints import load_tokenizer
 
@@ -51,15 +61,16 @@ class PerplexityJob:
         return any((m.task_version, m.limit, m.dtype) == key for m in result.find(self.label))
 
     def run(self, subject: Subject, advance: Advance) -> Outcome:
-        return Outcome(self.measure(subject, advance))
+        measurements, items = self.measure(subject, advance)
+        return Outcome(measurements, [items])
 
     def version(self, config: Any) -> str:
         """What numbers share that may be compared: the texts, and what a model of this config sees of them."""
         length, stride = self.options.resolve(config)
         return f"{self.options.packing}-{length}-{stride}-{self.corpus.sha256[:12]}"
 
-    def measure(self, subject: Subject, advance: Advance = lambda **steps: None) -> list[Measurement]:
-        """Perplexity per token, bits per byte and bits per character, with standard errors.
+    def measure(self, subject: Subject, advance: Advance = lambda **steps: None) -> tuple[list[Measurement], Items]:
+        """Perplexity per token, bits per byte and bits per character, with standard errors, and the documents' scores.
 
         advance: called with windows `done` and the `total` of them.
         Every token of every document is predicted once, from those before it in its window; the token before a document
@@ -87,7 +98,7 @@ class PerplexityJob:
             "windows": len(windows.windows),
             "before_document": subject.tokenizer.convert_ids_to_tokens(windows.lead),
         }
-        return [
+        measurements = [
             Measurement(
                 task=self.label,
                 metric=metric,
@@ -105,6 +116,17 @@ class PerplexityJob:
             )
             for metric, (value, stderr) in numbers.items()
         ]
+        items = Items(
+            task=self.label,
+            task_version=self.version(model.config),
+            num_fewshot=None,
+            limit=corpus.limit,
+            seed=None,
+            dtype=subject.target.dtype,
+            doc_ids=list(range(len(corpus.documents))),
+            scores={metric: list(scores) for metric, scores in text.scores(sums).items() if np.isfinite(scores).all()},
+        )
+        return measurements, items
 
 
 class Sums(NamedTuple):
@@ -132,6 +154,16 @@ class TextPerplexity:
             "perplexity": _perplexity(*ratio(sums.losses, self.windows.lengths)),
             "bits_per_byte": ratio(bits, self.size_bytes),
             "bits_per_character": ratio(bits, self.characters),
+        }
+
+    def scores(self, sums: Sums) -> dict[str, np.ndarray]:
+        """Of each of the `numbers` the scores of the documents, by `ratio_scores`, to compare two models on them."""
+        bits = sums.losses / math.log(2)
+        nats, value = ratio_scores(sums.losses, self.windows.lengths), self.numbers(sums)["perplexity"][0]
+        return {
+            "perplexity": value * (1 + nats - nats.mean()),
+            "bits_per_byte": ratio_scores(bits, self.size_bytes),
+            "bits_per_character": ratio_scores(bits, self.characters),
         }
 
     def routed(self, sums: Sums) -> tuple[float, float | None]:

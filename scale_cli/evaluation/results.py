@@ -145,7 +145,7 @@ class Result:
 class Items:
     """The scores of a task's single items, for paired tests between checkpoints.
 
-    doc_ids: the harness's numbers of the items; of a group's, "task/number".
+    doc_ids: the harness's numbers of the items; of a group's, "task/number"; of a text its documents', from 0.
     scores: by metric ("metric,filter" where a task has filters), in the order of doc_ids.
     """
 

@@ -248,3 +248,14 @@ def ratio(
     with np.errstate(invalid="ignore"):
         squares = math.fsum((y - value * x) ** 2)
     return value, math.sqrt(count / (count - 1) * squares) / math.fsum(x)
+
+
+def ratio_scores(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """A score of each of n documents, in float64, of which `ratio` is the mean and its error the error of the mean.
+
+    R + n (y - R x) / sum x. Two ratios over the same denominators differ by the mean of the differences of their
+    scores, so that what both models find hard in a document counts for neither.
+    """
+    y, x = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    value, size = math.fsum(y) / math.fsum(x), math.fsum(x)
+    return value + len(y) * (y - value * x) / size

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from scale_cli.reporting.build import ColumnSpec, GroupSpec, build_table
 from scale_cli.reporting.sources import read_sources
@@ -24,12 +26,12 @@ TEXT_GROUPS = (
 """The two sides of the trade-off on held-out text, as `scale report` takes them."""
 
 LEGEND = (
-    "Bits per byte and perplexity per token of held-out text, before -> after training on Korean; lower is better. "
-    "Stability: forgetting is English after minus before. Plasticity: gain is Korean before minus after, both in bits "
-    "per byte. Routed: the share of tokens that took the preserve branch, in percent. Suites: the average of their "
-    "tasks, in percent. Base half: whether the base's half of every hidden state is, to the last bit, what the base "
-    "computes. Seconds: of training, with the measurements in between; peak memory is its as well. Of one seed: ± "
-    "standard error over documents or items; of several: mean ± standard deviation."
+    "Bits per byte of held-out text, lower is better; the base's row is before training on Korean. Stability: "
+    "forgetting is English after minus before. Plasticity: gain is Korean before minus after. Routed: the share of "
+    "tokens that took the preserve branch, in percent. Suites: the average of their tasks, in percent. Base half: "
+    "whether the base's half of every hidden state is, to the last bit, what the base computes. Perplexity is per "
+    "token. Seconds: of training, with the measurements in between; peak memory is its as well. Of one seed: ± "
+    "standard error over documents (of a change: paired) or items; of several: mean ± standard deviation."
 )
 
 Row = Mapping[str, Any]
@@ -49,35 +51,39 @@ def table_cells(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
 
     rows: with the fields of `benchmarks.korean.Row`, the base first.
     """
-    base, *others = rows
-    by_label: dict[str, list[Row]] = {base["label"]: [base]}
-    for row in others:
+    rows = list(rows)
+    return _cells(rows, [*_trade_off(rows), *_cost()])
+
+
+def _cells(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
+    by_label: dict[str, list[Row]] = {}
+    for row in rows:
         by_label.setdefault(row["label"], []).append(row)
-    columns = _columns(base, others)
-    cells = [[label, *(column.cell(base, runs) for column in columns)] for label, runs in by_label.items()]
+    cells = [[label, *(column.cell(rows[0], runs) for column in columns)] for label, runs in by_label.items()]
     return ["method", *(column.heading for column in columns)], cells
 
 
-def _columns(base: Row, rows: Sequence[Row]) -> list[Column]:
-    """The columns that the rows have something for."""
-    columns = [
+def _trade_off(rows: Sequence[Row]) -> list[Column]:
+    """What was kept and what was learnt; only columns that the rows have something for."""
+    base, *others = rows
+    columns = []
+    for language, change, sign in (("english", "forgetting", 1.0), ("korean", "gain", -1.0)):
+        columns += [Column(f"{language.title()} bits/byte", _bits(language)), Column(change, _change(language, sign))]
+    if any(value is not None for row in others for value in row["routed"].values()):
+        columns.append(Column(f"routed {' / '.join(language.title() for language in base['routed'])}", _routed))
+    columns += [Column(title, _suite(title)) for title in base["suites"]]
+    if any(row["hidden_states_equal"] is not None for row in others):
+        columns.append(Column("base half", _equal))
+    return columns
+
+
+def _cost() -> list[Column]:
+    """What it took, and perplexities, which only models with the same tokenizer share."""
+    return [
+        *(Column(f"{language.title()} perplexity", _perplexity(language)) for language in ("english", "korean")),
         Column("trained params", lambda base, runs: _mean(runs, "trained_parameters", "{:,.0f}")),
         Column("lr", lambda base, runs: _mean(runs, "learning_rate", "{:.3g}")),
         Column("tokens", lambda base, runs: _mean(runs, "tokens", "{:,.0f}")),
-    ]
-    for language, change, sign in (("english", "forgetting", 1.0), ("korean", "gain", -1.0)):
-        columns += [
-            Column(f"{language.title()} bits/byte", _bits(language)),
-            Column(change, _change(language, sign)),
-            Column(f"{language.title()} perplexity", _perplexity(language)),
-        ]
-    if any(value is not None for row in rows for value in row["routed"].values()):
-        columns += [Column(f"routed {language.title()}", _routed(language)) for language in base["routed"]]
-    columns += [Column(title, _suite(title)) for title in base["suites"]]
-    if any(row["hidden_states_equal"] is not None for row in rows):
-        columns.append(Column("base half", _equal))
-    return [
-        *columns,
         Column("seconds", lambda base, runs: _mean(runs, "seconds", "{:,.0f}")),
         Column("peak GB", lambda base, runs: _mean(runs, "peak_memory_bytes", "{:.2f}", scale=1e-9)),
     ]
@@ -98,13 +104,9 @@ def _spread(values: Sequence[float | None], errors: Sequence[float | None], form
 
 
 def _bits(language: str) -> Callable[[Row, Runs], str]:
-    def cell(base: Row, runs: Runs) -> str:
-        after = _spread(
-            [row["bits"][language] for row in runs], [row["bits_stderr"][language] for row in runs], "{:.3f}"
-        )
-        return after if runs[0] is base else f"{base['bits'][language]:.3f} -> {after}"
-
-    return cell
+    return lambda base, runs: _spread(
+        [row["bits"][language] for row in runs], [row["bits_stderr"][language] for row in runs], "{:.3f}"
+    )
 
 
 def _change(language: str, sign: float) -> Callable[[Row, Runs], str]:
@@ -112,21 +114,21 @@ def _change(language: str, sign: float) -> Callable[[Row, Runs], str]:
         if runs[0] is base:
             return "-"
         changes = [sign * (row["bits"][language] - base["bits"][language]) for row in runs]
-        return _spread(changes, [None], "{:.3f}")
+        return _spread(changes, [row["change_stderr"][language] for row in runs], "{:.3f}")
 
     return cell
 
 
 def _perplexity(language: str) -> Callable[[Row, Runs], str]:
-    def cell(base: Row, runs: Runs) -> str:
-        after = _spread([row["perplexity"][language] for row in runs], [None], "{:.4g}")
-        return after if runs[0] is base else f"{base['perplexity'][language]:.4g} -> {after}"
-
-    return cell
+    return lambda base, runs: _spread([row["perplexity"][language] for row in runs], [None], "{:.4g}")
 
 
-def _routed(language: str) -> Callable[[Row, Runs], str]:
-    return lambda base, runs: _spread([row["routed"][language] for row in runs], [None], "{:.1f}", scale=100.0)
+def _routed(base: Row, runs: Runs) -> str:
+    """By language, in the order of the base's."""
+    shares = [
+        _spread([row["routed"][language] for row in runs], [None], "{:.1f}", scale=100.0) for language in base["routed"]
+    ]
+    return " / ".join(shares) if set(shares) != {"-"} else "-"
 
 
 def _suite(title: str) -> Callable[[Row, Runs], str]:
@@ -140,15 +142,20 @@ def _equal(base: Row, runs: Runs) -> str:
     return ("equal" if all(found) else "DIFFERS") if found else "-"
 
 
-def rich_table(rows: Iterable[Row], *, title: str) -> Table:
-    """The table for a terminal."""
-    table = Table(title=title, caption=LEGEND, caption_justify="left", title_justify="left")
-    headings, lines = table_cells(rows)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
-    for cells in lines:
-        table.add_row(*cells)
-    return table
+def rich_tables(rows: Iterable[Row], *, title: str) -> Group:
+    """The same cells for a terminal: the trade-off, and below it the cost."""
+    rows = list(rows)
+    tables = []
+    for name, columns in ((title, _trade_off(rows)), ("Perplexity, and what it took", _cost())):
+        headings, lines = _cells(rows, columns)
+        table = Table(title=name, title_justify="left")
+        for place, heading in enumerate(headings):  # headings may be broken, numbers not
+            widest = max(len(cells[place]) for cells in lines)
+            table.add_column(heading, justify="right" if place else "left", min_width=widest)
+        for cells in lines:
+            table.add_row(*cells)
+        tables.append(table)
+    return Group(*tables, Text(LEGEND))
 
 
 def markdown_table(rows: Iterable[Row]) -> str:

@@ -20,7 +20,8 @@ from scale_cli.evaluation.corpora import Corpus
 from scale_cli.evaluation.perplexity import PerplexityJob, document_sums
 from scale_cli.evaluation.results import Measurement
 from scale_cli.evaluation.subject import Subject, Target
-from scale_cli.evaluation.windows import Packing, WindowOptions, Windows, cut, lead_token, ratio, rows_for
+from scale_cli.evaluation.windows import Packing, WindowOptions, Windows, cut, lead_token, ratio, ratio_scores, rows_for
+from scale_cli.reporting.statistics import mean_and_deviation, paired_error
 from tests.helpers import tiny_base, widened
 
 DOCUMENTS = ("Ice floats on water.", "물은 흐른다.", "a", "Steam rises. " * 4, "\n\n", "끝")
@@ -52,8 +53,16 @@ def subject_of(model: Any, tokenizer: Any = None, *, batch_size: int | None = No
 def measured(
     subject: Subject, documents: Sequence[str] = DOCUMENTS, options: WindowOptions | None = None
 ) -> dict[str, Measurement]:
-    found = PerplexityJob(Corpus("x", "x.txt", tuple(documents)), options or WindowOptions(length=16)).measure(subject)
+    job = PerplexityJob(Corpus("x", "x.txt", tuple(documents)), options or WindowOptions(length=16))
+    found, items = job.measure(subject)
     assert [measurement.metric for measurement in found] == ["perplexity", "bits_per_byte", "bits_per_character"]
+    for measurement in found:  # the documents' scores have that mean and that error
+        if math.isfinite(measurement.value):
+            mean, deviation = mean_and_deviation(items.scores[measurement.metric])
+            assert mean == pytest.approx(measurement.value)
+            if measurement.stderr is not None:
+                assert deviation is not None
+                assert deviation / math.sqrt(len(documents)) == pytest.approx(measurement.stderr)
     return {measurement.metric: measurement for measurement in found}
 
 
@@ -419,3 +428,22 @@ def test_what_is_no_number_stays_none() -> None:
     with torch.no_grad():
         model.lm_head.weight.copy_(1e6 * torch.randn(258, 32, generator=torch.Generator().manual_seed(0)))
     assert measured(subject_of(model))["perplexity"].value == math.inf
+
+
+def test_the_error_of_a_change_is_the_jackknife_of_the_change() -> None:
+    """Paired by document: leaving out one at a time, of both models, says how sure the difference of two ratios is."""
+    draw = np.random.default_rng(0)
+    size = draw.integers(200, 400, 60).astype(float)
+    hard = draw.normal(3, 1, 60)  # what both find hard
+    first, second = (size * (hard + draw.normal(0, 0.05, 60) + shift) for shift in (0.0, 0.1))
+    found = paired_error(list(ratio_scores(first, size)), list(ratio_scores(second, size)))
+
+    def change(kept: np.ndarray) -> float:
+        return float(second[kept].sum() / size[kept].sum() - first[kept].sum() / size[kept].sum())
+
+    left_out = np.array([change(np.arange(60) != i) for i in range(60)])
+    jackknife = math.sqrt(59 / 60 * ((left_out - left_out.mean()) ** 2).sum())
+    assert found is not None
+    assert found == pytest.approx(jackknife, rel=0.05)
+    errors = [ratio(one, size)[1] for one in (first, second)]
+    assert found < 0.1 * math.hypot(*(error for error in errors if error is not None))
