@@ -203,10 +203,10 @@ def _run_stages(
     data, init = out / "data", out / "init"
     if not data.exists():
         say(f"data: {recipe.people:,} people, {recipe.bios} biographies each")
-        _make_data(recipe, data)
+        make_data(recipe, data)
     if not init.exists():
         say(f"tokenizer: {recipe.tokenizer}")
-        _make_init(recipe, data, init)
+        make_init(recipe, data, init)
     rows: list[Row] = []
     curves: Curves = {label: {} for label in recipe.methods}
     for seed in recipe.seeds:
@@ -279,13 +279,14 @@ def _model_config(recipe: BiosRecipe, **defaults: Any) -> Any:
         raise RequestError(f"model: {' '.join(str(error).split())}") from error
 
 
-def _make_data(recipe: BiosRecipe, data: Path) -> None:
+def make_data(recipe: BiosRecipe, data: Path) -> None:
+    """The biographies and questions."""
     import data_gen
 
     data_gen.generate(data, people=recipe.people, bios=recipe.bios, seed=recipe.data_seed)
 
 
-def _make_init(recipe: BiosRecipe, data: Path, init: Path) -> None:
+def make_init(recipe: BiosRecipe, data: Path, init: Path) -> None:
     """The tokenizer and the model's config."""
     from transformers import PreTrainedTokenizerFast
 

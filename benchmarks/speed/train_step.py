@@ -10,6 +10,7 @@ On CUDA the seconds are the device's between two events, steps are in bfloat16, 
 from __future__ import annotations
 
 import functools
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +86,11 @@ def build(method: str, shape: Shape) -> Any:
             base = AutoModelForCausalLM.from_config(base_config(shape, num_hidden_layers=deepened))
         case "plain":
             base = AutoModelForCausalLM.from_config(config)
-    return METHODS[method].apply(base, options, new_layers).train()
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )  # peft asks for it
+        return METHODS[method].apply(base, options, new_layers).train()
 
 
 def prepare(method: str, shape: Shape, *, device: str, bfloat16: bool = False) -> Prepared:

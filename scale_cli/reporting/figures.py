@@ -1,4 +1,4 @@
-"""Figures by matplotlib for papers, as PNG and SVG: the trade-off, curves of training, and ablations."""
+"""Figures by matplotlib for papers, as PNG and SVG: the trade-off, curves of training, ablations, and growth."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from scale_cli.reporting.ablation import Ablation
 from scale_cli.reporting.colours import STYLES, Style, style_of
 from scale_cli.reporting.curves import Panel, biography_panels
 from scale_cli.reporting.fonts import drawable, families
 from scale_cli.reporting.frontier import Box, Frontier, leader, place_labels
+from scale_cli.reporting.growth import GrowthPanel, power_law
 
 Curves = Mapping[str, Mapping[int, Sequence[tuple[int, float, float]]]]
 DPI = 200
@@ -147,10 +149,7 @@ def curve_figure(panels: Sequence[Panel], rows: Mapping[str, tuple[str | None, s
                 axis.set_ylabel(drawable(panel.unit))
             if panel.percent:
                 axis.set_ylim(-3, 103)
-        handles = {
-            label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(7, len(handles)))
+        _legend(figure, axes[0], ncols=7)
 
 
 def accuracy_curves(curves: Curves, *files: Path) -> None:
@@ -195,10 +194,44 @@ def ablation_figure(ablation: Ablation, *files: Path) -> None:
             if ablation.ticks:
                 axis.set_xticks(list(ablation.ticks), [drawable(tick) for tick in ablation.ticks.values()])
                 axis.margins(x=0.15)
-        handles = {
-            label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+        _legend(figure, axes[0], ncols=4)
+
+
+def growth_figure(panels: Sequence[GrowthPanel], *files: Path) -> None:
+    """How numbers grow, log-log, up to three panels a row: points, the power law fitted to them (dashed) with its
+    exponent and that of the last two points, and what is left where x is 0 (dotted).
+
+    files: each .png or .svg.
+    """
+    rows, columns = -(-len(panels) // 3), min(3, len(panels))
+    texts = [text for panel in panels for text in panel.texts]
+    size = (4.6 * columns, 3.8 * rows)
+    with _figure(files, texts, figsize=size, nrows=rows, ncols=columns, squeeze=False) as (figure, axes):
+        for axis in axes.flat[len(panels) :]:
+            figure.delaxes(axis)
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            axis.set(xscale="log", yscale="log")
+            places = [x for series in panel.series for x, _ in series.points]
+            decades = max(places) > 100 * min(places)  # what stands between would not fit
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades else (1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            for line in (axis.xaxis, axis.yaxis):
+                line.set_minor_formatter(NullFormatter())
+            for series in panel.series:
+                style = style_of(series.method, "")
+                exponent, factor = power_law(series.points)
+                ends = np.array([series.points[0][0], series.points[-1][0]])
+                axis.plot(ends, factor * ends**exponent, color=style.colour, linestyle=(0, (5, 3)), linewidth=1.2)
+                if series.level is not None:
+                    axis.axhline(series.level, color=style.colour, linestyle=":", linewidth=1.2)
+                label = f"{drawable(series.label)}: {exponent:.2f}, {series.last_exponent:.2f}"
+                axis.plot(*zip(*series.points, strict=True), label=label, **_marker(style, size=6))
+            axis.set_title(drawable(panel.title), size=10.5)
+            axis.set_xlabel(drawable(panel.x))
+            axis.set_ylabel(drawable(panel.y))
+            axis.legend(loc="best", fontsize=8.5, title="exponent, of the last two", title_fontsize=8.5)
 
 
 def _legend(figure: Any, axes: Sequence[Any], *, ncols: int) -> None:
