@@ -219,7 +219,7 @@ def _run_stages(
             trained = recipe.train_recipe(label, seed=seed, data=data)
             if recipe.matches_rank(label):
                 trained = dataclasses.replace(trained, lora_r=matching_rank(task0, folder / "width"))
-            source = source_of(trained.method, task0, folder)
+            source = source_of(recipe, label, task0, folder)
             shown = f"{label} (seed {seed})"
             record = train_stage(source, folder / label, trained, label=shown, progress=progress)
             rows.append(_row(label, trained, record, before))

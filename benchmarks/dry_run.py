@@ -64,7 +64,9 @@ def dry_run_korean(recipe: KoreanRecipe, *, tflops: float | None = None) -> DryR
     Raises RequestError where there is neither.
     """
     trained = {
-        label: recipe.train_recipe(label, seed=recipe.seeds[0], data=recipe.train_data) for label in recipe.methods
+        label: recipe.train_recipe(label, seed=recipe.seeds[0], data=recipe.train_data)
+        for label in recipe.methods
+        if recipe.trained_by(label) == label
     }
     matched = {label for label in trained if recipe.matches_rank(label)}
     config = dict(recipe.config or {})

@@ -134,10 +134,9 @@ offline=(
     --train-data "$data/korean-bills/text.jsonl"
     --english-data "$data/english-offline/text/english.jsonl"
     --korean-data "$data/korean-offline/text/korean-bills.jsonl"
-    --suite "$data/english-offline"
-    --suite "$data/korean-offline"
 )
-bench korean-small 2400 "$texts" korean --preset small --seeds 0,1,2 "${offline[@]}"
+suites=(--suite "$data/english-offline" --suite "$data/korean-offline")
+bench korean-small 2400 "$texts" korean --preset small --seeds 0,1,2 "${offline[@]}" "${suites[@]}"
 for name in init layers modules where threshold drift; do
     bench "ablations-$name-small" 1200 "$texts" ablations "$name" --preset small --seeds 0,1,2 "${offline[@]}"
 done

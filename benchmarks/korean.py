@@ -4,7 +4,7 @@ A run is a folder of stages, each whole or not there, so an interrupted run goes
 
     OUT/fetched/<item>                      what `benchmarks.fetch` makes, where the recipe names it
     OUT/texts                               the held-out documents that are measured, English and Korean
-    OUT/width, OUT/depth                    the base, upscaled
+    OUT/width, OUT/width-INIT, OUT/depth    the base, upscaled
     OUT/seed-S/<method>                     Korean with each method, from the same base in the same order
     OUT/evaluation, OUT/seed-S/evaluation   the base and every method measured at the end
     OUT/results.json, table.md, *.png       what came out
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,8 @@ from benchmarks.suites import find_suite
 from scale_cli.errors import RequestError
 from scale_cli.evaluation.results import Measurement, Result, read_items, read_result
 from scale_cli.files import new_folder, plain, write_text
-from scale_cli.records import write_record
+from scale_cli.model.families import MODULES
+from scale_cli.records import read_record, write_record
 from scale_cli.reporting.build import GroupSpec
 from scale_cli.reporting.groups import suite_group
 from scale_cli.reporting.korean import TEXT_GROUPS
@@ -69,6 +71,7 @@ class KoreanRecipe(BenchRecipe):
     documents: how many documents are measured at the end, by language; documents_while_training: in between.
     training: options of training that the rows have in common.
     suites: measured at the end. limit: the first so many items of each of their tasks, None for all.
+    drift: how far every row has moved from the base is measured as well.
     gpus: processes that share a training step, as torchrun starts them.
     tflops: 10^12 operations a second that `--dry-run` takes each of them to do.
     config: of the base, for a dry run where the base is not at hand.
@@ -85,6 +88,7 @@ class KoreanRecipe(BenchRecipe):
     training: Mapping[str, Any]
     suites: tuple[str, ...] = ()
     limit: int | None = None
+    drift: bool = False
     gpus: int = 1
     tflops: float = 200.0
     config: Mapping[str, Any] | None = None
@@ -103,8 +107,19 @@ class KoreanRecipe(BenchRecipe):
             raise RequestError(f"--tflops {self.tflops:g}: above 0")
         if not self.train_data:
             raise RequestError("train_data is empty; name Korean texts to train on")
-        for label in self.methods:
+        for place, label in enumerate(self.methods):
             self.train_recipe(label, seed=0)
+            if (of := self.trained_by(label)) != label and of not in list(self.methods)[:place]:
+                raise RequestError(f"{label}: there is no row {of} before it, whose training it shows")
+
+    @property
+    def words(self) -> str:
+        """The words that start it: `scale bench` ..."""
+        return f"korean --preset {self.preset}"
+
+    def trained_by(self, label: str) -> str:
+        """The row whose training a row shows: itself, or that of `of`, whose router it gives another threshold."""
+        return str(self.methods[label].get("of", label))
 
     def matches_rank(self, label: str) -> bool:
         """Whether a row is a LoRA whose rank the recipe leaves open: then it is matched to the width expansion."""
@@ -160,8 +175,10 @@ class Row:
         error. change_stderr: by language, that of the change of bits against the base's, paired by document.
     routed: by language, the share of tokens that took the preserve branch; None without a router.
     suites: by title, the average of the values of a suite's tasks, from 0 to 1; suites_stderr: its standard error.
-    hidden_states_equal: whether the base's half of every hidden state is bitwise what the base computes; None where
-        nobody has looked, which is everywhere but under scale-preserve.
+    cosine: by language, of the base's half of the last hidden state with what the base computes; norms: by module, the
+        mean norm of what a map was given in addition. Empty where nobody has looked.
+    hidden_states_equal: whether the base's half of every hidden state is bitwise what the base computes; None but under
+        scale-preserve, which promises it.
     seconds: of training, measuring in between included. peak_memory_bytes: of training.
     """
 
@@ -180,6 +197,8 @@ class Row:
     peak_memory_bytes: int | None = None
     suites: Mapping[str, float] = field(default_factory=dict)
     suites_stderr: Mapping[str, float | None] = field(default_factory=dict)
+    cosine: Mapping[str, float] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)
     hidden_states_equal: bool | None = None
 
 
@@ -226,7 +245,7 @@ def run(recipe: KoreanRecipe, out: Path, *, say: Callable[[str], None], progress
 def launch_line(recipe: KoreanRecipe) -> str:
     """The command that runs a preset with as many processes as it wants."""
     launch = "" if recipe.gpus == 1 else f"torchrun --nproc-per-node {recipe.gpus} --no-python "
-    return f"{launch}scale bench korean --preset {recipe.preset}"
+    return f"{launch}scale bench {recipe.words}"
 
 
 def _silent(message: str) -> None:
@@ -243,6 +262,8 @@ def _run_stages(
     recipe: KoreanRecipe, out: Path, *, say: Callable[[str], None], progress: Progress
 ) -> tuple[tuple[Row, ...], tuple[Result, ...], list[GroupSpec], list[dict[str, Any]]]:
     """Rows, results, groups and curves, whatever of the stages was there already."""
+    from scale_cli.training.train import RECORD
+
     with processes().main_process_first():
         recipe = _fetch(recipe, out / FETCHED, say=say)
         _write_texts(recipe, out / TEXTS, say=say)
@@ -250,16 +271,22 @@ def _run_stages(
         upscale_stages(recipe, recipe.base, out, seed=0, width_too=matched, say=say)
     results = [_measure(recipe, recipe.base, BASE, out, out / EVALUATION, progress=progress, drift=False)]
     rows = [_row(recipe, BASE, results[0], results[0], None)]
-    lines: dict[str, dict[int, list[dict[str, Any]]]] = {label: {} for label in recipe.methods}
+    lines: dict[str, dict[int, list[dict[str, Any]]]] = {recipe.trained_by(label): {} for label in recipe.methods}
     for seed in recipe.seeds:
         folder = out / f"seed-{seed}"
         for label in recipe.methods:
             trained = recipe.train_recipe(label, seed=seed, data=recipe.train_data, texts=out / TEXTS)
             if recipe.matches_rank(label):
                 trained = dataclasses.replace(trained, lora_r=matching_rank(recipe.base, out / "width"))
-            source = source_of(trained.method, recipe.base, out)
-            shown = f"{label} (seed {seed})"
-            record = train_stage(source, folder / label, trained, label=shown, progress=progress)
+            of = recipe.trained_by(label)
+            if of == label:
+                source, shown = source_of(recipe, label, recipe.base, out), f"{label} (seed {seed})"
+                record = train_stage(source, folder / label, trained, label=shown, progress=progress)
+                lines[label][seed] = metric_lines(folder / label)
+            else:
+                record = read_record(folder / of / RECORD)
+                with processes().main_process_first():
+                    _reroute(folder / of, folder / label, trained)
             result = _measure(
                 recipe,
                 str(folder / label),
@@ -267,13 +294,26 @@ def _run_stages(
                 out,
                 folder / EVALUATION,
                 progress=progress,
-                drift=trained.method == DRIFT_METHOD,
+                drift=recipe.drift or trained.method == DRIFT_METHOD,
             )
             results.append(result)
             rows.append(_row(recipe, label, result, results[0], (trained, record)))
-            lines[label][seed] = metric_lines(folder / label)
     groups = [*TEXT_GROUPS, *(suite_group(find_suite(word)) for word in recipe.suites)]
     return tuple(rows), tuple(results), groups, _curves(recipe, lines)
+
+
+def _reroute(run: Path, out: Path, recipe: TrainRecipe) -> None:
+    """The model that a run has trained, in `out`, with the options of its method that this recipe has."""
+    from scale_cli.training.checkpoints import describe, save_pointer
+    from scale_cli.training.train import RECIPE, RECORD
+
+    if out.exists():
+        return
+    trained = describe(str(run))
+    assert trained.base is not None
+    with new_folder(out) as folder:
+        shutil.copytree(run, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD, RECIPE, "metrics.jsonl"))
+        save_pointer(trained.base, folder, recipe.method, recipe)
 
 
 def _fetch(recipe: KoreanRecipe, folder: Path, *, say: Callable[[str], None]) -> KoreanRecipe:
@@ -391,7 +431,8 @@ def _row(
         routed={language: m.routed for language, m in bits.items()},
         suites=averages,
         suites_stderr=errors,
-        hidden_states_equal=all(equal) if equal else None,
+        cosine={language: m.value for language in LANGUAGES for m in result.find(f"drift:{language}", "cosine")[-1:]},
+        norms={module: m.value for module in MODULES for m in result.find("drift", f"expansion_norm/{module}")[-1:]},
     )
     if run is None:
         return row
@@ -401,6 +442,7 @@ def _row(
         change_stderr={language: _change_error(base, result, f"perplexity:{language}") for language in LANGUAGES},
         method=trained.method,
         seed=trained.seed,
+        hidden_states_equal=all(equal) if equal and trained.method == DRIFT_METHOD else None,
         learning_rate=trained.learning_rate,
         **{name: record[name] for name in ("trained_parameters", "tokens", "seconds", "peak_memory_bytes")},
     )

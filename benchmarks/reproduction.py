@@ -278,6 +278,8 @@ def judge(claim: Mapping[str, Any], rows: Sequence[Row]) -> Verdict:
     """What becomes of a claim in the rows of a record. `not run` where they lack a row or a field that it speaks of."""
     named = [arm for arm in _arms(claim) if isinstance(arm, str) and arm != ALL]
     concerned = [row for row in rows if not named or row.arm in named]
+    if "linear_in" in claim:
+        concerned = [row for row in concerned if row.arm != BASE]  # to which nothing was added
     present = {row.arm for row in concerned}
     if missing := [arm for arm in dict.fromkeys(named) if arm not in present]:
         return Verdict("not run", f"the record has no row {', '.join(map(_name, missing))}")

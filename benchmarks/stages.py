@@ -24,8 +24,17 @@ from scale_cli.records import read_record
 from scale_cli.training import TrainRecipe
 
 PRESETS = ("demo", "small", "paper")
-SOURCES = {"width": "width", "depth": "depth"}
-"""The folder of what a method trains, by the kind that it needs, where that is not the base."""
+NOT_TRAINING = ("method", "init", "of")
+"""What a row may say beside options of training."""
+
+
+@dataclass(frozen=True)
+class Upscaling:
+    """A base upscaled into the folder `name`: the arguments of `upscale`."""
+
+    name: str
+    by: str
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,7 @@ class BenchRecipe:
 
     preset: its name. width, depth: of `upscale`. seeds: a repetition each.
     methods: the rows of the table: options of training that differ, by method, or by any other label with the method
-        under `method`.
+        under `method`; `init` widens the base for this row alone.
     """
 
     reserved: ClassVar[tuple[str, ...]] = ("width", "depth")
@@ -66,7 +75,19 @@ class BenchRecipe:
 
     def differing(self, label: str) -> dict[str, Any]:
         """The training options of a row that differ from those of all."""
-        return {name: value for name, value in self.methods[label].items() if name != "method"}
+        return {name: value for name, value in self.methods[label].items() if name not in NOT_TRAINING}
+
+    def upscaling(self, label: str) -> Upscaling | None:
+        """What a row trains of the base; None for the base itself."""
+        by = METHODS[self.method_of(label)].needs[0]
+        if by == "plain":
+            return None
+        if by == "depth":
+            return Upscaling("depth", "depth", self.depth)
+        init = self.methods[label].get("init")
+        if init is None:
+            return Upscaling("width", "width", self.width)
+        return Upscaling(f"width-{init}", "width", dict(self.width) | {"init": init})
 
 
 Recipe = TypeVar("Recipe", bound=BenchRecipe)
@@ -170,25 +191,25 @@ def claim(recipe: BenchRecipe, out: Path, *, free: Sequence[str] = ()) -> None:
 def upscale_stages(
     recipe: BenchRecipe, base: str, folder: Path, *, seed: int, width_too: bool, say: Callable[[str], None]
 ) -> None:
-    """`base` widened and deepened into `folder`/width and `folder`/depth, as far as a method needs it.
+    """`base` widened and deepened into folders of `folder`, as the rows need it.
 
-    width_too: the widened one is needed in any case.
+    width_too: the widened one, into "width", is needed in any case.
     """
     from scale_cli.surgery import upscale
 
-    needed = {METHODS[recipe.method_of(label)].needs[0] for label in recipe.methods}
-    if width_too:
-        needed.add("width")
-    for by, options in (("width", recipe.width), ("depth", recipe.depth)):
-        if by in needed and not (folder / by).exists():
-            result = upscale(base, folder / by, by=by, seed=seed, **options)  # type: ignore[arg-type]
-            say(f"{by}: {result.added_parameters:,} parameters added, max |delta logit| {result.max_delta_logit:.3g}")
+    needed = [Upscaling("width", "width", recipe.width)] if width_too else []
+    needed += [one for label in recipe.methods if (one := recipe.upscaling(label)) is not None]
+    for one in needed:
+        if not (folder / one.name).exists():
+            result = upscale(base, folder / one.name, by=one.by, seed=seed, **one.options)  # type: ignore[arg-type]
+            said = f"{result.added_parameters:,} parameters added, max |delta logit| {result.max_delta_logit:.3g}"
+            say(f"{one.name}: {said}")
 
 
-def source_of(method: str, base: str, folder: Path) -> str:
-    """The checkpoint that a method trains: `base`, or what `upscale_stages` has made of it in `folder`."""
-    needed = METHODS[method].needs[0]
-    return str(folder / SOURCES[needed]) if needed in SOURCES else base
+def source_of(recipe: BenchRecipe, label: str, base: str, folder: Path) -> str:
+    """The checkpoint that a row trains: `base`, or what `upscale_stages` has made of it in `folder`."""
+    upscaling = recipe.upscaling(label)
+    return base if upscaling is None else str(folder / upscaling.name)
 
 
 def matching_rank(base: str, width: Path) -> int:

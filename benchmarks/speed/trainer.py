@@ -158,7 +158,7 @@ def make_cases(recipe: BiosRecipe, folder: Path, methods: tuple[str, ...], *, st
         trained = dataclasses.replace(recipe.train_recipe(label, seed=0, data=data), **changes)
         if recipe.matches_rank(label):
             trained = dataclasses.replace(trained, lora_r=stages.matching_rank(str(base), folder / "width"))
-        cases.append(Case(TASK1, stages.source_of(trained.method, str(base), folder), trained))
+        cases.append(Case(TASK1, stages.source_of(recipe, label, str(base), folder), trained))
     return cases
 
 

@@ -12,28 +12,38 @@ from scale_cli.errors import RequestError
 
 def bench(
     name: Annotated[
-        Literal["bios", "korean"],
-        typer.Argument(help="bios: the synthetic biographies; korean: continual pre-training on Korean."),
+        Literal["bios", "korean", "ablations"],
+        typer.Argument(
+            help="bios: synthetic biographies; korean: continual pre-training on Korean; ablations: variants of that."
+        ),
     ],
+    ablation: Annotated[
+        str | None, typer.Argument(help="ablations: init, layers, modules, drift, threshold or where.")
+    ] = None,
     preset: Annotated[str, typer.Option(help="demo, small, paper, or a YAML file of your own.")] = "demo",
     methods: Annotated[str | None, typer.Option(help="Only these, with commas between.  [all of the preset]")] = None,
     seeds: Annotated[str | None, typer.Option(help="Repetitions, with commas between: 0,1,2.  [the preset's]")] = None,
     base: Annotated[
-        str | None, typer.Option(help="korean: the model to begin with, a folder or a hub id.  [the preset's]")
+        str | None,
+        typer.Option(help="korean, ablations: the model to begin with, a folder or a hub id.  [the preset's]"),
     ] = None,
     train_data: Annotated[
         str | None,
-        typer.Option(help="korean: Korean to train on, sources as of scale train --data.  [the preset's]"),
+        typer.Option(help="korean, ablations: Korean to train on, sources as of scale train --data.  [the preset's]"),
     ] = None,
     english_data: Annotated[
         str | None,
-        typer.Option(help="korean: held-out English, a source as of scale eval --perplexity.  [the preset's]"),
+        typer.Option(
+            help="korean, ablations: held-out English, a source as of scale eval --perplexity.  [the preset's]"
+        ),
     ] = None,
-    korean_data: Annotated[str | None, typer.Option(help="korean: held-out Korean, the same.  [the preset's]")] = None,
+    korean_data: Annotated[
+        str | None, typer.Option(help="korean, ablations: held-out Korean, the same.  [the preset's]")
+    ] = None,
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="korean: measured at the end, as of scale eval --suite. Several: --suite twice.  [the preset's]"
+            help="korean, ablations: measured at the end, as of scale eval --suite; may be repeated.  [the preset's]"
         ),
     ] = None,
     dry_run: Annotated[
@@ -57,10 +67,15 @@ def bench(
         "korean_data": korean_data,
         "suites": tuple(suite) if suite else None,
     }
-    if name != "korean" and (given := [word for word, value in changes.items() if value is not None]):
+    if name == "bios" and (given := [word for word, value in changes.items() if value is not None]):
         flag = {"suites": "suite"}.get(given[0], given[0]).replace("_", "-")
-        raise RequestError(f"--{flag}: only scale bench korean has it; leave it out")
+        raise RequestError(f"--{flag}: scale bench bios does not have it; leave it out")
 
+    if (ablation is None) == (name == "ablations"):
+        from benchmarks.ablations import ROWS
+
+        said = "name one" if ablation is None else f"{ablation}: only scale bench ablations takes a name"
+        raise RequestError(f"scale bench {name}: {said}" + (f": {', '.join(ROWS)}" if ablation is None else ""))
     if tflops is not None and not dry_run:
         raise RequestError(f"--tflops {tflops:g}: only --dry-run estimates hours; add it")
 
@@ -70,8 +85,10 @@ def bench(
         "methods": None if methods is None else [word.strip() for word in methods.split(",")],
         "seeds": None if seeds is None else parse_seeds(seeds),
     }
-    folder = out or Path("runs") / f"{name}-{Path(preset).stem}"
+    named = name if ablation is None else f"{name}-{ablation}"
+    folder = out or Path("runs") / f"{named}-{Path(preset).stem}"
     result: Any
+    table: Any
     if name == "bios":
         from benchmarks import bios
         from scale_cli.reporting.bios import rich_table as bios_table
@@ -84,20 +101,29 @@ def bench(
             return _show_dry_run(dry_run_bios(recipe, tflops=tflops), name, preset, as_json=as_json)
         result = bios.run(recipe, folder, say=say, progress=progress)
         figures = "curves.png are"
-        table: Any = bios_table([vars(row) for row in result.rows], title=f"Biography benchmark, {preset}")
+        table = bios_table([vars(row) for row in result.rows], title=f"Biography benchmark, {preset}")
     else:
-        from benchmarks import korean
+        from benchmarks import ablations, korean
         from scale_cli.reporting.korean import rich_tables as korean_tables
 
-        korean_recipe = korean.load_preset(preset, **chosen, **changes)
+        reported: Any = None
+        korean_recipe: Any
+        if ablation is None:
+            korean_recipe = korean.load_preset(preset, **chosen, **changes)
+        else:
+            korean_recipe = ablations.load_preset(ablation, preset, **chosen, **changes)
+            reported = ablations.paper_values(ablation)
         quiet_libraries()
         if dry_run:
             from benchmarks.dry_run import dry_run_korean
 
-            return _show_dry_run(dry_run_korean(korean_recipe, tflops=tflops), name, preset, as_json=as_json)
-        result = korean.run(korean_recipe, folder, say=say, progress=progress)
+            return _show_dry_run(dry_run_korean(korean_recipe, tflops=tflops), named, preset, as_json=as_json)
+        runner = korean.run if ablation is None else ablations.run
+        result = runner(korean_recipe, folder, say=say, progress=progress)
         figures = "figures are"
-        table = korean_tables([vars(row) for row in result.rows], title=f"Korean benchmark, {preset}")
+        title = "Korean benchmark" if ablation is None else f"Ablation {ablation}"
+        rows = [vars(row) for row in result.rows]
+        table = korean_tables(rows, title=f"{title}, {preset}", reported=reported)
     if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
         return
     say(f"{result.seconds:,.0f} s in all; records, table.md and {figures} in {folder}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scale_cli.errors import RequestError
@@ -114,3 +116,116 @@ def _names(table: StabilityPlasticityTable) -> list[str]:
 
 def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+# The ablations of the Korean benchmark
+
+Row = Mapping[str, Any]
+Place = tuple[str, float | str, str]
+"""Where a row is drawn: its series, its place on the x axis, a number or a tick, and the method in whose colour."""
+
+
+def draw_rows(name: str, rows: Sequence[Row], reported: Mapping[str, Mapping[str, float]], *files: Path) -> None:
+    """The figure of an ablation of `benchmarks.ablations`, with the paper's values beside.
+
+    rows: with the fields of `benchmarks.korean.Row`, the base first. reported: by label and field.
+    files: each .png or .svg.
+    """
+    from scale_cli.reporting.figures import ablation_figure
+
+    ablation_figure(row_ablation(name, rows, reported), *files)
+
+
+def row_ablation(name: str, rows: Sequence[Row], reported: Mapping[str, Mapping[str, float]]) -> Ablation:
+    """What is drawn: the change of both perplexities against the base, in percent, as ours and the paper's differ in
+    tokenizer and text, and what the ablation measures beside them; of several seeds mean and standard deviation."""
+    base, *others = rows
+    option, placed = PLACES[name](others)
+    ticks = list(dict.fromkeys(place for _, place, _ in placed.values() if isinstance(place, str)))
+
+    def panel(title: str, ours: Sequence[float | None], paper: Mapping[str, float | None]) -> AblationPanel:
+        """ours: of `others`. paper: by label."""
+        series: dict[tuple[str, str, bool], list[tuple[float, float, float]]] = {}
+        for label, (of, place, method) in placed.items():
+            x = float(ticks.index(place)) if isinstance(place, str) else place
+            found = [value for row, value in zip(others, ours, strict=True) if row["label"] == label]
+            values = [value for value in found if value is not None]
+            if values:
+                error = statistics.stdev(values) if len(values) > 1 else 0.0
+                series.setdefault((of, method, False), []).append((x, statistics.fmean(values), error))
+            if (value := paper.get(label)) is not None:
+                series.setdefault((of, method, True), []).append((x, value, 0.0))
+        return AblationPanel(
+            title,
+            tuple(
+                Series(f"{of}, paper" if is_paper else of, method, "", is_paper, tuple(sorted(points)))
+                for (of, method, is_paper), points in series.items()
+            ),
+            0.0 if "change" in title else None,
+        )
+
+    def of_paper(field: str) -> dict[str, float | None]:
+        return {label: reported.get(label, {}).get(field) for label in placed}
+
+    panels = []
+    for language in base["perplexity"]:
+        field, before = f"perplexity/{language}", base["perplexity"][language]
+        before_paper = reported.get("base", {}).get(field)
+        panels.append(
+            panel(
+                f"{language.title()} perplexity: change against the base, %",
+                [_change(row["perplexity"][language], before) for row in others],
+                {label: _change(value, before_paper) for label, value in of_paper(field).items()},
+            )
+        )
+    if name == "drift":
+        cosines = [row["cosine"].get("english") for row in others]
+        panels.append(panel("cosine with the base's last hidden state", cosines, of_paper("drift:english/cosine")))
+    if name == "threshold":
+        for language in base["routed"]:
+            shares = [100 * row["routed"][language] for row in others]
+            panels.append(panel(f"{language.title()} tokens on the preserving path, %", shares, {}))
+    return Ablation(option, dict(enumerate(ticks)), tuple(panels))
+
+
+def _change(value: float | None, before: float | None) -> float | None:
+    return None if value is None or before is None else 100 * (value / before - 1)
+
+
+def _by_label(option: str, series: str, method: str) -> Callable[[Sequence[Row]], tuple[str, dict[str, Place]]]:
+    return lambda rows: (option, {row["label"]: (series, row["label"], method) for row in rows})
+
+
+def _by_share(rows: Sequence[Row]) -> tuple[str, dict[str, Place]]:
+    shares = {row["label"]: float(row["label"].removeprefix("l_fp-")) for row in rows}
+    return "layers preserved, %", {label: ("L_fp", share, "scale-adapt") for label, share in shares.items()}
+
+
+def _by_norm(rows: Sequence[Row]) -> tuple[str, dict[str, Place]]:
+    """By the mean norm of what was added to the maps of the module whose W12 trained."""
+    places: dict[str, Place] = {}
+    for module, method in (("attention", "scale-adapt"), ("ffn", "scale-route")):
+        for label in {row["label"]: None for row in rows if row["label"].startswith(module)}:
+            norm = statistics.fmean(row["norms"][module] for row in rows if row["label"] == label)
+            places[label] = (f"W12 in {module}", norm, method)
+    return "mean norm of the expansion, own module", places
+
+
+def _by_threshold(rows: Sequence[Row]) -> tuple[str, dict[str, Place]]:
+    taus = {row["label"]: float(row["label"].removeprefix("tau ")) for row in rows if row["label"].startswith("tau ")}
+    return "threshold tau", {label: ("SCALE-Route", tau, "scale-route") for label, tau in taus.items()}
+
+
+def _by_method(rows: Sequence[Row]) -> tuple[str, dict[str, Place]]:
+    return "method", {row["label"]: (row["label"], row["label"], row["method"]) for row in rows}
+
+
+PLACES: Mapping[str, Callable[[Sequence[Row]], tuple[str, dict[str, Place]]]] = {
+    "init": _by_label("W21, W22", "SCALE-Preserve", "scale-preserve"),
+    "layers": _by_share,
+    "modules": _by_norm,
+    "drift": _by_method,
+    "threshold": _by_threshold,
+    "where": _by_label("W12 in", "SCALE-Adapt", "scale-adapt"),
+}
+"""By the ablation's name what its x axis is, and the place of each label."""

@@ -29,13 +29,22 @@ LEGEND = (
     "Bits per byte of held-out text, lower is better; the base's row is before training on Korean. Stability: "
     "forgetting is English after minus before. Plasticity: gain is Korean before minus after. Routed: the share of "
     "tokens that took the preserve branch, in percent. Suites: the average of their tasks, in percent. Base half: "
-    "whether the base's half of every hidden state is, to the last bit, what the base computes. Perplexity is per "
-    "token. Seconds: of training, with the measurements in between; peak memory is its as well. Of one seed: ± "
-    "standard error over documents (of a change: paired) or items; of several: mean ± standard deviation."
+    "whether the base's half of every hidden state is, to the last bit, what the base computes. Cosine: of that half "
+    "of the last hidden state with the base's. Norm: of what a linear map was given in addition, the mean over maps. "
+    "Perplexity is per token. Seconds: of training, with the measurements in between; peak memory is its as well. Of "
+    "one seed: ± standard error over documents (of a change: paired) or items; of several: mean ± standard deviation."
 )
+
+FIELDS = {
+    "perplexity/english": "English perplexity",
+    "perplexity/korean": "Korean perplexity",
+    "drift:english/cosine": "cosine English",
+}
+"""What a field of a record is called."""
 
 Row = Mapping[str, Any]
 Runs = Sequence[Row]
+Reported = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -46,13 +55,14 @@ class Column:
     cell: Callable[[Row, Runs], str]
 
 
-def table_cells(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
+def table_cells(rows: Iterable[Row], reported: Reported | None = None) -> tuple[list[str], list[list[str]]]:
     """The headings, and the cells of the base and of each label in order of first appearance, its seeds summed up.
 
     rows: with the fields of `benchmarks.korean.Row`, the base first.
+    reported: what a paper says of them, by label and field.
     """
     rows = list(rows)
-    return _cells(rows, [*_trade_off(rows), *_cost()])
+    return _cells(rows, [*_trade_off(rows), *_reported(reported or {}), *_cost()])
 
 
 def _cells(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
@@ -72,9 +82,20 @@ def _trade_off(rows: Sequence[Row]) -> list[Column]:
     if any(value is not None for row in others for value in row["routed"].values()):
         columns.append(Column(f"routed {' / '.join(language.title() for language in base['routed'])}", _routed))
     columns += [Column(title, _suite(title)) for title in base["suites"]]
+    for name, prefix in (("cosine", "cosine"), ("norms", "norm")):
+        parts = dict.fromkeys(part for row in others for part in row[name])
+        columns += [
+            Column(f"{prefix} {part.title() if name == 'cosine' else part}", _part(name, part)) for part in parts
+        ]
     if any(row["hidden_states_equal"] is not None for row in others):
         columns.append(Column("base half", _equal))
     return columns
+
+
+def _reported(reported: Reported) -> list[Column]:
+    """What a paper says of the rows."""
+    fields = dict.fromkeys(field for values in reported.values() for field in values)
+    return [Column(f"paper: {FIELDS[field]}", _paper(reported, field)) for field in fields]
 
 
 def _cost() -> list[Column]:
@@ -137,16 +158,29 @@ def _suite(title: str) -> Callable[[Row, Runs], str]:
     )
 
 
+def _part(name: str, part: str) -> Callable[[Row, Runs], str]:
+    return lambda base, runs: _spread([row[name].get(part) for row in runs], [None], "{:.4f}")
+
+
+def _paper(reported: Reported, field: str) -> Callable[[Row, Runs], str]:
+    def cell(base: Row, runs: Runs) -> str:
+        value = reported.get(runs[0]["label"], {}).get(field)
+        return "-" if value is None else f"{value:g}"
+
+    return cell
+
+
 def _equal(base: Row, runs: Runs) -> str:
     found = [row["hidden_states_equal"] for row in runs if row["hidden_states_equal"] is not None]
     return ("equal" if all(found) else "DIFFERS") if found else "-"
 
 
-def rich_tables(rows: Iterable[Row], *, title: str) -> Group:
+def rich_tables(rows: Iterable[Row], *, title: str, reported: Reported | None = None) -> Group:
     """The same cells for a terminal: the trade-off, and below it the cost."""
     rows = list(rows)
+    trade_off = [*_trade_off(rows), *_reported(reported or {})]
     tables = []
-    for name, columns in ((title, _trade_off(rows)), ("Perplexity, and what it took", _cost())):
+    for name, columns in ((title, trade_off), ("Perplexity, and what it took", _cost())):
         headings, lines = _cells(rows, columns)
         table = Table(title=name, title_justify="left")
         for place, heading in enumerate(headings):  # headings may be broken, numbers not
@@ -158,9 +192,9 @@ def rich_tables(rows: Iterable[Row], *, title: str) -> Group:
     return Group(*tables, Text(LEGEND))
 
 
-def markdown_table(rows: Iterable[Row]) -> str:
+def markdown_table(rows: Iterable[Row], reported: Reported | None = None) -> str:
     """The table as GitHub Markdown, its legend below."""
-    headings, cells = table_cells(rows)
+    headings, cells = table_cells(rows, reported)
     lines = [headings, ["---:" if place else "---" for place in range(len(headings))], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{LEGEND}"
 

@@ -50,9 +50,9 @@ def test_a_benchmark(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.Monkey
 
 BAD = {
     "unknown benchmark": (["bio"], "'bio' is not one of 'bios', 'korean'"),
-    "another's option": (["bios", "--base", "x"], "--base: only scale bench korean has it; leave it out"),
-    "another's suite": (["bios", "--suite", "x"], "--suite: only scale bench korean has it; leave it out"),
-    "another's data": (["bios", "--train-data", "x"], "--train-data: only scale bench korean has it; leave it out"),
+    "another's option": (["bios", "--base", "x"], "--base: scale bench bios does not have it; leave it out"),
+    "another's suite": (["bios", "--suite", "x"], "--suite: scale bench bios does not have it; leave it out"),
+    "another's data": (["bios", "--train-data", "x"], "--train-data: scale bench bios does not have it; leave it out"),
     "a rate for nothing": (["korean", "--tflops", "5"], "--tflops 5: only --dry-run estimates hours; add it"),
     "no rate": (["korean", "--dry-run", "--tflops", "0"], "--tflops 0: above 0"),
     "an unknown korean method": (["korean", "--methods", "best"], "--methods best: choose from fft, lora, freeze, "),
@@ -60,6 +60,15 @@ BAD = {
         ["korean", "--preset", "paper"],
         "--preset paper: its batch is shared by 8 processes and there are 1",
     ),
+    "no ablation": (
+        ["ablations"],
+        "scale: scale bench ablations: name one: init, layers, modules, drift, threshold, where",
+    ),
+    "another ablation": (
+        ["ablations", "inits"],
+        "inits: there is no such ablation; choose from init, layers, modules, ",
+    ),
+    "an ablation of nothing": (["korean", "init"], "scale bench korean: init: only scale bench ablations takes a name"),
     "a base that is not there": (["korean", "--dry-run", "--base", "none"], "none: no such folder"),
     "unknown preset": (["bios", "--preset", "dmo"], "--preset dmo: choose demo, small, paper, or give a YAML file"),
     "unknown method": (["bios", "--methods", "fft,best"], "--methods best: choose from fft, lora, freeze, llama-pro, "),
@@ -119,6 +128,20 @@ def test_the_korean_benchmark(run_cli: RunCli, world: World, tmp_path: Path, mon
     assert said[-1].endswith("s in all; records, table.md and figures are in runs/korean-korean")
     shown = {line.split(":")[0] for line in said if "100%" in line}
     assert {"base", "fft (seed 0)", "scale-preserve (seed 0)", "scale-preserve"} <= shown
+
+
+def test_an_ablation(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = korean_bench(tmp_path, world.checkpoint("llama"), methods={"scale-route": {}})
+    words = ["bench", "ablations", "threshold", "--preset", file, "--methods", "tau 0,tau 2"]
+    planned = run_cli(*words, "--dry-run", "--json")
+    assert [budget["label"] for budget in json.loads(planned.stdout)["budgets"]] == ["scale-route"]
+    ended = run_cli(*words)
+    assert ended.code == 0
+    assert ended.stdout.splitlines()[0].strip() == f"Ablation threshold, {file}"
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
+    assert [row[0] for row in rows if row[0]] == 2 * ["base", "scale-route", "tau 0", "tau 2"]
+    assert ended.stderr.splitlines()[-1].endswith("figures are in runs/ablations-threshold-korean")
 
 
 def test_a_dry_run_writes_nothing_and_reads_no_weights(

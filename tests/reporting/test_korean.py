@@ -27,6 +27,8 @@ def row(label: str, seed: int | None = 0, **changes: Any) -> dict[str, Any]:
         "peak_memory_bytes": 2_345_000_000,
         "suites": {},
         "suites_stderr": {},
+        "cosine": {},
+        "norms": {},
         "hidden_states_equal": None,
     }
     return values | changes
@@ -83,6 +85,14 @@ def test_suites_have_a_column_each() -> None:
     headings, cells = table_cells([BASE | suites[0], row("fft") | suites[1]])
     at = headings.index("Tiny")
     assert [line[at] for line in cells] == ["25.0 ± 5.0", "50.0 ± 5.0"]
+
+
+def test_what_an_ablation_measures_and_what_a_paper_says_stand_beside() -> None:
+    moved = row("scale-adapt", cosine={"english": 0.95}, norms={"ffn": 12.0})
+    headings, cells = table_cells([BASE, moved], {"scale-adapt": {"drift:english/cosine": 0.955}})
+    at = headings.index("cosine English")
+    assert headings[at : at + 3] == ["cosine English", "norm ffn", "paper: cosine English"]
+    assert [line[at : at + 3] for line in cells] == [["-", "-", "-"], ["0.9500", "12.0000", "0.955"]]
 
 
 @pytest.mark.parametrize(("found", "said"), [((True, True), "equal"), ((True, False), "DIFFERS")])
