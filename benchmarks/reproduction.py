@@ -52,7 +52,9 @@ RULE = """\
 
 The interval is Student's, of the differences between two rows on the same seed, where a record has several seeds. Of
 a single seed it is normal, from the standard errors of the measured items alone: how another seed would have come out
-is not in it, and that both rows are measured on the same items is not made use of. A claim that something is exact
+is not in it. Of texts these are the errors of each row's change against the base, paired by document, and taken as
+independent, which overstates them where two rows find the same documents easier; of other items the pairing is not
+made use of. A claim that something is exact
 holds only if it is exact in every row; that two things are near-linear, if their correlation is at least 0.9. A claim
 is tested at the size that its record has, so a verified claim is the paper's order seen again there, never the
 paper's number. A number is compared with the paper's only in a record of a `paper` preset: verified if it is as near
@@ -123,13 +125,15 @@ class Row:
     """What a record says of one row of its table on one seed.
 
     arm: the row's label. seed: None where there are no seeds, as of a base: it is compared with every seed.
-    values: by field; errors: standard errors from the measured items, None where none is known.
+    values: by field; errors: standard errors from the measured items, None where none is known; paired: those of the
+        change against the base, by the items that both were measured on.
     """
 
     arm: str
     seed: int | None
     values: Mapping[str, float]
     errors: Mapping[str, float | None] = field(default_factory=dict)
+    paired: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def read_rows(record: Mapping[str, Any]) -> list[Row]:
                 values[name], errors[name] = measured["value"], measured["stderr"]
         _add_averages(values, errors)
         seed = row.get("seed", (checkpoint.get("options") or {}).get("seed"))
-        rows.append(Row(_arm(row, checkpoint), seed, values, errors))
+        rows.append(Row(_arm(row, checkpoint), seed, values, errors, _paired_errors(values)))
     return rows
 
 
@@ -247,6 +251,17 @@ def _add_perplexity_errors(values: Mapping[str, float], errors: dict[str, float 
         bits, error = values.get(f"bits/{text}"), errors.get(f"bits/{text}")
         if text != name and bits and error is not None:
             errors[name] = value * math.log(value) * error / bits
+
+
+def _paired_errors(values: Mapping[str, float]) -> dict[str, float]:
+    """Of perplexities, from the errors of the changes of bits per byte; the base's own change is none."""
+    found = {}
+    for name, value in values.items():
+        text = name.removeprefix("perplexity/")
+        bits, error = values.get(f"bits/{text}"), values.get(f"change_stderr/{text}")
+        if text != name and bits and error is not None:
+            found[name] = value * math.log(value) * error / bits
+    return found
 
 
 def _add_averages(values: dict[str, float], errors: dict[str, float | None]) -> None:
@@ -347,7 +362,10 @@ def compare(name: str, lower: Sequence[Row], upper: Sequence[Row]) -> Comparison
         p_value: float | None = _student(mean, deviation / math.sqrt(len(pairs)), len(pairs) - 1)
     else:
         ((low, high),) = pairs
-        p_value = _normal(mean, difference_error(low.errors.get(name), high.errors.get(name)))
+        errors = [row.paired.get(name, 0.0 if row.arm == BASE else None) for row in (low, high)]
+        if None in errors or not any(name in row.paired for row in (low, high)):
+            errors = [row.errors.get(name) for row in (low, high)]
+        p_value = _normal(mean, difference_error(*errors))
     sign = "below" if mean > 0 else "not below"
     words = [
         " ".join(dict.fromkeys([_name(rows[0].arm), _short(fmean(side))]))  # a number is its own name

@@ -129,7 +129,7 @@ def curve_figure(panels: Sequence[Panel], rows: Mapping[str, tuple[str | None, s
 
     rows: the method and the section of each label. files: each .png or .svg.
     """
-    share_y = len({panel.unit for panel in panels}) == 1
+    share_y = all(panel.percent for panel in panels)  # else what moves little would be a flat line
     size = (5.5 * len(panels), 4.2)
     texts = [text for panel in panels for text in panel.texts]
     with _figure(files, texts, figsize=size, ncols=len(panels), sharey=share_y, squeeze=False) as (figure, axes):

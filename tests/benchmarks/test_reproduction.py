@@ -457,3 +457,19 @@ def test_the_log_s_links_and_dates() -> None:
     findings = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
     assert len(findings) > 10
     assert [one.splitlines()[0] for one in findings if "`" not in one and "](records/" not in one] == []
+
+
+def test_changes_of_one_text_are_paired_by_document() -> None:
+    """28 of perplexity is not 27 where their documents are the same, however much documents differ."""
+    base = {"label": "base", "perplexity": {"x": 30.0}, "bits": {"x": 1.0}, "bits_stderr": {"x": 0.2}}
+    rows = [
+        base | {"label": label, "perplexity": {"x": perplexity}, "change_stderr": {"x": 0.001}}
+        for label, perplexity in (("fft", 28.0), ("lora", 27.0))
+    ]
+    alone = read_rows({"rows": [base, *({**row, "change_stderr": {}} for row in rows)]})
+    paired = read_rows({"rows": [base, *rows]})
+    for rising in ([["lora"], ["fft"]], [["fft"], ["base"]]):
+        claim = {"field": "perplexity/x", "rising": rising}
+        assert judge(claim, alone).status == "undecided"
+        assert judge(claim, paired).status == "verified"
+    assert paired[1].paired["perplexity/x"] == pytest.approx(28 * math.log(28) * 0.001)
