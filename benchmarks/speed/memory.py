@@ -90,7 +90,7 @@ def memory_table(lines: list[Line], *, title: str) -> Table:
     for line in lines:
         cells = [f"{line.weights / 1e6:,.0f}", f"{line.estimated / 1e6:,.0f}"]
         cells.append(f"{line.estimated / first.estimated:.3f}")
-        if line.measured is not None and first.measured is not None:
+        if line.measured and first.measured:  # of a tiny model none may show
             ratios = (line.measured / first.measured, line.measured / line.estimated)
             cells += [f"{line.measured / 1e6:,.0f}", *(f"{ratio:.3f}" for ratio in ratios)]
         else:
