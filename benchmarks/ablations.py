@@ -30,7 +30,8 @@ from scale_cli.files import write_text
 Rows = dict[str, dict[str, Any]]
 
 LAYERS = ("l_fp-100", "l_fp-50", "l_fp-0")
-THRESHOLDS = ("tau -1", "tau 0", "tau 0.25", "tau 0.5", "tau 0.75", "tau 0.9", "tau 1")
+THRESHOLDS = ("tau -1", "tau 0", "tau 0.25", "tau 0.5", "tau 0.75", "tau 0.9", "tau 0.95", "tau 0.99", "tau 1")
+"""Closest below 1, where the cosine of the two paths' logits is for most tokens."""
 ROUTE = "scale-route"
 WEAK = 1 / 3
 """Of the rate, in the rows of `modules` that train less strongly: the paper varies the strength, and not how."""

@@ -293,8 +293,6 @@ def judge(claim: Mapping[str, Any], rows: Sequence[Row]) -> Verdict:
     """What becomes of a claim in the rows of a record. `not run` where they lack a row or a field that it speaks of."""
     named = [arm for arm in _arms(claim) if isinstance(arm, str) and arm != ALL]
     concerned = [row for row in rows if not named or row.arm in named]
-    if "linear_in" in claim:
-        concerned = [row for row in concerned if row.arm != BASE]  # to which nothing was added
     present = {row.arm for row in concerned}
     if missing := [arm for arm in dict.fromkeys(named) if arm not in present]:
         return Verdict("not run", f"the record has no row {', '.join(map(_name, missing))}")
@@ -311,7 +309,7 @@ def judge(claim: Mapping[str, Any], rows: Sequence[Row]) -> Verdict:
 def _arms(claim: Mapping[str, Any]) -> list[str | float]:
     if "exactly" in claim:
         return list(claim["exactly"])
-    return [arm for group in claim.get("rising", ()) for arm in group]
+    return [arm for group in claim.get("rising", [claim.get("among", ())]) for arm in group]
 
 
 def _judge_exact(claim: Mapping[str, Any], rows: Sequence[Row]) -> Verdict:

@@ -143,8 +143,13 @@ def row_ablation(name: str, rows: Sequence[Row], reported: Mapping[str, Mapping[
     option, placed = PLACES[name](others)
     ticks = list(dict.fromkeys(place for _, place, _ in placed.values() if isinstance(place, str)))
 
-    def panel(title: str, ours: Sequence[float | None], paper: Mapping[str, float | None]) -> AblationPanel:
-        """ours: of `others`. paper: by label."""
+    def panel(
+        title: str,
+        ours: Sequence[float | None],
+        paper: Mapping[str, float | None],
+        base_value: float | None = None,
+    ) -> AblationPanel:
+        """ours: of `others`. paper: by label. base_value: where the base is drawn, if it is."""
         series: dict[tuple[str, str, bool], list[tuple[float, float, float]]] = {}
         for label, (of, place, method) in placed.items():
             x = float(ticks.index(place)) if isinstance(place, str) else place
@@ -161,7 +166,7 @@ def row_ablation(name: str, rows: Sequence[Row], reported: Mapping[str, Mapping[
                 Series(f"{of}, paper" if is_paper else of, method, "", is_paper, tuple(sorted(points)))
                 for (of, method, is_paper), points in series.items()
             ),
-            0.0 if "change" in title else None,
+            base_value,
         )
 
     def of_paper(field: str) -> dict[str, float | None]:
@@ -173,18 +178,19 @@ def row_ablation(name: str, rows: Sequence[Row], reported: Mapping[str, Mapping[
         before_paper = reported.get("base", {}).get(field)
         panels.append(
             panel(
-                f"{language.title()} perplexity: change against the base, %",
+                f"{language.title()} perplexity, % change",
                 [_change(row["perplexity"][language], before) for row in others],
                 {label: _change(value, before_paper) for label, value in of_paper(field).items()},
+                base_value=0.0,
             )
         )
     if name == "drift":
         cosines = [row["cosine"].get("english") for row in others]
-        panels.append(panel("cosine with the base's last hidden state", cosines, of_paper("drift:english/cosine")))
+        panels.append(panel("cosine of the last hidden state", cosines, of_paper("drift:english/cosine")))
     if name == "threshold":
         for language in base["routed"]:
             shares = [100 * row["routed"][language] for row in others]
-            panels.append(panel(f"{language.title()} tokens on the preserving path, %", shares, {}))
+            panels.append(panel(f"{language.title()} tokens routed to preserve, %", shares, {}))
     return Ablation(option, dict(enumerate(ticks)), tuple(panels))
 
 
@@ -202,13 +208,14 @@ def _by_share(rows: Sequence[Row]) -> tuple[str, dict[str, Place]]:
 
 
 def _by_norm(rows: Sequence[Row]) -> tuple[str, dict[str, Place]]:
-    """By the mean norm of what was added to the maps of the module whose W12 trained."""
+    """By the mean norm of what was added to the maps of the module whose W12 trained; the paper's values, of which the
+    norms were not read off, stand at ours."""
     places: dict[str, Place] = {}
     for module, method in (("attention", "scale-adapt"), ("ffn", "scale-route")):
         for label in {row["label"]: None for row in rows if row["label"].startswith(module)}:
             norm = statistics.fmean(row["norms"][module] for row in rows if row["label"] == label)
             places[label] = (f"W12 in {module}", norm, method)
-    return "mean norm of the expansion, own module", places
+    return "mean norm of our expansion in that module", places
 
 
 def _by_threshold(rows: Sequence[Row]) -> tuple[str, dict[str, Place]]:

@@ -182,18 +182,20 @@ def ablation_figure(ablation: Ablation, *files: Path) -> None:
                     label=drawable(series.label),
                     color=style.colour,
                     linewidth=1.6,
-                    linestyle="--" if series.reported else "-",
+                    linestyle="none" if ablation.ticks else "--" if series.reported else "-",
                     capsize=2.5,
                     **_marker(style, size=6, line=False),
                 )
             axis.set_xlabel(ablation.option)
             axis.set_ylabel(drawable(panel.label))
             places = [point[0] for series in panel.series for point in series.points]
-            if min(places) > 0 and max(places) / min(places) >= 20 and not ablation.ticks:
-                axis.set_xscale("log")
             if ablation.ticks:
                 axis.set_xticks(list(ablation.ticks), [drawable(tick) for tick in ablation.ticks.values()])
                 axis.margins(x=0.15)
+            elif min(places) > 0 and max(places) / min(places) >= 20:
+                axis.set_xscale("log")
+            else:
+                axis.locator_params(axis="x", nbins=6)  # numbers with signs and decimals stand apart
         _legend(figure, axes[0], ncols=4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def table_cells(rows: Iterable[Row], reported: Reported | None = None) -> tuple[
     reported: what a paper says of them, by label and field.
     """
     rows = list(rows)
-    return _cells(rows, [*_trade_off(rows), *_reported(reported or {}), *_cost()])
+    return _cells(rows, [*_trade_off(rows), *_moved(rows), *_reported(reported or {}), *_cost()])
 
 
 def _cells(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
@@ -82,13 +83,19 @@ def _trade_off(rows: Sequence[Row]) -> list[Column]:
     if any(value is not None for row in others for value in row["routed"].values()):
         columns.append(Column(f"routed {' / '.join(language.title() for language in base['routed'])}", _routed))
     columns += [Column(title, _suite(title)) for title in base["suites"]]
+    if any(row["hidden_states_equal"] is not None for row in others):
+        columns.append(Column("base half", _equal))
+    return columns
+
+
+def _moved(rows: Sequence[Row]) -> list[Column]:
+    """How far the base's half has moved, and how large what was added is; nothing where nobody has looked."""
+    others, columns = rows[1:], []
     for name, prefix in (("cosine", "cosine"), ("norms", "norm")):
         parts = dict.fromkeys(part for row in others for part in row[name])
         columns += [
             Column(f"{prefix} {part.title() if name == 'cosine' else part}", _part(name, part)) for part in parts
         ]
-    if any(row["hidden_states_equal"] is not None for row in others):
-        columns.append(Column("base half", _equal))
     return columns
 
 
@@ -176,16 +183,23 @@ def _equal(base: Row, runs: Runs) -> str:
 
 
 def rich_tables(rows: Iterable[Row], *, title: str, reported: Reported | None = None) -> Group:
-    """The same cells for a terminal: the trade-off, and below it the cost."""
+    """The same cells for a terminal: the trade-off; what has moved and what a paper says, if there is any; the cost."""
     rows = list(rows)
-    trade_off = [*_trade_off(rows), *_reported(reported or {})]
+    parts = [
+        (title, _trade_off(rows)),
+        ("What has moved" + (", and the paper" if reported else ""), [*_moved(rows), *_reported(reported or {})]),
+        ("Perplexity, and what it took", _cost()),
+    ]
     tables = []
-    for name, columns in ((title, trade_off), ("Perplexity, and what it took", _cost())):
+    for name, columns in parts:
+        if not columns:
+            continue
         headings, lines = _cells(rows, columns)
         table = Table(title=name, title_justify="left")
-        for place, heading in enumerate(headings):  # headings may be broken, numbers not
-            widest = max(len(cells[place]) for cells in lines)
-            table.add_column(heading, justify="right" if place else "left", min_width=widest)
+        for place, heading in enumerate(headings):  # headings are broken, numbers not
+            widest = max(map(len, [*heading.split(), *(cells[place] for cells in lines)]))
+            broken = textwrap.fill(heading, widest, break_on_hyphens=False)
+            table.add_column(broken, justify="right" if place else "left", no_wrap=True)
         for cells in lines:
             table.add_row(*cells)
         tables.append(table)

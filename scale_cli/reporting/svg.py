@@ -46,8 +46,12 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers from low to high: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / max(1, count)
     power = 10 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    steps = [factor * power for factor in (10, 5, 2, 1, 0.5)]
+    fitting = [step for step in steps if step >= rough * 0.999]
+    for step in steps[len(fitting) - 1 :]:  # the smallest that is wide enough, or a smaller one if it hits nothing
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if first <= last:
+            break
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 

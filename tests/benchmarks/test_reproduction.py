@@ -133,10 +133,11 @@ def test_exactly() -> None:
 
 @pytest.mark.parametrize(("last", "status"), [(3.1, "verified"), (1.0, "differs")])
 def test_linear(last: float, status: str) -> None:
-    claim = {"says": "", "field": "y", "linear_in": "x"}
+    claim = {"says": "", "field": "y", "linear_in": "x", "among": ["a", "b", "c"]}
     points = [Row(name, None, {"x": x, "y": y}) for name, x, y in (("a", 1, 1.0), ("b", 2, 2.0), ("c", 3, last))]
     assert judge(claim, points).status == status
-    assert judge(claim, points[:2]) == Verdict("undecided", "2 rows are too few for a line")
+    assert judge(claim, [*points, Row("d", None, {"y": 0.0})]).status == status
+    assert judge(claim | {"among": ["a", "b"]}, points) == Verdict("undecided", "2 rows are too few for a line")
 
 
 def test_what_a_record_lacks_was_not_run() -> None:

@@ -121,7 +121,7 @@ def test_the_korean_benchmark(run_cli: RunCli, world: World, tmp_path: Path, mon
     out = Path("runs/korean-korean")  # where it goes without --out
     record = read_record(out / "results.json")
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
-    assert [row[0] for row in rows if row[0]] == 2 * ["base", "fft", "scale-preserve"]
+    assert [row[0] for row in rows if row[0]] == 3 * ["base", "fft", "scale-preserve"]
     assert [row["label"] for row in record["rows"]] == ["base", "fft", "scale-preserve"]
     said = ended.stderr.splitlines()
     assert said[0] == "texts: 5 english, 6 korean documents are measured"
@@ -140,7 +140,7 @@ def test_an_ablation(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch:
     assert ended.code == 0
     assert ended.stdout.splitlines()[0].strip() == f"Ablation threshold, {file}"
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
-    assert [row[0] for row in rows if row[0]] == 2 * ["base", "scale-route", "tau 0", "tau 2"]
+    assert [row[0] for row in rows if row[0]] == 3 * ["base", "scale-route", "tau 0", "tau 2"]
     assert ended.stderr.splitlines()[-1].endswith("figures are in runs/ablations-threshold-korean")
 
 

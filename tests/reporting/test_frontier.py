@@ -87,6 +87,8 @@ def test_overlap() -> None:
         (41.5, 48.2, 7, [42, 43, 44, 45, 46, 47, 48]),
         (0.1, 0.35, 5, [0.1, 0.15, 0.2, 0.25, 0.3, 0.35]),
         (-3, 3, 3, [-2, 0, 2]),
+        (0.25, 4.75, 2, [2, 4]),  # between two multiples of 5
+        (11, 19.5, 2, [15]),
     ],
 )
 def test_ticks(low: float, high: float, count: int, values: list[float]) -> None:

@@ -112,3 +112,25 @@ def test_the_terminals_tables_hold_the_same_cells() -> None:
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     trade_off, cost = cells[:4], cells[4:]
     assert [[*kept, *took[1:]] for kept, took in zip(trade_off, cost, strict=True)] == table_cells(ROWS)[1]
+
+
+def test_an_ablation_fits_a_terminal_beside_what_the_paper_says() -> None:
+    moved = {"cosine": {"english": 0.95, "korean": 0.9}, "norms": {"attention": 10.0, "ffn": 12.0}}
+    rows = [BASE, *(row("attention-weak", seed, **moved) for seed in (0, 1))]
+    paper = {"perplexity/english": 10.9, "perplexity/korean": 12.25}
+    reported = {"base": {"perplexity/english": 10.42}, "attention-weak": paper}
+    console = Console(width=120, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(rich_tables(rows, title="Ablation", reported=reported))
+    lines = capture.get().splitlines()
+    assert "…" not in capture.get()
+    tables = [lines[place - 1].strip() for place, line in enumerate(lines) if line.startswith("┏")]
+    assert tables == ["Ablation", "What has moved, and the paper", "Perplexity, and what it took"]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    trade_off, others, cost = cells[:2], cells[2:4], cells[4:]
+    assert others == [
+        ["base", "-", "-", "-", "-", "10.42", "-"],
+        ["attention-weak", *(f"{v} ± 0.0000" for v in ("0.9500", "0.9000", "10.0000", "12.0000")), "10.9", "12.25"],
+    ]
+    whole = [[*a, *b[1:], *c[1:]] for a, b, c in zip(trade_off, others, cost, strict=True)]
+    assert whole == table_cells(rows, reported)[1]
