@@ -48,7 +48,7 @@ class AblationRecipe(KoreanRecipe):
     @property
     def words(self) -> str:
         """The words that start it: `scale bench` ..."""
-        return f"ablations {self.ablation} --preset {self.preset}"
+        return f"ablations {self.ablation} --preset {self.preset}{self.options}"
 
 
 def load_preset(

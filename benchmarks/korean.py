@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks import stages
 from benchmarks.stages import (
@@ -74,6 +74,7 @@ class KoreanRecipe(BenchRecipe):
     drift: how far every row has moved from the base is measured as well.
     gpus: processes that share a training step, as torchrun starts them.
     tflops: 10^12 operations a second that `--dry-run` takes each of them to do.
+    precision: of the arithmetic in all trainings, in place of the one under `training`.
     config: of the base, for a dry run where the base is not at hand.
     """
 
@@ -91,6 +92,7 @@ class KoreanRecipe(BenchRecipe):
     drift: bool = False
     gpus: int = 1
     tflops: float = 200.0
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
     config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -115,7 +117,13 @@ class KoreanRecipe(BenchRecipe):
     @property
     def words(self) -> str:
         """The words that start it: `scale bench` ..."""
-        return f"korean --preset {self.preset}"
+        return f"korean --preset {self.preset}{self.options}"
+
+    @property
+    def options(self) -> str:
+        """The words of the seeds and the precision, where they are not what a preset says that says nothing."""
+        seeds = "" if self.seeds == (0,) else f" --seeds {','.join(map(str, self.seeds))}"
+        return seeds + ("" if self.precision is None else f" --precision {self.precision}")
 
     def trained_by(self, label: str) -> str:
         """The row whose training a row shows: itself, or that of `of`, whose router it gives another threshold."""
@@ -139,7 +147,10 @@ class KoreanRecipe(BenchRecipe):
             "seed": seed,
             "eval_text": tuple(f"{language}={_text_file(texts, language, whole=False)}" for language in LANGUAGES),
         }
-        return train_recipe(label, dict(self.training) | self.differing(label), own, fixed=FIXED)
+        given = dict(self.training) | self.differing(label)
+        return train_recipe(
+            label, given if self.precision is None else given | {"precision": self.precision}, own, fixed=FIXED
+        )
 
     @property
     def step_tokens(self) -> int:

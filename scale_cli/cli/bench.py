@@ -46,6 +46,13 @@ def bench(
             help="korean, ablations: measured at the end, as of scale eval --suite; may be repeated.  [the preset's]"
         ),
     ] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None,
+        typer.Option(
+            help="korean, ablations: arithmetic of training. bfloat16 takes a fraction of the time on processors that "
+            "have it, see scale doctor.  [the preset's]"
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say what it takes: recipes, parameters, tokens, memory and hours."),
@@ -66,6 +73,7 @@ def bench(
         "english_data": english_data,
         "korean_data": korean_data,
         "suites": tuple(suite) if suite else None,
+        "precision": precision,
     }
     if name == "bios" and (given := [word for word, value in changes.items() if value is not None]):
         flag = {"suites": "suite"}.get(given[0], given[0]).replace("_", "-")

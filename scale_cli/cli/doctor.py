@@ -6,9 +6,9 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from scale_cli.cli.output import AsJson, say, show
 from scale_cli.records import hardware, package_version
@@ -78,6 +78,7 @@ def _devices() -> Iterator[Check]:
         has_driver = shutil.which("nvidia-smi") is not None
         advice = "install a CUDA build of torch" if has_driver else "everything runs on the CPU, in float32"
         yield Check("GPU", "none that torch can use", "note", advice)
+        yield _bfloat16_of_the_cpu(getattr(torch.cpu, "get_capabilities", dict)())  # torch 2.8 has none
         return
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -90,6 +91,14 @@ def _devices() -> Iterator[Check]:
         yield Check("flash-attn", package_version("flash-attn") or "yes")
     else:
         yield Check("flash-attn", "not installed", "note", "optional: torch's own attention is used without it")
+
+
+def _bfloat16_of_the_cpu(capabilities: Mapping[str, Any]) -> Check:
+    """Whether the processor itself multiplies bfloat16; one that does not is slower in it than in float32."""
+    own = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)]
+    if not own:
+        return Check("bfloat16", "not on this CPU", "note", "train in float32, as it does by itself")
+    return Check("bfloat16", f"on this CPU ({own[0]})", "note", "--precision bfloat16 trains large models faster")
 
 
 def _machine() -> Iterator[Check]:

@@ -55,6 +55,15 @@ def test_presets(file: Path) -> None:
         assert all(getattr(trained, name) == getattr(fft, name) for name in same)  # the same tokens in the same order
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_precision_for_all_trainings(precision: str) -> None:
+    recipe = load_preset("demo", precision=precision, seeds=(0, 2))
+    assert {recipe.train_recipe(label, seed=0).precision for label in recipe.methods} == {precision}
+    assert korean.launch_line(recipe) == f"scale bench korean --preset demo --seeds 0,2 --precision {precision}"
+    assert load_preset("demo").train_recipe("fft", seed=0).precision == "float32"
+    assert korean.launch_line(load_preset("demo")) == "scale bench korean --preset demo"
+
+
 def test_the_papers_numbers() -> None:
     """Of arXiv 2511.03270: 60 billion tokens in steps of 512 x 8,192, and what each method is."""
     recipe = load_preset("paper")

@@ -77,7 +77,7 @@ def test_the_best_rate_on_text_forgets_least_among_those_that_learn() -> None:
 
 def test_a_sweep_of_the_korean_benchmark(world: World, tmp_path: Path) -> None:
     preset = korean_bench(tmp_path, world.checkpoint("llama"), methods={"scale-adapt": {}}, suites=["english"])
-    result = sweep(preset, tmp_path / "out", seed=5, bench="korean", rates=(1e-3, 1e-2))
+    result = sweep(preset, tmp_path / "out", seed=5, bench="korean", rates=(1e-3, 1e-2), precision="bfloat16")
     assert [(row.label, row.method, row.seed, row.learning_rate) for row in result.rows] == [
         ("base", None, None, None),
         ("scale-adapt@0.001", "scale-adapt", 5, 1e-3),
@@ -85,7 +85,10 @@ def test_a_sweep_of_the_korean_benchmark(world: World, tmp_path: Path) -> None:
     ]
     record = read_record(tmp_path / "out" / "sweep.json")
     assert record["best"] == best_text_rates(result.rows)
-    said = f"python -m benchmarks.sweep --bench korean --preset {preset} --seed 5 --rates 0.001,0.01"
+    said = (
+        f"python -m benchmarks.sweep --bench korean --preset {preset} --seed 5 --rates 0.001,0.01 --precision bfloat16"
+    )
     assert record["command"] == said
     assert record["recipe"]["suites"] == []
+    assert record["recipe"]["documents"] == record["recipe"]["documents_while_training"]
     assert "| scale-adapt@0.01 | " in (tmp_path / "out" / "sweep.md").read_text(encoding="utf-8")
