@@ -13,6 +13,7 @@ MEASUREMENTS = {
     "eval": "perplexity and multiple choice by a widened model against its base",
     "upscale": "seconds and memory of upscaling a checkpoint against copying its folder",
     "gen-bios": "people a second and memory of generating biographies",
+    "tokenise": "tokenising and packing texts against the tokenizers library alone",
     "startup": "seconds until the tool answers",
     "growth": "how the time grows with the expansion, depth, length, batch and data",
     "all": "all of these, a record each and one table of the targets",

@@ -148,13 +148,15 @@ class TokenCache:
             batch, state = next(batches, (None, state))
             if batch is None:
                 break
-            ids = [[*found, self.end] for found in tokenise(batch, self.tokenizer) if found]
+            ids = tokenise(batch, self.tokenizer)
             sizes = np.fromiter(map(len, ids), np.uint32, len(ids))
-            count = int(sizes.sum())
-            tokens.append(np.fromiter(chain.from_iterable(ids), self.dtype, count))
-            lengths.append(sizes)
+            found = np.fromiter(chain.from_iterable(ids), self.dtype, int(sizes.sum()))
+            sizes = sizes[sizes > 0]
+            tokens.append(np.insert(found, np.cumsum(sizes, dtype=np.int64), self.end))
+            lengths.append(sizes + 1)
+            count = len(tokens[-1])
             made += count
-            empty += len(batch) - len(ids)
+            empty += len(ids) - len(sizes)
             if self.progress is not None:
                 self.progress(count)
         self._reading = (number + 1, batches)
@@ -168,8 +170,15 @@ class TokenCache:
 
 
 def tokenise(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Token ids of each text, nothing added to them."""
-    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+    """Token ids of each text, nothing added to them and nothing cut off."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not texts:  # one written in Python
+        return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    # As the tokenizer itself would, which also finds where each token lies in the text: half as long again.
+    return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def fingerprint(tokenizer: Any) -> str:

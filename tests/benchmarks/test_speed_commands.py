@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.speed import all as speed_all
-from benchmarks.speed import gen_bios, generate, memory, startup
+from benchmarks.speed import gen_bios, generate, memory, startup, tokenise
 from benchmarks.speed.__main__ import MEASUREMENTS, main
 from benchmarks.speed.generate import KINDS
 from benchmarks.speed.shapes import SHAPES
@@ -111,6 +111,17 @@ def test_gen_bios(measured: Measured) -> None:
     assert seconds["limit"] == pytest.approx(20 * 50 / 200_000)
     assert seconds["value"] == record["summary"]["wall_seconds"]
     assert peak["value"] == record["summary"]["peak_bytes"] / 1e9
+
+
+def test_tokenise(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenise, "TRAINED_ON", 50)
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    record = measured("tokenise", "--people", "30", "--repetitions", "2", title="Tokenising 30 people, 1 threads")
+    library, cache, windows = record["lines"]
+    assert [line["work"] for line in record["lines"]] == ["library", "cache", "windows"]
+    assert cache["tokens"] == library["tokens"] + 5 * 30  # each text is closed
+    assert windows["tokens"] == cache["tokens"] // tokenise.LENGTH * tokenise.LENGTH
+    assert [target["value"] for target in record["targets"]] == [cache["wall_ratio"], windows["wall_ratio"]]
 
 
 @pytest.fixture

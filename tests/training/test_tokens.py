@@ -65,6 +65,19 @@ def documents_of(chunks: list[Chunk]) -> list[list[int]]:
     return found
 
 
+@pytest.mark.parametrize("split", [True, False])
+def test_tokenised_as_by_the_tokenizer_itself_however_it_was_last_called(world: World, split: bool) -> None:
+    tokenizer = copy.deepcopy(world.tokenizer)
+    tokenizer.split_special_tokens = split
+    texts = [*KEPT, f"one{tokenizer.eos_token}two", ""]
+    wanted = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert (tokenizer.eos_token_id in wanted[-2]) == (not split)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer(texts, truncation=True, max_length=2, padding=True)
+    tokenizer.backend_tokenizer.encode_special_tokens = not split
+    assert tokenise(texts, tokenizer) == wanted
+
+
 @pytest.mark.usefixtures("small")
 def test_the_tokens_are_the_tokenizers_own(world: World, file: Path, tmp_path: Path) -> None:
     told: list[int] = []
