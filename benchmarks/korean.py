@@ -71,7 +71,7 @@ class KoreanRecipe(BenchRecipe):
     documents: how many documents are measured at the end, by language; documents_while_training: in between.
     training: options of training that the rows have in common.
     suites: measured at the end. limit: the first so many items of each of their tasks, None for all.
-    drift: how far every row has moved from the base is measured as well.
+    drift: how far every row that is trained has moved from the base is measured as well.
     gpus: processes that share a training step, as torchrun starts them.
     tflops: 10^12 operations a second that `--dry-run` takes each of them to do.
     precision: of the arithmetic in all trainings, in place of the one under `training`.
@@ -305,7 +305,7 @@ def _run_stages(
                 out,
                 folder / EVALUATION,
                 progress=progress,
-                drift=recipe.drift or trained.method == DRIFT_METHOD,
+                drift=of == label and (recipe.drift or trained.method == DRIFT_METHOD),
             )
             results.append(result)
             rows.append(_row(recipe, label, result, results[0], (trained, record)))

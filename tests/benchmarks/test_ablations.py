@@ -120,9 +120,9 @@ def test_an_ablation_from_end_to_end(ablation: str, world: World, tmp_path: Path
     record = read_record(done.out / "results.json")
     assert record["command"] == f"scale bench ablations {ablation} --preset {recipe.preset}"
     for row in rows:
-        widened = row.method not in ("fft", "llama-pro")
-        assert set(row.cosine) == {"english", "korean"}
-        assert set(row.norms) == (set() if row.method == "fft" else {"attention", "ffn"})
+        widened, trained = row.method not in ("fft", "llama-pro"), recipe.trained_by(row.label) == row.label
+        assert set(row.cosine) == ({"english", "korean"} if trained else set())
+        assert set(row.norms) == ({"attention", "ffn"} if trained and row.method != "fft" else set())
         assert (row.hidden_states_equal is True) == (row.method == "scale-preserve")
         assert (row.routed["korean"] is not None) == (row.method == "scale-route")
         assert widened or ablation == "drift"
