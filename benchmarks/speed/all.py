@@ -1,8 +1,9 @@
 """Every measurement of speed, one after the other: `python -m benchmarks.speed all FOLDER`.
 
-Each runs in a process of its own with its defaults and writes its record to FOLDER/speed-MEASUREMENT.json; memory once
-more, estimated for the 1B shape, whose target it is. At the end stands one table of every target: what it is, the
-number found, and the most that it is meant to be. Upscaling, at the 1B shape, takes the longest.
+Each runs in a process of its own with its defaults and writes its record to FOLDER/speed-MEASUREMENT.json; training
+steps and generation once more for a real model's shape, and memory once more, estimated for the 1B shape, whose target
+it is. At the end stands one table of every target: what it is, the number found, and the most that it is meant to be.
+Upscaling, at the 1B shape, takes the longest.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from benchmarks.speed.__main__ import MEASUREMENTS
 from scale_cli.errors import RequestError
 
 RUNS = {name: [name] for name in MEASUREMENTS if name != "all"} | {
-    "memory-1b": ["memory", "--shape", "llama-1b", "--batch-size", "8", "--estimate"]
+    "train-step-smollm2": ["train-step", "--shape", "smollm2-135m", "--repetitions", "5"],
+    "generate-smollm2": ["generate", "--shape", "smollm2-135m", "--repetitions", "5"],
+    "memory-1b": ["memory", "--shape", "llama-1b", "--batch-size", "8", "--estimate"],
 }
 """The words of each run, by the name of its record."""
 

@@ -4,7 +4,8 @@ Every repetition runs one step of every method in turn, so that a busy machine s
 the medians of CPU seconds (user and system) and of wall seconds are printed, their ratio to full fine-tuning, and the
 ratio which the cost model gives (`scale_cli.methods.cost`), and the one over the other: 1.00 is the arithmetic's floor.
 Then tokens a second, and what share of the machine's rate in large products of matrices the counted operations come to.
-On CUDA the seconds are the device's between two events, steps are in bfloat16, and the wall's ratio is compared.
+On CUDA the seconds are the device's between two events, steps are in bfloat16 unless another precision is asked for,
+and the wall's ratio is compared.
 """
 
 from __future__ import annotations
@@ -212,10 +213,12 @@ def main(words: list[str]) -> None:
     parser = common.parser("train-step", __doc__, shape="llama-small", repetitions=15)
     parser.add_argument("--methods", default=",".join(METHODS), help="with commas between; fft is always among them")
     parser.add_argument("--warmup", type=int, default=2, help="repetitions before those that count")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    usual = "bfloat16" if device == "cuda" else "float32"
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default=usual)
     arguments = parser.parse_args(words)
     methods = parse_methods(arguments.methods)
     torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = SHAPES[arguments.shape]
     timings = train_step(
         shape,
@@ -223,9 +226,10 @@ def main(words: list[str]) -> None:
         repetitions=arguments.repetitions,
         warmup=arguments.warmup,
         device=device,
-        bfloat16=device == "cuda",
+        bfloat16=arguments.precision == "bfloat16",
     )
-    title = f"One training step, {arguments.shape}, {shape.batch_size} x {shape.seq_length} tokens, {device}"
+    size = f"{shape.batch_size} x {shape.seq_length} tokens"
+    title = f"One training step, {arguments.shape}, {size}, {arguments.precision}, {device}"
     Console().print(timing_table(timings, title=title))
     Console().print(rate_table(timings))
     common.write_speed_record(
@@ -233,6 +237,7 @@ def main(words: list[str]) -> None:
         "train-step",
         words,
         shape=shape,
+        precision=arguments.precision,
         threads=arguments.threads,
         repetitions=arguments.repetitions,
         targets=targets(timings, device=device),
