@@ -143,6 +143,8 @@ def at(module: nn.Module, path: str) -> Any:
 
 def plus_product(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """y + x W^T without a tensor for the product: y (..., out), or with `out` over several dimensions; x (..., in)."""
+    if x.shape[-2] == 1:  # of one token the calls count, and no product is large
+        return y + functional.linear(x, weight).view_as(y)
     return torch.addmm(y.reshape(-1, weight.shape[0]), x.reshape(-1, weight.shape[1]), weight.t()).view(y.shape)
 
 
