@@ -295,8 +295,9 @@ def panels(series: list[Series], *, device: str) -> list[GrowthPanel]:
 
 def growth_table(series: list[Series]) -> Table:
     """The exponents for a terminal of 80 columns."""
-    table = Table("against", "what", title="Growth of seconds", title_justify="left")
-    for heading in ("from", "to", "exponent", "last two", "counted"):
+    table = Table("against", title="Growth of seconds: exponents", title_justify="left")
+    table.add_column("what", no_wrap=True)
+    for heading in ("from", "to", "of all", "last two", "counted"):
         table.add_column(heading, justify="right", no_wrap=True)
     for i, one in enumerate(series):
         table.add_row(
