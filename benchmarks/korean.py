@@ -148,9 +148,9 @@ class KoreanRecipe(BenchRecipe):
             "eval_text": tuple(f"{language}={_text_file(texts, language, whole=False)}" for language in LANGUAGES),
         }
         given = dict(self.training) | self.differing(label)
-        return train_recipe(
-            label, given if self.precision is None else given | {"precision": self.precision}, own, fixed=FIXED
-        )
+        if self.precision is not None:
+            given["precision"] = self.precision
+        return train_recipe(label, given, own, fixed=FIXED)
 
     @property
     def step_tokens(self) -> int:

@@ -42,7 +42,7 @@ class Line:
     """What one piece of work took: medians over repetitions.
 
     work: the library's encoding, making the cache of tokens, or gathering all windows from it. tokens: that it makes.
-    spread: half the distance of the quartiles over the median, of the wall's seconds.
+    spread: half the distance of the quartiles over the median, of the processor's seconds.
     """
 
     work: str

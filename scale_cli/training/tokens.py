@@ -171,13 +171,15 @@ class TokenCache:
 
 def tokenise(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """Token ids of each text, nothing added to them and nothing cut off."""
+    if not texts:
+        return []
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or not texts:  # one written in Python
-        return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    if backend is None:  # one written in Python
+        return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
-    # As the tokenizer itself would, which also finds where each token lies in the text: half as long again.
+    # As the tokenizer itself would, which also finds where each token lies in the text: a third more time.
     return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
