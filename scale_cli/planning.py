@@ -34,6 +34,7 @@ from scale_cli.surgery.depth import deepened_config, new_layers, plan_depth
 from scale_cli.surgery.source import Base, open_config
 from scale_cli.surgery.upscale import DEFAULT_INIT
 from scale_cli.surgery.width import InitPair, expansion_sizes, parse_init, plan_width
+from scale_cli.versions import recompute_activations
 
 HIDDEN_STEP = 8
 """Matched hidden sizes are multiples of this, as a GPU's matrix units want them."""
@@ -197,7 +198,7 @@ def plan(
     methods: list[MethodPlan] = []
     for name, model in models.items():
         if gradient_checkpointing:
-            model.activation_checkpointing_enable()
+            recompute_activations(model)
         methods.append(_plan_method(name, model, opened, batch_size, seq_length, precision))
         progress(len(methods), len(models))
 

@@ -5,7 +5,6 @@ import dataclasses
 import datetime
 import gc
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from typing import Any
 
 from scale_cli import __version__
 from scale_cli.files import to_json, write_text
+from scale_cli.versions import package_version, untested
 
 SCHEMA = 1
 """The version of the record's layout; a change of a field's meaning or name makes a new one."""
@@ -61,21 +61,14 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Python, package versions (null where missing) and hardware. Imports none of the packages."""
+    """Python, package versions (null if missing), those outside the tested range, and hardware. Imports no package."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {"scale-cli": __version__} | {name: package_version(name) for name in PACKAGES},
+        "untested": untested(),
         "hardware": hardware(),
     }
-
-
-def package_version(name: str) -> str | None:
-    """The installed version of a distribution, None where it is missing."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def hardware() -> dict[str, Any]:

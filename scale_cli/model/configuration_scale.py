@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
+from .compatibility import CACHE_KEYWORDS, installed_class
 from .families import MODULES, LayerShape, family_of
 
 
@@ -23,7 +24,7 @@ class ScaleConfig(PreTrainedConfig):
     """
 
     model_type = "scale"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = list(CACHE_KEYWORDS)
 
     base_config: dict[str, Any] | None = None
     expansion: dict[str, int] | None = None
@@ -102,3 +103,6 @@ class ScaleConfig(PreTrainedConfig):
     sliding_window = property(lambda self: self._of_base("sliding_window"))
     layer_types = property(_layer_types)
     initializer_range = property(lambda self: self._of_base("initializer_range") or 0.02)
+
+
+ScaleConfig = installed_class("ScaleConfig", __name__) or ScaleConfig  # type: ignore[misc]

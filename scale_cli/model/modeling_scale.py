@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
@@ -30,6 +31,13 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from .compatibility import (
+    CACHE,
+    CACHE_KEYWORDS,
+    check_cached_generation,
+    installed_class,
+    is_newer_than_tested,
+)
 from .configuration_scale import ScaleConfig
 from .families import NORMS, ROLES, Family, LayerShape, family_of, module_of
 
@@ -39,6 +47,18 @@ MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_slidi
 
 IGNORED = -100
 """The label of a position without a loss, as the library has it."""
+ATTENTION_KEYWORDS = frozenset(
+    {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "attention_instances"}
+)
+"""Keywords of `forward` that go to the attention function: the library's for packed rows, and vLLM's."""
+LOSS_KEYWORDS = frozenset({"shift_labels", "num_items_in_batch", "ignore_index"})
+"""Keywords of `forward` that go to the loss."""
+UNSUPPORTED_KEYWORDS = {
+    "inputs_embeds": (None, "a widened model has two embeddings and computes from token ids; give input_ids"),
+    "output_attentions": (False, "a widened model does not return attention weights; leave it out"),
+    "return_dict": (True, "a widened model returns its named outputs; take .to_tuple() of them"),
+}
+"""Keywords of the library's models that this one refuses: the value that changes nothing, and what to do."""
 LOGIT_ROWS = 512
 """Positions whose logits exist at one time where they are not wanted, or are chosen between."""
 
@@ -228,7 +248,7 @@ class ExpansionLayer(GradientCheckpointingLayer):
         attention_implementation: str | None,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        past_key_values: Any = None,
+        cache: Any = None,
         layer_idx: int = 0,
         **kwargs: Any,
     ) -> Halves:
@@ -242,7 +262,7 @@ class ExpansionLayer(GradientCheckpointingLayer):
             attention_implementation,
             position_embeddings,
             attention_mask,
-            past_key_values,
+            cache,
             layer_idx,
             kwargs,
         )
@@ -275,7 +295,7 @@ class ExpansionLayer(GradientCheckpointingLayer):
         attention_implementation: str | None,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        past_key_values: Any,
+        cache: Any,
         layer_idx: int,
         kwargs: dict[str, Any],
     ) -> Halves:
@@ -288,11 +308,11 @@ class ExpansionLayer(GradientCheckpointingLayer):
             [t.transpose(1, 2) for of_paths in by_path(heads, paths) for t in of_paths] for heads in (q, k, v)
         )
         heads = [t.shape[1] for t in queries]
-        if past_key_values is not None and queries[0].shape[2] == 1:  # a token is generated: as few calls as can be
+        if cache is not None and queries[0].shape[2] == 1:  # a token is generated: as few calls as can be
             queries, keys, values = ([torch.cat(tensors, dim=1)] for tensors in (queries, keys, values))
         queries, keys = ([apply_rotary(t, cos, sin) for t in tensors] for tensors in (queries, keys))
-        if past_key_values is not None:  # one cache, in which the heads of all paths and halves lie beside each other
-            cached = past_key_values.update(torch.cat(keys, dim=1), torch.cat(values, dim=1), layer_idx)
+        if cache is not None:  # one cache, in which the heads of all paths and halves lie beside each other
+            cached = cache.update(torch.cat(keys, dim=1), torch.cat(values, dim=1), layer_idx)
             keys, values = (t.split([key.shape[1] for key in keys], dim=1) for t in cached)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_implementation or "eager", eager_attention)
         kwargs = {"dropout": 0.0, "scaling": attention.scaling, **kwargs}
@@ -443,12 +463,13 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = ScaleConfig
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values", "base"]
+    _skip_keys_device_placement = [*CACHE_KEYWORDS, "base"]
     _no_split_modules = ["ExpansionLayer"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _cache_checked = False
 
     def __init__(self, config: ScaleConfig) -> None:
         super().__init__(config)
@@ -562,24 +583,42 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
         loss_only: bool = False,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> ScaleOutput:
         """Next-token logits of the widened model.
 
         input_ids: (B, T). attention_mask: (B, S) over cached and new tokens, 0 is padding.
+        cache: the library's key/value cache, whose older name is past_key_values.
         labels: (B, T), -100 is ignored; logits_to_keep: the last n positions, or indices, whose logits are wanted.
         loss_only: with labels, for the loss alone: no more than `LOGIT_ROWS` positions' logits exist at a time.
-        Further arguments are the library's; `shift_labels` (B, T or kept) are labels of the very position.
+        kwargs: of `LOSS_KEYWORDS`, in which `shift_labels` (B, T or kept) are the labels of the positions themselves,
+            and of `ATTENTION_KEYWORDS`.
         Returns `ScaleOutput` with logits (B, T or kept, vocabulary), None with loss_only.
+        Raises TypeError for any other keyword, and ValueError for one that asks for what this model does not do.
         """
-        if input_ids is None or kwargs.pop("inputs_embeds", None) is not None:
-            raise ValueError("a widened model has two embeddings: give input_ids, not inputs_embeds")
+        for name in UNSUPPORTED_KEYWORDS:
+            if kwargs.pop(name, None) not in (None, UNSUPPORTED_KEYWORDS[name][0]):
+                raise ValueError(f"{name}: {UNSUPPORTED_KEYWORDS[name][1]}")
+        if input_ids is None:
+            raise ValueError("input_ids is None; a widened model has two embeddings and computes from token ids")
+        loss_options = {name: kwargs.pop(name) for name in LOSS_KEYWORDS & kwargs.keys()}
+        if unknown := kwargs.keys() - ATTENTION_KEYWORDS:
+            known = ", ".join(sorted(ATTENTION_KEYWORDS | LOSS_KEYWORDS))
+            raise TypeError(
+                f"forward() of {type(self).__name__} does not know {', '.join(sorted(unknown))} (transformers "
+                f"{transformers.__version__}); beside its named arguments it takes {known}"
+            )
+        if past_key_values is not None:
+            if cache is not None:
+                raise ValueError("cache and its older name past_key_values are both given; give one")
+            cache = past_key_values
         decoder, family = self.family.decoder_of(self.base), self.family
         embedding = decoder.get_submodule(family.embedding)
         x, x_up = embedding(input_ids), self.expansion.embedding(input_ids)
@@ -588,16 +627,22 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
 
         if use_cache is None:
             use_cache = not self.training
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if self.training and any(layer.gradient_checkpointing for layer in self.expansion.layers):
+            if cache is not None:
+                raise ValueError("a cache cannot be filled while gradients are checkpointed: layers run twice")
+            use_cache = False
+        if use_cache:
+            self._check_cache()
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            seen = cache.get_seq_length() if cache is not None else 0
             position_ids = (torch.arange(x.shape[1], device=x.device) + seen).unsqueeze(0)
         base_config = self.base.config
         layer_types = family.layer_types(base_config)
         masks: Any = attention_mask
         if not isinstance(masks, dict):  # `generate` makes them itself for a cache of fixed size
-            known = {"attention_mask": attention_mask, "past_key_values": past_key_values, "position_ids": position_ids}
+            known = {"attention_mask": attention_mask, CACHE: cache, "position_ids": position_ids}
             masks = {kind: MASKS[kind](config=base_config, inputs_embeds=x, **known) for kind in set(layer_types)}
         rotary = decoder.get_submodule(family.rotary)
         angles = {kind: rotary(x, position_ids, *([kind] if family.rotary_by_layer_type else [])) for kind in masks}
@@ -620,7 +665,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
                 position_embeddings=angles[kind],
                 attention_mask=masks[kind],
                 sliding_window=base_config.sliding_window if kind == "sliding_attention" else None,
-                past_key_values=past_key_values,
+                cache=cache,
                 layer_idx=i,
                 position_ids=position_ids,
                 **kwargs,
@@ -634,19 +679,30 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         rows = len(input_ids)
         loss = logits = preserved = None
         if loss_only and labels is not None:
-            loss = self._loss(halves, paths, labels, **kwargs)
+            loss = self._loss(halves, paths, labels, **loss_options)
         else:
             logits, preserved = self._logits(halves, paths)
             if labels is not None:
-                loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **loss_options)
         return ScaleOutput(
             loss=loss,
             logits=logits,
-            past_key_values=past_key_values if use_cache else None,
+            **{CACHE: cache if use_cache else None},
             hidden_states=tuple(state.x[-1][-rows:] for state in states) if output_hidden_states else None,
             expansion_hidden_states=tuple(state.x_up[-rows:] for state in states) if output_hidden_states else None,
             preserved=preserved,
         )
+
+    def _check_cache(self) -> None:
+        """On a release of transformers after those tested, compare generation with a cache and without it, once."""
+        if self._cache_checked or not is_newer_than_tested() or torch.compiler.is_compiling():
+            return
+        self._cache_checked = True  # before the check, which comes through here
+        try:
+            check_cached_generation(self)
+        except BaseException:
+            self._cache_checked = False
+            raise
 
     def _logits(self, halves: Halves, paths: int) -> tuple[Tensor, Tensor | None]:
         """The logits (B, T, vocabulary), and under a router which positions were preserved, (B, T)."""
@@ -667,7 +723,6 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         ignore_index: int = IGNORED,
-        **kwargs: Any,
     ) -> Tensor:
         """The library's loss of a causal LM, (), of logits that exist a piece at a time."""
         if shift_labels is None:
@@ -737,3 +792,6 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             super()._init_weights(module)
             if isinstance(module, type(self.expansion.norm)):  # the base's are its own class's to set
                 init.constant_(module.get_parameter("weight"), self.family.norm_neutral)
+
+
+ScaleForCausalLM = installed_class("ScaleForCausalLM", __name__) or ScaleForCausalLM  # type: ignore[misc]

@@ -23,6 +23,7 @@ from scale_cli.hub import fetch
 from scale_cli.publishing.weights import Place, Progress, write_weights
 from scale_cli.surgery.source import COMPANIONS, copy_companions
 from scale_cli.surgery.storage import INDEX, WEIGHTS, StoredTensor, stored_tensors, weight_files
+from scale_cli.surgery.tokenizer import keep_tokenizer_class
 from scale_cli.surgery.width import save_with_code
 from scale_cli.training.checkpoints import (
     TRAINED_TENSORS,
@@ -97,7 +98,10 @@ def export(
         loads_in = dtype or (_name(trained_dtype(checkpoint)) if runs else None)
         stated = _write_config(folder, root_folder, form, model.config, loads_in)
         copy_companions(root_folder, folder)
-        _write_upscale(root_folder, folder)
+        tokenizer_config = None
+        if form == "width":
+            tokenizer_config = keep_tokenizer_class(folder, model.config.build_base_config())
+        _write_upscale(root_folder, folder, tokenizer_config)
         inherited, steps = lineage(checkpoint)
         record = {"history": steps, "dtype": dtype, "version": __version__}
         write_text(folder / EXPORT, to_json(record) + "\n")
@@ -192,13 +196,18 @@ def _write_config(folder: Path, root_folder: Path, form: Form, config: Any, dtyp
     return dtype
 
 
-def _write_upscale(root_folder: Path, folder: Path) -> None:
-    """Write upscale.json, where the root has one, with the names of the tensors that training added."""
+def _write_upscale(root_folder: Path, folder: Path, tokenizer_config: str | None) -> None:
+    """Write upscale.json, where the root has one, with the names of the tensors that training added.
+
+    tokenizer_config: the text of tokenizer_config.json, if the export has changed it.
+    """
     file = root_folder / UPSCALE
     if file.is_file():
         record = json.loads(file.read_text(encoding="utf-8"))
         pretrained = set(record["pretrained"])
         record["added"] = [name for name in stored_tensors(weight_files(folder)) if name not in pretrained]
+        if tokenizer_config is not None:
+            record["base"].setdefault("tokenizer_config", tokenizer_config)
         write_text(folder / UPSCALE, to_json(record) + "\n")
 
 

@@ -20,6 +20,7 @@ from scale_cli.publishing.weights import Place, Progress, write_weights
 from scale_cli.records import sha256_file
 from scale_cli.surgery.source import copy_companions
 from scale_cli.surgery.storage import PIECE_BYTES, stored_tensors, weight_files
+from scale_cli.surgery.tokenizer import TOKENIZER_CONFIG
 from scale_cli.training.checkpoints import describe, lineage, skeleton
 
 PREFIX = "base-"
@@ -30,11 +31,12 @@ PREFIX = "base-"
 class _Base:
     """How the base lies in the checkpoint at the root.
 
-    config: the text of its config.json.
+    config: the text of its config.json. tokenizer_config: that of tokenizer_config.json, None if the root has it still.
     name: gives a tensor of the root its name in the base, None where it was added.
     """
 
     config: str
+    tokenizer_config: str | None
     name: Callable[[str], str | None]
 
 
@@ -61,6 +63,8 @@ def export_base(source: str, out: Path, *, progress: Progress = lambda done, tot
         copied = write_weights(folder, tensors, file_name=lambda name: name.removeprefix(PREFIX), progress=progress)
         write_text(folder / "config.json", base.config)
         copy_companions(root_folder, folder)
+        if base.tokenizer_config is not None:
+            write_text(folder / TOKENIZER_CONFIG, base.tokenizer_config)
         verdicts = _verdicts(source, root_folder, folder, copied)
         step = {"step": "base", "from": Path(source).name, "weights_sha256": verdicts}
         write_card(folder, name=out.resolve().name, form="plain", source=lineage(root)[0], steps=[step])
@@ -89,15 +93,18 @@ def _find_base(source: str) -> _Base:
             raise RequestError(
                 f"--base: {source} is neither upscaled nor a run, so no other model is in it; export it without --base"
             )
-        return _Base(config_text, lambda name: name)
+        return _Base(config_text, None, lambda name: name)
     config = json.loads(config_text)
     record = _upscale_record(root.folder)
     config_text = record["base"]["config"] if record else json.dumps(config["base_config"], indent=2) + "\n"
+    tokenizer_config = record["base"].get("tokenizer_config") if record else None
     if root.kind == "width":
-        return _Base(config_text, lambda name: name.removeprefix("base.") if name.startswith("base.") else None)
+        return _Base(
+            config_text, tokenizer_config, lambda name: name.removeprefix("base.") if name.startswith("base.") else None
+        )
     family = family_of(config["model_type"])
     prefix = f"{family.decoder}.{family.layers}."
-    return _Base(config_text, lambda name: renumbered(name, prefix, root.new_layers))
+    return _Base(config_text, None, lambda name: renumbered(name, prefix, root.new_layers))
 
 
 def _upscale_record(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from scale_cli.surgery import depth, width
 from scale_cli.surgery.source import Base, copy_companions, open_base
 from scale_cli.surgery.stopwatch import Stopwatch
 from scale_cli.surgery.storage import ShardWriter, copy_files, write_index
+from scale_cli.surgery.tokenizer import keep_tokenizer_class
 from scale_cli.surgery.verify import prove_unchanged
 
 Progress = Callable[[int, int], None]
@@ -102,6 +103,7 @@ def upscale(
             added.flush()
             write_index(folder, pretrained.weight_map | added.weight_map)
             copy_companions(opened.folder, folder)
+            tokenizer_config = keep_tokenizer_class(folder, opened.config) if by == "width" else None
         peak_bytes = {"write": peak_memory_bytes()}
         proof = None
         if verify:
@@ -114,7 +116,8 @@ def upscale(
             "sizes": way.sizes,
             "parameters": {"base": opened.parameters, "added": added.parameters},
             "seed": seed,
-            "base": opened.identity(pretrained.sha256),
+            "base": opened.identity(pretrained.sha256)
+            | ({"tokenizer_config": tokenizer_config} if tokenizer_config else {}),
             "pretrained": list(pretrained.weight_map),
             "added": list(added.weight_map),
             "proof": proof,

@@ -101,12 +101,12 @@ def lineage(checkpoint: Checkpoint) -> tuple[Origin, list[dict[str, Any]]]:
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """The checkpoint's tokenizer. Raises RequestError where there is none."""
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig
 
-    import scale_cli.model  # noqa: F401  (registers the class, or the library asks whether to run the code beside it)
+    from scale_cli.surgery.tokenizer import load_tokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(checkpoint.root)
+        return load_tokenizer(checkpoint.root, AutoConfig.from_pretrained(checkpoint.root))
     except (OSError, ValueError) as error:
         raise RequestError(f"{checkpoint.root} has no tokenizer that loads: {_first_line(error)}") from error
 

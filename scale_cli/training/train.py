@@ -46,6 +46,7 @@ from scale_cli.training.data import DEFAULT_LENGTH, Examples, check_data, load_e
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.sources import split_weight
 from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, checkpoints, last_checkpoint
+from scale_cli.versions import recompute_argument
 
 RECIPE, RECORD = "recipe.yaml", "record.json"
 FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "report_to")
@@ -231,7 +232,7 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
         max_grad_norm=recipe.max_grad_norm,
         bf16=bfloat16,
         use_cpu=not torch.accelerator.is_available(),  # else neither bfloat16 nor several processes on a CPU
-        activation_checkpointing=recipe.gradient_checkpointing,
+        **{recompute_argument(): recipe.gradient_checkpointing},
         seed=recipe.seed,
         train_sampling_strategy="sequential",
         remove_unused_columns=False,

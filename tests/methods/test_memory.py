@@ -19,6 +19,7 @@ from scale_cli.methods.memory import Precision, step_memory
 from scale_cli.methods.step import halve_frozen, step_arguments
 from scale_cli.training.train import train
 from scale_cli.training.trainer import PartTrainer
+from scale_cli.versions import recompute_activations
 from tests.plans import LAYERS, prepared
 from tests.runs import World
 
@@ -129,7 +130,7 @@ def test_where_gradients_are_most_they_are_in_the_peak() -> None:
 def test_recomputing_saves_memory_as_a_real_step_does(method: str) -> None:
     with_all = step_memory(as_trained(method), batch_size=3, seq_length=24, precision="bfloat16")
     model = as_trained(method)
-    model.activation_checkpointing_enable()
+    recompute_activations(model)
     _, most = real_step(model, batch_size=3, seq_length=24, bfloat16=True)
     memory = step_memory(model, batch_size=3, seq_length=24, precision="bfloat16")
     states = LAYERS * torch.get_rng_state().nbytes  # a real step keeps the generator's state for every layer

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
+from scale_cli.model.compatibility import CACHE
 from tests.helpers import ADDED, BASES, load, probe, tiny_base, widened
 
 Tolerance = Callable[[torch.dtype], Any]
@@ -40,8 +41,8 @@ def test_cached_generation_is_generation(name: str, method: str, tolerance: Tole
 
     whole = model(cached, use_cache=False).logits
     first = model(cached[:, :6])
-    middle = model(cached[:, 6:9], past_key_values=first.past_key_values)
-    last = model(cached[:, 9:], past_key_values=middle.past_key_values)
+    middle = model(cached[:, 6:9], cache=first[CACHE])
+    last = model(cached[:, 9:], past_key_values=middle[CACHE])  # its older name
     parts = torch.cat([first.logits, middle.logits, last.logits], dim=1)
     torch.testing.assert_close(parts, whole, **tolerance(torch.float32))
 

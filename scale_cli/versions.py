@@ -1,0 +1,56 @@
+"""The versions of the libraries that this package was tested with."""
+
+import importlib.metadata
+from typing import Any
+
+TESTED = {
+    "torch": ("2.8.0", "2.15.0"),
+    "transformers": ("5.8.1", "5.24.0"),
+    "accelerate": ("1.10.0", "1.15.0"),
+    "datasets": ("4.0.0", "5.2.0"),
+    "lm-eval": ("0.4.12", "0.4.13"),
+    "peft": ("0.18.0", "0.21.2"),
+    "pandas": ("2.3.0", "3.1.1"),
+    "typer": ("0.29.0", "0.29.2"),
+}
+"""The oldest and the newest release of each library with which all tests passed; `make test-lowest` runs them on the
+oldest, `make test-newest` on whatever is newest."""
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a distribution, None where it is missing."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def untested() -> dict[str, str]:
+    """The installed libraries that are outside the tested range: by name, the version and that range."""
+    from packaging.version import Version
+
+    outside = {}
+    for name, (oldest, newest) in TESTED.items():
+        version = package_version(name)
+        if version and not Version(oldest) <= Version(Version(version).public) <= Version(newest):
+            outside[name] = f"{version} (tested: {oldest} to {newest})"
+    return outside
+
+
+def recompute_activations(model: Any) -> None:
+    """Let the model recompute activations in the backward pass (activation checkpointing, PyTorch's new kind).
+
+    The method has another name since transformers 5.23.
+    """
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def recompute_argument() -> str:
+    """The argument of the library's `TrainingArguments` that does the same."""
+    from transformers import TrainingArguments
+
+    new, old = "activation_checkpointing", "gradient_checkpointing"
+    return new if new in TrainingArguments.__dataclass_fields__ else old
