@@ -1,26 +1,40 @@
-# make install | test | lint | demo | clean.  Needs make and Python >= 3.11; everything else goes into .venv.
+# make install | test | test-lowest | test-newest | lint | demo | clean.
+# Needs make and Python >= 3.11; everything else goes into a virtual environment here.
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/null && { echo $$python; break; }; done)
 WORKERS ?= 2
-BIN := .venv/bin
-STAMP := .venv/.installed
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+# What pip is asked for first, so that a build already at hand for this machine is kept.
+TORCH ?= torch
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) $(UPGRADE)
 
-.PHONY: install test lint demo clean
+.PHONY: install test test-lowest test-newest lint demo clean
 
 install: $(STAMP)
 	@:
 
-# torch goes first and pinned, so that a build already at hand for this machine is kept.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, found: $(or $(PYTHON),none). Try: make install PYTHON=/path/to/python3.11" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch setuptools
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH) setuptools
+	$(PIP) --no-build-isolation -e '.[dev]' $(TORCH)
 	@touch $@
 
-# One thread a worker: two workers with two threads each would only wait for each other on two cores.
+# One thread per worker: two workers with two threads each would only wait for each other on two cores.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+# The tests on the oldest releases that pyproject.toml allows.
+test-lowest:
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+
+# The tests on the newest releases of today. TORCH=torch==... keeps to a build of torch.
+test-newest:
+	rm -f .venv-newest/.installed
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null UPGRADE='--upgrade --upgrade-strategy eager' TORCH='$(TORCH)'
 
 lint: install
 	$(BIN)/ruff check .
@@ -31,4 +45,4 @@ demo: install
 	$(BIN)/scale bench bios --preset demo
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,9 +4,9 @@ import importlib.metadata
 from typing import Any
 
 TESTED = {
-    "torch": ("2.8.0", "2.15.0"),
-    "transformers": ("5.8.1", "5.24.0"),
-    "accelerate": ("1.10.0", "1.15.0"),
+    "torch": ("2.11.0", "2.15.0"),
+    "transformers": ("5.17.0", "5.24.0"),
+    "accelerate": ("1.13.0", "1.15.0"),
     "datasets": ("4.0.0", "5.2.0"),
     "lm-eval": ("0.4.12", "0.4.13"),
     "peft": ("0.18.0", "0.21.2"),

@@ -14,7 +14,7 @@ import transformers
 from packaging.version import Version
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-TESTED_TRANSFORMERS = ("5.8.1", "5.24.0")
+TESTED_TRANSFORMERS = ("5.17.0", "5.24.0")
 """The oldest and the newest release of transformers with which the tests of this code passed."""
 CACHE_KEYWORDS = ("cache", "past_key_values")
 """The names that releases of transformers give to the key/value cache, the newest first."""

@@ -608,8 +608,8 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
                 raise ValueError(f"{name}: {UNSUPPORTED_KEYWORDS[name][1]}")
         if input_ids is None:
             raise ValueError("input_ids is None; a widened model has two embeddings and computes from token ids")
-        loss_options = {name: kwargs.pop(name) for name in LOSS_KEYWORDS & kwargs.keys()}
-        if unknown := kwargs.keys() - ATTENTION_KEYWORDS:
+        loss_options = {name: kwargs.pop(name) for name in LOSS_KEYWORDS if name in kwargs}
+        if unknown := [name for name in kwargs if name not in ATTENTION_KEYWORDS]:
             known = ", ".join(sorted(ATTENTION_KEYWORDS | LOSS_KEYWORDS))
             raise TypeError(
                 f"forward() of {type(self).__name__} does not know {', '.join(sorted(unknown))} (transformers "

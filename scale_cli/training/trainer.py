@@ -54,11 +54,13 @@ class PartTrainer(Trainer):
         """Wall time of this run and of those it was resumed from, up to their last checkpoint."""
         return self._seconds_before + time.monotonic() - self._start
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return super().compute_loss(model, inputs | self._step_arguments, *args, **kwargs)
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        return super().compute_loss(model, inputs | self._step_arguments, return_outputs, num_items_in_batch)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
         step = self.state.global_step  # that of the weights, and of the checkpoint that holds them
         self._bad_step = torch.where(torch.isfinite(loss.detach()), self._bad_step, self._bad_step.clamp(max=step))
         self._loss += loss.detach()
@@ -91,11 +93,13 @@ class PartTrainer(Trainer):
                     shutil.rmtree(checkpoint)
             self._stop("the loss is not a number any more")
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_finite()
-        super()._save_checkpoint(*args, **kwargs)
+        super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:  # since transformers 5.24 every process comes here
+            return
         assert output_dir is not None
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)

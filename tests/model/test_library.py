@@ -58,9 +58,11 @@ def test_padding_changes_no_real_token(name: str, method: str, side: str, attent
     tokens, padding = probe(batch=3, length=7), probe(batch=3, length=4, seed=9)
     both = (padding, tokens) if side == "left" else (tokens, padding)
     mask = torch.cat([torch.full_like(t, int(t is tokens)) for t in both], dim=1)
-    found = model(torch.cat(both, dim=1), attention_mask=mask).logits[mask.bool()].view(3, 7, -1)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # as generation counts them
+    padded: dict[str, Any] = {"input_ids": torch.cat(both, dim=1), "position_ids": positions}
+    found = model(**padded, attention_mask=mask).logits[mask.bool()].view(3, 7, -1)
     torch.testing.assert_close(found, model(tokens).logits, **tolerance(torch.float32))
-    unmasked = model(torch.cat(both, dim=1)).logits[mask.bool()].view(3, 7, -1)
+    unmasked = model(**padded).logits[mask.bool()].view(3, 7, -1)
     assert torch.allclose(unmasked, found, **tolerance(torch.float32)) == (side == "right")
 
 
@@ -185,7 +187,7 @@ def test_offloaded_to_disk_it_computes_the_same(name: str, tmp_path: Path) -> No
     model, tokens = model_of(name, "route"), probe()
     model.save_pretrained(tmp_path / "model")
     options: dict[str, Any] = {"device_map": "auto", "offload_folder": tmp_path / "offloaded"}
-    for memory in (1, 60_000):
+    for memory in (20_000, 60_000):  # accelerate before 1.15 refuses to put a whole model on the disk
         loaded = ScaleForCausalLM.from_pretrained(tmp_path / "model", max_memory={"cpu": memory}, **options)
         assert any(parameter.device.type == "meta" for parameter in loaded.parameters())
         assert torch.equal(loaded(tokens).logits, model(tokens).logits)

@@ -184,17 +184,16 @@ def test_weights_on_the_disk(name: str, method: dict[str, Any], tmp_path: Path) 
     whole, tokens = load(tmp_path / "wide").eval(), probe()
     greedy: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     size_bytes = sum(parameter.nbytes for parameter in whole.parameters())
-    for share, devices in ((0.0, {"disk"}), (0.6, {"cpu", "disk"})):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            tmp_path / "wide",
-            device_map="auto",
-            max_memory={"cpu": int(size_bytes * share)},
-            offload_folder=str(tmp_path / f"offload-{share}"),
-        )
-        assert set(model.hf_device_map.values()) == devices
-        assert any(parameter.device.type == "meta" for parameter in model.parameters())
-        torch.testing.assert_close(model(tokens).logits, whole(tokens).logits, rtol=1e-5, atol=1e-5)
-        assert torch.equal(model.generate(tokens[:, :5], **greedy), whole.generate(tokens[:, :5], **greedy))
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "wide",
+        device_map="auto",
+        max_memory={"cpu": int(size_bytes * 0.6)},
+        offload_folder=str(tmp_path / "offload"),
+    )
+    assert set(model.hf_device_map.values()) == {"cpu", "disk"}
+    assert any(parameter.device.type == "meta" for parameter in model.parameters())
+    torch.testing.assert_close(model(tokens).logits, whole(tokens).logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(model.generate(tokens[:, :5], **greedy), whole.generate(tokens[:, :5], **greedy))
 
 
 @pytest.mark.slow
