@@ -251,15 +251,17 @@ def _use(name: str, form: Form, *, whole: bool) -> str:
             f'model = load_model(describe("{name}"))\n```\n'
         )
     trust = ", trust_remote_code=True" if form == "width" else ""
+    distrust = ", trust_remote_code=False" if form == "width" else ""
     text = (
         "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{name}"{trust})\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n```\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}"{distrust})\n```\n'
     )
     if form == "width":
         text += (
-            "\n`trust_remote_code=True` runs the model code that lies beside the weights (`modeling_scale.py`); where "
-            "the package `scale-cli` is installed, `import scale_cli.model` takes its place.\n"
+            "\n`trust_remote_code=True` runs the model code that lies beside the weights (`modeling_scale.py`), or the "
+            "installed `scale-cli`'s, if there is one. The tokenizer is the base's and needs no code; "
+            "`trust_remote_code=False` keeps the library from asking.\n"
         )
     return text
 

@@ -48,9 +48,9 @@ def recompute_activations(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def recompute_argument() -> str:
-    """The argument of the library's `TrainingArguments` that does the same."""
+def recompute_argument(recompute: bool) -> dict[str, Any]:
+    """The same as an argument of the library's `TrainingArguments`."""
     from transformers import TrainingArguments
 
     new, old = "activation_checkpointing", "gradient_checkpointing"
-    return new if new in TrainingArguments.__dataclass_fields__ else old
+    return {new if new in TrainingArguments.__dataclass_fields__ else old: recompute}

@@ -95,11 +95,12 @@ tags:
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("wide", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("wide")
+tokenizer = AutoTokenizer.from_pretrained("wide", trust_remote_code=False)
 ```
 
-`trust_remote_code=True` runs the model code that lies beside the weights (`modeling_scale.py`); where the package \
-`scale-cli` is installed, `import scale_cli.model` takes its place.
+`trust_remote_code=True` runs the model code that lies beside the weights (`modeling_scale.py`), or the installed \
+`scale-cli`'s, if there is one. The tokenizer is the base's and needs no code; `trust_remote_code=False` keeps the \
+library from asking.
 
 ## What it cannot be
 

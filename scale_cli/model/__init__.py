@@ -1,12 +1,11 @@
 """The SCALE architecture as an ordinary Hugging Face model; importing this registers it with the Auto classes."""
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from .configuration_scale import ScaleConfig
 from .families import FAMILIES, Family, LayerShape, family_of
 from .modeling_scale import ScaleForCausalLM, ScaleOutput
 
-AutoConfig.register("scale", ScaleConfig, exist_ok=True)
 AutoModelForCausalLM.register(ScaleConfig, ScaleForCausalLM, exist_ok=True)
 # What is saved has this package's model code beside it, for `trust_remote_code` where the package is not installed.
 ScaleConfig.register_for_auto_class()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .compatibility import CACHE_KEYWORDS, installed_class
 from .families import MODULES, LayerShape, family_of
@@ -106,3 +106,5 @@ class ScaleConfig(PreTrainedConfig):
 
 
 ScaleConfig = installed_class("ScaleConfig", __name__) or ScaleConfig  # type: ignore[misc]
+# Once a widened model's code runs in a process, the library need not ask again: for its tokenizer, say.
+AutoConfig.register("scale", ScaleConfig, exist_ok=True)

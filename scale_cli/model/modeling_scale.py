@@ -642,8 +642,8 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         layer_types = family.layer_types(base_config)
         masks: Any = attention_mask
         if not isinstance(masks, dict):  # `generate` makes them itself for a cache of fixed size
-            known = {"attention_mask": attention_mask, CACHE: cache, "position_ids": position_ids}
-            masks = {kind: MASKS[kind](config=base_config, inputs_embeds=x, **known) for kind in set(layer_types)}
+            shared = {"attention_mask": attention_mask, CACHE: cache, "position_ids": position_ids}
+            masks = {kind: MASKS[kind](config=base_config, inputs_embeds=x, **shared) for kind in set(layer_types)}
         rotary = decoder.get_submodule(family.rotary)
         angles = {kind: rotary(x, position_ids, *([kind] if family.rotary_by_layer_type else [])) for kind in masks}
 

@@ -51,5 +51,5 @@ def load_tokenizer(source: str | Path, config: PreTrainedConfig) -> Any:
 def _class_name(folder: Path, config: PreTrainedConfig) -> str | None:
     try:
         return type(AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)).__name__
-    except (OSError, ValueError, ImportError):  # none, a damaged one, or one that needs a package that is not here
+    except Exception:  # none, one that needs another package, or a damaged one, on which the library raises anything
         return None

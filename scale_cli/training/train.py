@@ -232,7 +232,7 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
         max_grad_norm=recipe.max_grad_norm,
         bf16=bfloat16,
         use_cpu=not torch.accelerator.is_available(),  # else neither bfloat16 nor several processes on a CPU
-        **{recompute_argument(): recipe.gradient_checkpointing},
+        **recompute_argument(recipe.gradient_checkpointing),
         seed=recipe.seed,
         train_sampling_strategy="sequential",
         remove_unused_columns=False,

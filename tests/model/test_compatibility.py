@@ -151,5 +151,5 @@ def test_code_in_the_folder_is_not_run_beside_ours(tmp_path: Path) -> None:
     for file in (tmp_path / "wide").glob("*.py"):
         file.write_text("raise AssertionError('the code of the folder was run')\n", encoding="utf-8")
     for options in ({}, {"trust_remote_code": True}):
-        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "wide", **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "wide", **options)
         assert type(loaded) is modeling_scale.ScaleForCausalLM

@@ -38,13 +38,18 @@ sys.meta_path.insert(0, Refuse())
 """As a sitecustomize module: from the start of the process nothing of ours can be imported."""
 
 PROGRAM = """
-import contextlib, importlib.util, sys, warnings
+import contextlib, importlib.util, logging, sys, warnings
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
-from transformers.utils import logging
-logging.disable_progress_bar()
+from transformers.utils.logging import disable_progress_bar
+disable_progress_bar()
+said = []
+class Listener(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+logging.getLogger("transformers").addHandler(Listener())
 ours, out, *folders = sys.argv[1:]
 if ours == "ours":
     import scale_cli.model
@@ -69,7 +74,8 @@ def look(model):
 
 found = {}
 for i, folder in enumerate(folders):
-    if ours != "ours":
+    if ours != "ours" and i == 0:  # once trusted, its code knows every such folder
+        before = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         try:
             AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
         except ValueError as error:
@@ -85,9 +91,13 @@ for i, folder in enumerate(folders):
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     found[folder]["bfloat16"] = look(half)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    found[folder]["tokenizer"] = (type(tokenizer).__name__, tokenizer.tokenize("Was she born in 1984?"))
+    if ours != "ours":
+        assert type(before) is type(tokenizer)
     text = pipeline("text-generation", model=folder, tokenizer=tokenizer, device="cpu", **trust)
     asked = {"max_new_tokens": 5, "do_sample": False}
     found[folder]["pipeline"] = text("Where was she born?", **asked)[0]["generated_text"]
+assert not [message for message in said if "deprecat" in message], said
 torch.save(found, f"{out}/found.pt")
 """
 
@@ -130,6 +140,7 @@ def assert_same(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     for folder, seen in theirs.items():
         assert seen["pipeline"] == ours[folder]["pipeline"]
         assert seen["pipeline"].startswith("Where was she born?")
+        assert seen["tokenizer"] == ours[folder]["tokenizer"]
         for how in ("first", "again", "bfloat16"):
             a, b = seen[how], ours[folder][how]
             assert a["class"].startswith("transformers_modules.")

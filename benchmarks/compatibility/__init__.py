@@ -1,0 +1,1 @@
+"""Generation of widened checkpoints on several releases of transformers: `python -m benchmarks.compatibility`."""

@@ -1,0 +1,75 @@
+"""Generates from checkpoints in every way of the library and writes the texts as JSON. Imports nothing of ours.
+
+Run by its path in the environment that is looked at: `python probe.py OUT.json BASE FOLDER... [--import MODULE]`.
+"""
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+PROMPTS = ("The capital of France is", "Once upon a time, in a small village by the sea, there lived")
+NEW_TOKENS = 16
+WAYS: dict[str, dict[str, Any]] = {
+    "cached": {},
+    "uncached": {"use_cache": False},
+    "left-padded": {},
+    "beams": {"num_beams": 3},
+    "static cache": {"cache_implementation": "static"},
+    "assisted": {},
+}
+"""Each way of generating, with the options that ask for it."""
+
+
+def main() -> None:
+    """Read the command line, generate, write the texts and the class of each model."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("base")
+    parser.add_argument("folders", nargs="*")
+    parser.add_argument("--import", dest="module")
+    words = parser.parse_args()
+    if words.module:
+        importlib.import_module(words.module)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(2)
+    base = AutoModelForCausalLM.from_pretrained(words.base).eval()
+    found = {}
+    for folder in (words.base, *words.folders):
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, padding_side="left")
+        texts = {way: generated(model, base, tokenizer, way) for way in WAYS}
+        names = {"class": type(model).__module__, "tokenizer": type(tokenizer).__name__}
+        found[folder] = names | {"texts": texts}
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    words.out.write_text(json.dumps({"versions": versions, "found": found}), encoding="utf-8")
+
+
+def generated(model: Any, base: Any, tokenizer: Any, way: str) -> list[str] | str:
+    """What the model writes greedily after each prompt, or the first line of the error."""
+    options: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "repetition_penalty": 1.0} | WAYS[way]
+    if way == "assisted":
+        options["assistant_model"] = base
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    batches = [list(PROMPTS)] if way == "left-padded" else [[prompt] for prompt in PROMPTS]
+    texts = []
+    for batch in batches:
+        inputs = tokenizer(batch, return_tensors="pt", padding=True)
+        try:
+            with torch.no_grad():
+                tokens = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **options)
+        except (RuntimeError, TypeError, ValueError) as error:
+            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        length = inputs["input_ids"].shape[1]
+        texts += [tokenizer.decode(row[length:], skip_special_tokens=True) for row in tokens]
+    return texts
+
+
+if __name__ == "__main__":
+    main()
