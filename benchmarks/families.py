@@ -40,8 +40,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from scale_cli.core.records import write_record
 from scale_cli.model.families import MODULES
-from scale_cli.records import write_record
 from scale_cli.surgery import upscale
 
 VOCABULARY, LAYERS, HIDDEN = 512, 4, 64

@@ -1,7 +1,7 @@
 """What upscaling leaves of a real base, measured on real text: `python -m benchmarks.fidelity BASE --out RECORD`.
 
-BASE, a checkpoint with a byte-level tokenizer such as `benchmarks.fetch smollm2` writes, is widened and deepened, and
-each result runs beside the base's own class of the library, in float32, on 8 x 256 tokens of English and of Korean.
+BASE, a checkpoint with a byte-level tokenizer such as `scale fetch smollm2` writes, is widened and deepened, and each
+result runs beside the base's own class of the library, in float32, on 8 x 256 tokens of English and of Korean.
 Compared are the logits (the largest difference), the base's hidden states (bitwise), what greedy generation says, and
 bits per byte. The upscaled checkpoints go into a temporary folder, or stay in --keep.
 """
@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.corpora import CORPORA, read_corpus
-from scale_cli.errors import RequestError
-from scale_cli.files import CACHE_VARIABLE, default_cache
-from scale_cli.records import fingerprint_folder, write_record
+from scale_cli.checkpoints.load import describe, load_model, load_tokenizer
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import CACHE_VARIABLE, default_cache
+from scale_cli.core.records import fingerprint_folder, write_record
+from scale_cli.material.corpora import CORPORA, read_corpus
 from scale_cli.surgery import upscale
-from scale_cli.training.checkpoints import describe, load_model, load_tokenizer
 
 TEXTS = ("english", "korean")
 SEQUENCES, TOKENS = 8, 256
@@ -151,7 +151,7 @@ def measure(
     Raises RequestError for a base that cannot be measured.
     """
     if not base.is_dir():
-        raise RequestError(f"{base}: no such folder; `python -m benchmarks.fetch smollm2 {base}` writes one")
+        raise RequestError(f"{base}: no such folder; `scale fetch smollm2 {base}` writes one")
     checkpoint = describe(str(base))
     tokenizer = load_tokenizer(checkpoint)
     ids = {name: sequences(documents, tokenizer) for name, documents in texts.items()}

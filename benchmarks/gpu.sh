@@ -8,7 +8,7 @@
 # cut keeps what it has: call again with the same OUT, and it goes on. A step that fails does not stop the others.
 #
 #     PYTHON      interpreter with torch, transformers and the other requirements  [python3]
-#     SCALE_DATA  bases and texts, as nothing is fetched here  [data]: what `python -m benchmarks.fetch ITEM
+#     SCALE_DATA  bases and texts, as nothing is fetched here  [data]: what `scale fetch ITEM
 #                 $SCALE_DATA/ITEM` wrote on a machine with a network, for the items smollm2, korean-bills,
 #                 english-offline and korean-offline; and hub, a Hugging Face cache (its HF_HOME) that holds the tokenizer
 #                 of EleutherAI/pythia-160m, for the paper's biographies

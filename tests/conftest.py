@@ -29,7 +29,7 @@ import torch
 from scale_cli.cli import main
 
 if TYPE_CHECKING:
-    from tests.publishing.hub import Hub
+    from tests.checkpoints.hub import Hub
     from tests.runs import Run, World
     from tests.tasks import Tasks
 
@@ -101,7 +101,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Tasks]":
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]:
     """A stand-in for the hub to which this process sends; the library has read where that is when it was imported."""
-    from tests.publishing.hub import TOKEN, hub
+    from tests.checkpoints.hub import TOKEN, hub
 
     with hub() as found:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)

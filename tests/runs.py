@@ -15,12 +15,12 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 import data_gen
-from benchmarks.bios import END_OF_TEXT, train_tokenizer
+from scale_cli.bench.bios import END_OF_TEXT, train_tokenizer
+from scale_cli.checkpoints.load import apply_method, describe, load_model
+from scale_cli.data.biographies import read_biographies, read_questions
 from scale_cli.methods import METHODS
 from scale_cli.surgery import upscale
 from scale_cli.training import TrainRecipe
-from scale_cli.training.bios import read_biographies, read_questions
-from scale_cli.training.checkpoints import apply_method, describe, load_model
 from scale_cli.training.train import train
 from tests.helpers import tiny_base
 

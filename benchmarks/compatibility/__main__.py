@@ -2,7 +2,7 @@
 
     $ python -m benchmarks.compatibility BASE --transformers 5.17.0,5.24.0
 
-BASE: a folder of a model (SmolLM2: `python -m benchmarks.fetch smollm2 FOLDER`). For each release a virtual environment
+BASE: a folder of a model (SmolLM2: `scale fetch smollm2 FOLDER`). For each release a virtual environment
 is made with torch, that transformers and accelerate, once without our package and once with it. In each, the base, the
 freshly widened base under the three SCALE methods, and the same with random values in all that was added, generate
 greedily: with a cache, without one, from left-padded prompts, with beams, with a static cache, with the base as
@@ -30,9 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.compatibility.probe import WAYS
-from scale_cli.records import write_record
+from scale_cli.checkpoints.load import describe, load_model
+from scale_cli.core.records import write_record
 from scale_cli.surgery import upscale
-from scale_cli.training.checkpoints import describe, load_model
 
 ROOT = Path(__file__).parents[2]
 METHODS: dict[str, float | None] = {"preserve": None, "adapt": None, "route": 0.5}

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 
 MEASUREMENTS = {
     "train-step": "one training step of every method against full fine-tuning",

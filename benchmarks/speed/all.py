@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed.__main__ import MEASUREMENTS
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 
 RUNS = {name: [name] for name in MEASUREMENTS if name != "all"} | {
     "train-step-smollm2": ["train-step", "--shape", "smollm2-135m", "--repetitions", "5"],

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.speed.shapes import SHAPES
-from scale_cli.records import write_record
+from scale_cli.core.records import write_record
 
 T = TypeVar("T")
 

@@ -25,12 +25,12 @@ from benchmarks.speed import common
 from benchmarks.speed.common import interleave
 from benchmarks.speed.shapes import SHAPES, Shape
 from benchmarks.speed.train_step import build
+from scale_cli.checkpoints.load import Checkpoint
+from scale_cli.data.windows import Windows
 from scale_cli.evaluation.harness import harness_model
 from scale_cli.evaluation.perplexity import document_sums
 from scale_cli.evaluation.subject import DTYPES, Subject, Target
-from scale_cli.evaluation.windows import Windows
-from scale_cli.planning import generation_weights
-from scale_cli.training.checkpoints import Checkpoint
+from scale_cli.planning.plan import generation_weights
 
 BASE = "base"
 KINDS = (BASE, "scale-preserve", "scale-adapt", "scale-route")

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.speed import common
 from benchmarks.speed.common import Target, clocked, in_own_process
-from scale_cli.records import peak_memory_bytes
+from scale_cli.core.records import peak_memory_bytes
 
 PEOPLE = 200_000
 """The data set of the first benchmark, which shall take 20 seconds and 1.5 GB on two cores."""

@@ -23,7 +23,7 @@ from benchmarks.speed import common
 from benchmarks.speed.common import Target, interleave
 from benchmarks.speed.shapes import SHAPES, Shape
 from benchmarks.speed.train_step import build
-from scale_cli.planning import generation_weights
+from scale_cli.planning.plan import generation_weights
 
 BASE = "base"
 KINDS = (BASE, "scale-preserve", "scale-adapt", "scale-route")

@@ -30,7 +30,7 @@ from benchmarks.speed import common, gen_bios, upscale
 from benchmarks.speed.common import in_own_process, interleave
 from benchmarks.speed.shapes import SHAPES, Shape
 from benchmarks.speed.train_step import Prepared, prepare, step, tokens
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 from scale_cli.methods.cost import Weights, multiply_adds
 from scale_cli.reporting.figures import growth_figure
 from scale_cli.reporting.growth import GrowthPanel, GrowthSeries, power_law

@@ -21,10 +21,10 @@ from benchmarks.speed import common
 from benchmarks.speed.common import Target, in_own_process
 from benchmarks.speed.shapes import SHAPES, Shape
 from benchmarks.speed.train_step import build, parse_methods, prepare, step, tokens
+from scale_cli.core.records import forget_peak_memory, peak_memory_bytes
 from scale_cli.methods import METHODS
-from scale_cli.methods.memory import step_memory
 from scale_cli.methods.step import halve_frozen
-from scale_cli.records import forget_peak_memory, peak_memory_bytes
+from scale_cli.planning.memory import step_memory
 
 STEPS = 3
 """AdamW's moments are there from the second on."""

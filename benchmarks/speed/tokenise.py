@@ -20,13 +20,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bios import train_tokenizer
 from benchmarks.speed import common
 from benchmarks.speed.common import Target, interleave
-from scale_cli.training.data import PackedTexts
-from scale_cli.training.packing import Windows
-from scale_cli.training.sources import FileSource, find_source
-from scale_cli.training.tokens import TokenCache
+from scale_cli.bench.bios import train_tokenizer
+from scale_cli.data.examples import PackedTexts
+from scale_cli.data.packing import Windows
+from scale_cli.data.sources import FileSource, find_source
+from scale_cli.data.tokens import TokenCache
 
 LIBRARY, CACHE, WINDOWS = "library", "cache", "windows"
 VOCABULARY, TRAINED_ON = 8192, 10_000

@@ -22,12 +22,12 @@ from rich.table import Table
 from benchmarks.speed import common
 from benchmarks.speed.common import Target, interleave, matrix_rate
 from benchmarks.speed.shapes import SHAPES, Shape, base_config
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 from scale_cli.methods import METHODS, MethodOptions
 from scale_cli.methods.cost import Weights, multiply_adds
 from scale_cli.methods.step import halve_frozen, step_arguments
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
-from scale_cli.planning import cost_weights, matching_layers, matching_rank
+from scale_cli.planning.plan import cost_weights, matching_layers, matching_rank
 from scale_cli.surgery import depth
 
 

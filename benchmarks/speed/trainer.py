@@ -29,19 +29,19 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from benchmarks import stages
-from benchmarks.bios import BiosRecipe, load_preset, make_data, make_init
 from benchmarks.speed import common
 from benchmarks.speed.common import Clocked, Target, interleave, summarised
-from scale_cli.errors import RequestError
+from scale_cli.bench import stages
+from scale_cli.bench.bios import BiosRecipe, load_preset, make_data, make_init
+from scale_cli.checkpoints.load import apply_method, describe, load_model, load_tokenizer, random_model
+from scale_cli.core.errors import RequestError
+from scale_cli.data.biographies import read_questions
+from scale_cli.data.examples import load_examples
+from scale_cli.data.options import parse_people
 from scale_cli.evaluation.bios import BiographyAccuracy
 from scale_cli.evaluation.evaluate import evaluating
 from scale_cli.methods.step import halve_frozen, labelled_positions, step_arguments
 from scale_cli.training import TrainRecipe
-from scale_cli.training.bios import read_questions
-from scale_cli.training.checkpoints import apply_method, describe, load_model, load_tokenizer, random_model
-from scale_cli.training.data import load_examples
-from scale_cli.training.recipe import parse_people
 from scale_cli.training.train import train, training_arguments
 
 PRETRAIN, TASK1, ACCURACY = "pretrain", "task1", "accuracy"

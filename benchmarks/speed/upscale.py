@@ -29,8 +29,8 @@ from rich.table import Table
 from benchmarks.speed import common
 from benchmarks.speed.common import in_own_process
 from benchmarks.speed.shapes import SHAPES, Shape, base_config
-from scale_cli.files import new_folder
-from scale_cli.records import peak_memory_bytes
+from scale_cli.core.files import new_folder
+from scale_cli.core.records import peak_memory_bytes
 
 COPY: Final = "copy"
 WIDTH: Final = "width"
@@ -80,7 +80,7 @@ def make_base(shape: Shape, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from scale_cli.surgery.storage import ShardWriter, write_index
+    from scale_cli.checkpoints.storage import ShardWriter, write_index
 
     config = base_config(shape, dtype="bfloat16")
     with torch.device("meta"):

@@ -15,13 +15,15 @@ from scale_cli.cli.bench import bench
 from scale_cli.cli.doctor import doctor
 from scale_cli.cli.evaluate import evaluate
 from scale_cli.cli.export import export
+from scale_cli.cli.fetch import fetch
 from scale_cli.cli.gen_bios import gen_bios
 from scale_cli.cli.plan import plan
 from scale_cli.cli.push import push
 from scale_cli.cli.report import report
+from scale_cli.cli.sweep import sweep
 from scale_cli.cli.train import train
 from scale_cli.cli.upscale import upscale
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "gen-bios": gen_bios,
@@ -32,7 +34,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "push": push,
     "bench": bench,
+    "sweep": sweep,
     "report": report,
+    "fetch": fetch,
     "doctor": doctor,
 }
 """The subcommands in the order of `scale --help`. Their modules import nothing heavy before a command runs."""

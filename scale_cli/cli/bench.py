@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 
 
 def bench(
@@ -80,14 +80,14 @@ def bench(
         raise RequestError(f"--{flag}: scale bench bios does not have it; leave it out")
 
     if (ablation is None) == (name == "ablations"):
-        from benchmarks.ablations import ROWS
+        from scale_cli.bench.ablations import ROWS
 
         said = "name one" if ablation is None else f"{ablation}: only scale bench ablations takes a name"
         raise RequestError(f"scale bench {name}: {said}" + (f": {', '.join(ROWS)}" if ablation is None else ""))
     if tflops is not None and not dry_run:
         raise RequestError(f"--tflops {tflops:g}: only --dry-run estimates hours; add it")
 
-    from benchmarks.stages import parse_seeds
+    from scale_cli.bench.stages import parse_seeds
 
     chosen: dict[str, Any] = {
         "methods": None if methods is None else [word.strip() for word in methods.split(",")],
@@ -98,20 +98,20 @@ def bench(
     result: Any
     table: Any
     if name == "bios":
-        from benchmarks import bios
+        from scale_cli.bench import bios
         from scale_cli.reporting.bios import rich_table as bios_table
 
         recipe = bios.load_preset(preset, **chosen)
         quiet_libraries()
         if dry_run:
-            from benchmarks.dry_run import dry_run_bios
+            from scale_cli.bench.dry_run import dry_run_bios
 
             return _show_dry_run(dry_run_bios(recipe, tflops=tflops), name, preset, as_json=as_json)
         result = bios.run(recipe, folder, say=say, progress=progress)
         figures = "curves.png are"
         table = bios_table([vars(row) for row in result.rows], title=f"Biography benchmark, {preset}")
     else:
-        from benchmarks import ablations, korean
+        from scale_cli.bench import ablations, korean
         from scale_cli.reporting.korean import rich_tables as korean_tables
 
         reported: Any = None
@@ -123,7 +123,7 @@ def bench(
             reported = ablations.paper_values(ablation)
         quiet_libraries()
         if dry_run:
-            from benchmarks.dry_run import dry_run_korean
+            from scale_cli.bench.dry_run import dry_run_korean
 
             return _show_dry_run(dry_run_korean(korean_recipe, tflops=tflops), named, preset, as_json=as_json)
         runner = korean.run if ablation is None else ablations.run
@@ -144,7 +144,7 @@ def _show_dry_run(result: Any, name: str, preset: str, *, as_json: bool) -> None
     from rich.console import Group
     from rich.text import Text
 
-    from scale_cli.files import plain
+    from scale_cli.core.files import plain
     from scale_cli.reporting.dry_run import rich_table
 
     recipes = {budget.label: plain(budget.recipe) for budget in result.budgets}

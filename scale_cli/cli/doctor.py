@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scale_cli.cli.output import AsJson, say, show
-from scale_cli.records import hardware
-from scale_cli.versions import TESTED, package_version, untested
+from scale_cli.core.records import hardware
+from scale_cli.core.versions import TESTED, package_version, untested
 
 GIB = 1024**3
 

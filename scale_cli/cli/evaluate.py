@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 
 
 def evaluate(
@@ -93,14 +93,14 @@ def evaluate(
     if batch_size != "auto" and not batch_size.isdecimal():
         raise RequestError(f"--batch-size {batch_size}: a whole number of at least 1, or auto")
 
-    from benchmarks.suites import find_suite
+    from scale_cli.data.corpora import read_corpora
+    from scale_cli.data.windows import WindowOptions
     from scale_cli.evaluation.bios import BiographyJob
-    from scale_cli.evaluation.corpora import read_corpora
     from scale_cli.evaluation.drift import DriftJob
     from scale_cli.evaluation.evaluate import Job
     from scale_cli.evaluation.evaluate import evaluate as run
     from scale_cli.evaluation.perplexity import PerplexityJob
-    from scale_cli.evaluation.windows import WindowOptions
+    from scale_cli.evaluation.suites import find_suite
 
     suites = [find_suite(word) for word in dict.fromkeys(suite or [])]
     jobs: list[Job] = []

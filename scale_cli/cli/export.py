@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from scale_cli.cli.output import AsJson, progress, quiet_libraries, show
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 
 
 def export(
@@ -27,8 +27,8 @@ def export(
 
     from rich.table import Table
 
-    from scale_cli.publishing import export as exporting
-    from scale_cli.publishing.restore import export_base
+    from scale_cli.checkpoints import export as exporting
+    from scale_cli.checkpoints.restore import export_base
 
     quiet_libraries()
     with progress("tensors", None) as advance:

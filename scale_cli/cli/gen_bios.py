@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from scale_cli.cli.output import AsJson, progress, show
-from scale_cli.errors import RequestError
-from scale_cli.files import plain
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import plain
 
 
 def gen_bios(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from scale_cli.files import to_json
+from scale_cli.core.files import to_json
 
 if TYPE_CHECKING:  # rich takes a tenth of a second, which `--help` need not pay
     from rich.console import Console, RenderableType

@@ -11,7 +11,7 @@ from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from scale_cli.planning import Plan
+    from scale_cli.planning.plan import Plan
 
 
 def plan(
@@ -62,11 +62,11 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what an upscaling would add, train, cost and take in memory, with every method; nothing is written."""
-    import scale_cli.planning
+    import scale_cli.planning.plan
 
     quiet_libraries()
     with progress("methods", None) as advance:
-        result = scale_cli.planning.plan(
+        result = scale_cli.planning.plan.plan(
             base,
             hidden=hidden,
             heads=heads,

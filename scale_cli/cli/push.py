@@ -19,7 +19,7 @@ def push(
     """Send a checkpoint with its model card to the Hugging Face Hub."""
     from rich.table import Table
 
-    from scale_cli.publishing.push import push as send
+    from scale_cli.checkpoints.push import push as send
 
     if not dry_run:
         say(f"sending {checkpoint} to {repo_id}")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from scale_cli.cli.output import PIPED_WIDTH, say
-from scale_cli.errors import RequestError
-from scale_cli.files import write_text
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -150,7 +150,7 @@ def _format(given: Format | None, out: Path | None) -> Format:
 
 def _groups(sources: Sources, suites: list[str], stability: list[str], plasticity: list[str]) -> list[GroupSpec]:
     """The columns that belong together: those named one by one, those that come with the results, and the suites'."""
-    from benchmarks.suites import find_suite, names
+    from scale_cli.evaluation.suites import find_suite, names
     from scale_cli.reporting.groups import measured_suites, suite_group, task_group
 
     named = [task_group("stability", stability, sources.results)] if stability else []

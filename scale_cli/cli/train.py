@@ -8,7 +8,7 @@ import typer
 
 from scale_cli.cli.options import recipe_options
 from scale_cli.cli.output import AsJson, counter, progress, quiet_libraries, show
-from scale_cli.recipe import load_recipe
+from scale_cli.core.recipe import load_recipe
 from scale_cli.training import TrainRecipe
 
 

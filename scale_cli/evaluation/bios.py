@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
+from scale_cli.core.records import Metric, sha256_file
+from scale_cli.data.biographies import Question, check_people, read_questions
+from scale_cli.data.examples import end_of_text, tokenise_questions
+from scale_cli.data.options import parse_people
 from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
-from scale_cli.evaluation.results import Measurement, Result
 from scale_cli.evaluation.subject import Subject, Target
-from scale_cli.records import Metric, sha256_file
-from scale_cli.training.bios import Question, check_people, read_questions
-from scale_cli.training.data import end_of_text, tokenise_questions
-from scale_cli.training.recipe import parse_people
+from scale_cli.results.result import Measurement, Result
 
 DEFAULT_BATCH_SIZE = 512
 """Questions a forward pass."""

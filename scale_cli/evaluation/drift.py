@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scale_cli.card import history
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.corpora import Corpus
+from scale_cli.checkpoints.card import history
+from scale_cli.checkpoints.load import Checkpoint, config_of, describe, load_model, load_tokenizer
+from scale_cli.core.errors import RequestError
+from scale_cli.data.corpora import Corpus
+from scale_cli.data.windows import WindowOptions, Windows, lead_token, ratio, rows_for, total
 from scale_cli.evaluation.evaluate import Advance, Outcome
-from scale_cli.evaluation.results import Measurement, Result
 from scale_cli.evaluation.subject import DTYPES, Subject, Target, fingerprint
-from scale_cli.evaluation.windows import WindowOptions, Windows, config_of, lead_token, ratio, rows_for, total
 from scale_cli.model import ScaleConfig, ScaleForCausalLM, family_of
 from scale_cli.model.families import ROLES, module_of
-from scale_cli.training.checkpoints import Checkpoint, describe, load_model, load_tokenizer
+from scale_cli.results.result import Measurement, Result
 
 DEFAULT_TOKENS = 65_536
 

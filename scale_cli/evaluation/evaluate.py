@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import torch
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.results import Items, Measurement, Result, read_result
+from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.subject import DTYPES, Subject, Target, information, load, targets
+from scale_cli.results.result import Items, Measurement, Result, read_result
 
 DEFAULT_SEED = 1234
 """The harness's own seed of the few-shot examples."""

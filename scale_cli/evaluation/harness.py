@@ -45,12 +45,12 @@ from lm_eval.tasks._factory import GROUP_FIELD_NAMES
 from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
+from scale_cli.data.windows import rows_for
 from scale_cli.evaluation.evaluate import Advance, Outcome
-from scale_cli.evaluation.results import Items, Measurement, Result
 from scale_cli.evaluation.subject import Subject, Target
 from scale_cli.evaluation.suites import Suite, SuiteTask
-from scale_cli.evaluation.windows import rows_for
+from scale_cli.results.result import Items, Measurement, Result
 
 MOST_ROWS = 64
 """The harness's own bound of the batch size that it looks for."""

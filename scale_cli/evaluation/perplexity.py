@@ -14,23 +14,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scale_cli.evaluation.corpora import Corpus
-from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
-from scale_cli.evaluation.results import Items, Measurement, Result
-from scale_cli.evaluation.subject import Subject, Target
-from scale_cli.evaluation.windows import (
-    Packing,
+from scale_cli.checkpoints.load import config_of, load_tokenizer
+from scale_cli.core.records import Metric
+from scale_cli.data.corpora import Corpus
+from scale_cli.data.options import Packing
+from scale_cli.data.windows import (
     WindowOptions,
     Windows,
-    config_of,
     lead_token,
     ratio,
     ratio_scores,
     rows_for,
     total,
 )
-from scale_cli.records import Metric
-from scale_cli.training.checkpoints import load_tokenizer
+from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
+from scale_cli.evaluation.subject import Subject, Target
+from scale_cli.results.result import Items, Measurement, Result
 
 
 @dataclass(eq=False)

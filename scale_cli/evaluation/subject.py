@@ -11,12 +11,7 @@ from typing import Any
 
 import torch
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.results import CheckpointInfo
-from scale_cli.files import to_json
-from scale_cli.hub import fetch
-from scale_cli.records import fingerprint_folder, sha256_file
-from scale_cli.training.checkpoints import (
+from scale_cli.checkpoints.load import (
     TRAINED_TENSORS,
     Checkpoint,
     describe,
@@ -25,6 +20,11 @@ from scale_cli.training.checkpoints import (
     load_tokenizer,
     trained_dtype,
 )
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import to_json
+from scale_cli.core.hub import fetch
+from scale_cli.core.records import fingerprint_folder, sha256_file
+from scale_cli.results.result import CheckpointInfo
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 from scale_cli.methods.options import MethodOptions
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scale_cli.recipe import option
+from scale_cli.core.recipe import option
 
 
 @dataclass(frozen=True)

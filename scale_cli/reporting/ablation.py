@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 from scale_cli.reporting.frontier import axis_label
 from scale_cli.reporting.table import Role, StabilityPlasticityTable
 
@@ -126,9 +126,9 @@ Place = tuple[str, float | str, str]
 
 
 def draw_rows(name: str, rows: Sequence[Row], reported: Mapping[str, Mapping[str, float]], *files: Path) -> None:
-    """The figure of an ablation of `benchmarks.ablations`, with the paper's values beside.
+    """The figure of an ablation of `scale_cli.bench.ablations`, with the paper's values beside.
 
-    rows: with the fields of `benchmarks.korean.Row`, the base first. reported: by label and field.
+    rows: with the fields of `scale_cli.bench.korean.Row`, the base first. reported: by label and field.
     files: each .png or .svg.
     """
     from scale_cli.reporting.figures import ablation_figure

@@ -34,7 +34,7 @@ COLUMNS = (
 def table_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     """The cells of the table, one row a label in order of first appearance, its seeds summed up.
 
-    rows: with the fields of `benchmarks.bios.Row`.
+    rows: with the fields of `scale_cli.bench.bios.Row`.
     """
     by_label: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:

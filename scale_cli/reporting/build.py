@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.results import Key, Measurement, Result, read_items
-from scale_cli.files import to_json
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import to_json
 from scale_cli.reporting.statistics import difference_error, mean_and_deviation, mean_error, paired_error, pareto
 from scale_cli.reporting.table import SECTIONS, Cell, Column, Group, Role, Row, StabilityPlasticityTable
+from scale_cli.results.result import Key, Measurement, Result, read_items
 
 METHOD_ORDER = ("fft", "lora", "llama-pro", "freeze", "scale-preserve", "scale-adapt", "scale-route")
 """As in Table 1 of arXiv 2511.03270."""

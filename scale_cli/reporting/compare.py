@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.results import Result, read_items
+from scale_cli.core.errors import RequestError
 from scale_cli.reporting.build import Items, Scores
 from scale_cli.reporting.sheet import Entry, Heading, Sheet, columns_words, number
 from scale_cli.reporting.statistics import Difference, difference, paired_difference
 from scale_cli.reporting.table import Column, Group, StabilityPlasticityTable
+from scale_cli.results.result import Result, read_items
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from scale_cli.evaluation.results import Measurement, Result
-from scale_cli.files import plain, to_json
+from scale_cli.core.files import plain, to_json
 from scale_cli.reporting.compare import Comparison
 from scale_cli.reporting.curves import Panel
 from scale_cli.reporting.sheet import table_legend
 from scale_cli.reporting.table import Cell, Column, Group, Row, StabilityPlasticityTable
+from scale_cli.results.result import Measurement, Result
 
 
 def csv_text(table: StabilityPlasticityTable) -> str:

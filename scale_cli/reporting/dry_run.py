@@ -16,7 +16,7 @@ CAPTION = (
 
 
 def rich_table(budgets: Iterable[Mapping[str, Any]], *, title: str, gpus: int, tflops: float, seeds: int) -> Table:
-    """The table for a terminal. budgets: with the fields of `benchmarks.dry_run.Budget`. seeds: repetitions of each."""
+    """The table for a terminal. budgets: with the fields of a bench's `Budget`. seeds: repetitions of each."""
     budgets = list(budgets)
     hours = seeds * sum(budget["hours"] for budget in budgets)
     caption = CAPTION.format(

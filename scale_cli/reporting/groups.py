@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.results import Result
+from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.suites import Suite
 from scale_cli.reporting.build import ColumnSpec, GroupSpec
 from scale_cli.reporting.table import Role
+from scale_cli.results.result import Result
 
 
 def suite_group(suite: Suite) -> GroupSpec:

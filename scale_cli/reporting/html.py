@@ -11,8 +11,7 @@ from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
-from scale_cli.evaluation.results import Measurement, Result
-from scale_cli.files import to_json
+from scale_cli.core.files import to_json
 from scale_cli.reporting.colours import BASE, OTHER, STYLES, Style
 from scale_cli.reporting.compare import Comparison, comparison_sheet
 from scale_cli.reporting.curves import Panel, drawn_rows
@@ -36,6 +35,7 @@ from scale_cli.reporting.sheet import (
 )
 from scale_cli.reporting.svg import frontier_svg, key_svg, panel_svg
 from scale_cli.reporting.table import Cell, Column, Row, StabilityPlasticityTable
+from scale_cli.results.result import Measurement, Result
 
 BEST = "shaded"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"

@@ -59,7 +59,7 @@ class Column:
 def table_cells(rows: Iterable[Row], reported: Reported | None = None) -> tuple[list[str], list[list[str]]]:
     """The headings, and the cells of the base and of each label in order of first appearance, its seeds summed up.
 
-    rows: with the fields of `benchmarks.korean.Row`, the base first.
+    rows: with the fields of `scale_cli.bench.korean.Row`, the base first.
     reported: what a paper says of them, by label and field.
     """
     rows = list(rows)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from scale_cli.evaluation.results import Measurement, Result
 from scale_cli.evaluation.suites import Suite
 from scale_cli.reporting.build import PERCENT_METRICS
 from scale_cli.reporting.statistics import mean_error
+from scale_cli.results.result import Measurement, Result
 
 CAPTION = "Shares in percent ± standard error."
 ROUTED = "Routed: the share of scored tokens that took the preserve branch, in percent."

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.results import CheckpointInfo, Measurement, Result, read_results
+from scale_cli.core.errors import RequestError
+from scale_cli.core.records import read_record
 from scale_cli.methods import METHODS
-from scale_cli.records import read_record
 from scale_cli.reporting.build import ColumnSpec, GroupSpec
 from scale_cli.reporting.curves import Panel, biography_panels, read_panels
 from scale_cli.reporting.statistics import proportion_error
+from scale_cli.results.result import CheckpointInfo, Measurement, Result, read_results
 
 BENCH_FILE = "results.json"
 """What `scale bench bios` leaves in its run folder."""

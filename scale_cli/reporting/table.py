@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from scale_cli.evaluation.results import Measurement, Result
+from scale_cli.results.result import Measurement, Result
 
 Role = Literal["stability", "plasticity"]
 

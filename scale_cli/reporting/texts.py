@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from scale_cli.evaluation.results import Measurement, Result
+from scale_cli.results.result import Measurement, Result
 
 PERPLEXITY = (
     "Perplexity is per token; bits per byte of UTF-8 and per character compare whatever the tokenizers. The lower the "

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from scale_cli.errors import RequestError
-from scale_cli.files import write_text
+from scale_cli.checkpoints.storage import ShardWriter
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import write_text
 from scale_cli.surgery.source import Base
-from scale_cli.surgery.storage import ShardWriter
 
 
 def plan_depth(base_layers: int, *, layers: int, name: str = "the base") -> list[int]:

@@ -15,27 +15,17 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from scale_cli.card import CARD, LICENCES
-from scale_cli.errors import RequestError
-from scale_cli.hub import fetch
+from scale_cli.checkpoints.card import CARD, LICENCES
+from scale_cli.checkpoints.companions import COMPANIONS
+from scale_cli.checkpoints.storage import StoredTensor, stored_tensors, weight_files
+from scale_cli.core.errors import RequestError
+from scale_cli.core.hub import fetch
 from scale_cli.model.families import FAMILIES, Family, LayerShape, family_of
-from scale_cli.surgery.storage import StoredTensor, reading, stored_tensors, weight_files
 
 CAUSAL_LM = "ForCausalLM"
 FLOATS = ("F16", "BF16", "F32", "F64")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """Entries of a config that count experts."""
-COMPANIONS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "generation_config.json",
-)
-"""The files beside the weights that an upscaled checkpoint takes over: the tokenizer's, and how to generate."""
 
 
 @dataclass(frozen=True)
@@ -108,16 +98,6 @@ class Base:
         """
         where = {"id": self.given, "revision": self.revision} if self.revision else {"path": str(self.folder)}
         return where | {"weights_sha256": sha256, "config": (self.folder / "config.json").read_bytes().decode()}
-
-
-def copy_companions(source: Path, folder: Path) -> None:
-    """Copy the tokenizer's files and the generation config of the folder `source`."""
-    for pattern in COMPANIONS:
-        for file in source.glob(pattern):
-            if file.is_file():
-                with reading(file):
-                    content = file.read_bytes()
-                (folder / file.name).write_bytes(content)
 
 
 WEIGHTS_AND_REST = ("*.safetensors", "*.safetensors.index.json", *COMPANIONS, CARD, *LICENCES)

@@ -11,16 +11,16 @@ import torch
 from transformers import PreTrainedModel
 
 from scale_cli import __version__
-from scale_cli.card import history, origin, write_card
-from scale_cli.errors import RequestError
-from scale_cli.files import new_folder, require_room, to_json, write_text
+from scale_cli.checkpoints.card import history, origin, write_card
+from scale_cli.checkpoints.companions import copy_companions, keep_tokenizer_class
+from scale_cli.checkpoints.storage import ShardWriter, copy_files, write_index
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import new_folder, require_room, to_json, write_text
+from scale_cli.core.records import peak_memory_bytes
 from scale_cli.model import ScaleForCausalLM
-from scale_cli.records import peak_memory_bytes
 from scale_cli.surgery import depth, width
-from scale_cli.surgery.source import Base, copy_companions, open_base
+from scale_cli.surgery.source import Base, open_base
 from scale_cli.surgery.stopwatch import Stopwatch
-from scale_cli.surgery.storage import ShardWriter, copy_files, write_index
-from scale_cli.surgery.tokenizer import keep_tokenizer_class
 from scale_cli.surgery.verify import prove_unchanged
 
 Progress = Callable[[int, int], None]

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers.dynamic_module_utils import custom_object_save
 
-from scale_cli.errors import RequestError
-from scale_cli.model import ScaleConfig, ScaleForCausalLM
+from scale_cli.checkpoints.companions import save_with_code
+from scale_cli.checkpoints.storage import ShardWriter
+from scale_cli.core.errors import RequestError
+from scale_cli.model import ScaleConfig
 from scale_cli.model.families import FFN_ROLES, NORMS, ROLES, LayerShape, split_fused_rows
 from scale_cli.surgery.initialise import INITS, Init, expand_embedding, expand_linear
 from scale_cli.surgery.source import Base
 from scale_cli.surgery.stopwatch import Stopwatch
-from scale_cli.surgery.storage import ShardWriter
 
 InitPair = tuple[Init, Init]
 
@@ -145,15 +145,6 @@ def write_config(base: Base, added: LayerShape, folder: Path) -> None:
     """Write the widened model's config: the base's own, verbatim, and what is added; nothing collaborates yet."""
     config = ScaleConfig(base_config=base.raw_config, expansion=expansion_sizes(added), dtype=base.dtype)
     save_with_code(config, folder)
-
-
-def save_with_code(config: ScaleConfig, folder: Path) -> None:
-    """Write config.json and beside it the model's code: the folder loads where this package is not installed."""
-    config.architectures = [ScaleForCausalLM.__name__]
-    module = ScaleForCausalLM.__module__.rpartition(".")[2]
-    config.auto_map = {"AutoModelForCausalLM": f"{module}.{ScaleForCausalLM.__name__}"}
-    custom_object_save(ScaleForCausalLM, folder)  # the files; of a class it would enter its metaclass in auto_map
-    config.save_pretrained(folder)  # enters its own class
 
 
 def _expand_layer(

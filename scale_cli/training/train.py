@@ -14,24 +14,8 @@ from accelerate import PartialState
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-from scale_cli.card import history, write_card
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.bios import BiographyAccuracy
-from scale_cli.evaluation.corpora import Corpus, read_corpora
-from scale_cli.evaluation.perplexity import TextPerplexity
-from scale_cli.methods import METHODS
-from scale_cli.methods.step import halve_frozen
-from scale_cli.recipe import load_recipe, save_recipe
-from scale_cli.records import (
-    Metric,
-    fingerprint_folder,
-    forget_peak_memory,
-    peak_memory_bytes,
-    sha256_file,
-    write_record,
-)
-from scale_cli.training.bios import check_people, read_questions
-from scale_cli.training.checkpoints import (
+from scale_cli.checkpoints.card import history, write_card
+from scale_cli.checkpoints.load import (
     Checkpoint,
     apply_method,
     describe,
@@ -42,11 +26,27 @@ from scale_cli.training.checkpoints import (
     save_pointer,
     save_trained,
 )
-from scale_cli.training.data import DEFAULT_LENGTH, Examples, check_data, load_examples
+from scale_cli.core.errors import RequestError
+from scale_cli.core.recipe import load_recipe, save_recipe
+from scale_cli.core.records import (
+    Metric,
+    fingerprint_folder,
+    forget_peak_memory,
+    peak_memory_bytes,
+    sha256_file,
+    write_record,
+)
+from scale_cli.core.versions import recompute_argument
+from scale_cli.data.biographies import check_people, read_questions
+from scale_cli.data.corpora import Corpus, read_corpora
+from scale_cli.data.examples import DEFAULT_LENGTH, Examples, check_data, load_examples
+from scale_cli.data.sources import split_weight
+from scale_cli.evaluation.bios import BiographyAccuracy
+from scale_cli.evaluation.perplexity import TextPerplexity
+from scale_cli.methods import METHODS
+from scale_cli.methods.step import halve_frozen
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
-from scale_cli.training.sources import split_weight
 from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, checkpoints, last_checkpoint
-from scale_cli.versions import recompute_argument
 
 RECIPE, RECORD = "recipe.yaml", "record.json"
 FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "report_to")

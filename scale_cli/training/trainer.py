@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from scale_cli.errors import RequestError
-from scale_cli.files import write_text
+from scale_cli.checkpoints.load import load_trained, save_trained
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import write_text
 from scale_cli.methods.step import labelled_positions, step_arguments
-from scale_cli.training.checkpoints import load_trained, save_trained
 
 Measure = Callable[[Any, bool], dict[str, float]]
 """Measures a model while it trains: (model, whether it is the last time) -> values by name."""

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from benchmarks import fidelity
 from benchmarks.fidelity import Fidelity, compare, fidelity_table, measure, sequences, token_bytes
-from scale_cli.errors import RequestError
-from scale_cli.records import read_record
-from scale_cli.training.bios import read_biographies
+from scale_cli.core.errors import RequestError
+from scale_cli.core.records import read_record
+from scale_cli.data.biographies import read_biographies
 from tests.helpers import randomise
 from tests.runs import World, reload
 
@@ -171,6 +171,5 @@ def test_the_command(
         fidelity.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        f"fidelity: {tmp_path / 'none'}: no such folder; `python -m benchmarks.fetch smollm2 {tmp_path / 'none'}` "
-        "writes one\n"
+        f"fidelity: {tmp_path / 'none'}: no such folder; `scale fetch smollm2 {tmp_path / 'none'}` writes one\n"
     )

@@ -17,11 +17,11 @@ import torch
 from gguf import GGUFReader, dequantize
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from benchmarks.corpora import read_corpus
-from benchmarks.fetch import load_gguf, write_smollm2
 from benchmarks.fidelity import SEQUENCES, TEXTS, TOKENS, Fidelity, compare, measure, sequences
-from benchmarks.packages import PACKAGES, unpack
-from scale_cli.files import default_cache
+from scale_cli.core.files import default_cache
+from scale_cli.material.corpora import read_corpus
+from scale_cli.material.fetch import load_gguf, write_smollm2
+from scale_cli.material.packages import PACKAGES, unpack
 from scale_cli.training import TrainRecipe
 from scale_cli.training.train import train
 from tests.runs import reload, same_tensors

@@ -15,7 +15,6 @@ import pytest
 
 from benchmarks import reproduction
 from benchmarks.reproduction import (
-    FIGURES,
     OTHERS,
     OUT,
     RECORDS,
@@ -29,10 +28,16 @@ from benchmarks.reproduction import (
     records_of,
     render,
 )
-from scale_cli.errors import RequestError
+from scale_cli.bench.ablations import FIGURES as PAPER_FIGURES
+from scale_cli.core.errors import RequestError
 from scale_cli.reporting.statistics import proportion_error
 
 LOG = OUT.parent / "LOG.md"
+
+
+def the_paper() -> dict[str, dict[str, Any]]:
+    """The records that hold what the paper says."""
+    return {file.name: json.loads(file.read_text(encoding="utf-8")) for file in (RECORDS / TABLE, PAPER_FIGURES)}
 
 
 def rows(field: str, values: Mapping[str, Sequence[float]], error: float | None = None) -> list[Row]:
@@ -49,7 +54,7 @@ def order(*groups: Sequence[str | float], field: str = "x") -> dict[str, Any]:
 
 
 def figures() -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((RECORDS / FIGURES).read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads(PAPER_FIGURES.read_text(encoding="utf-8"))
     return record
 
 
@@ -249,7 +254,7 @@ def test_evaluations_alone() -> None:
 def test_a_record_is_found_by_its_command_s_words() -> None:
     commands = {
         "a.json": "scale bench bios --preset demo",
-        "b.json": "python -m benchmarks.sweep --preset demo",
+        "b.json": "python -m scale_cli.bench.sweep --preset demo",
         "c.json": "torchrun --nproc-per-node 8 --no-python scale bench korean --preset paper",
         "d.json": "scale bench ablations init --preset demo",
         "e.json": "python -m benchmarks.fidelity runs/smollm2 --out x.json",
@@ -317,7 +322,7 @@ def test_the_paper_s_table_contradicts_no_claim_on_it() -> None:
 
 
 def with_record(record: Mapping[str, Any], name: str = "ours.json") -> str:
-    paper = {file: json.loads((RECORDS / file).read_text(encoding="utf-8")) for file in (TABLE, FIGURES)}
+    paper = the_paper()
     return render(paper | {name: record})
 
 
@@ -328,7 +333,7 @@ def section(text: str, heading: str) -> str:
 
 
 def test_without_records_everything_is_not_run() -> None:
-    text = render({file: json.loads((RECORDS / file).read_text(encoding="utf-8")) for file in (TABLE, FIGURES)})
+    text = render(the_paper())
     assert section(text, "### Figure 8").count("| - | not run | `scale bench bios --preset demo` |") == 4
     overview = section(text, "## Overview")
     counts = re.findall(r"^\| \[.*\| - \| - \| - \| (\d+) \|$", overview, re.MULTILINE)
@@ -435,7 +440,7 @@ def test_a_folder_without_the_paper(
 ) -> None:
     assert run_main(monkeypatch, "--records", tmp_path, "--out", tmp_path / "out.md") == 2
     assert capsys.readouterr().err == (
-        f"reproduction: --records {tmp_path} lacks {TABLE} and {FIGURES}; name a folder with the paper's records\n"
+        f"reproduction: --records {tmp_path} lacks {TABLE}; name a folder with the paper's records\n"
     )
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(RequestError) as error:

@@ -18,7 +18,7 @@ from benchmarks.speed.__main__ import main
 from benchmarks.speed.growth import SWEEPS, Machine, Point, Series, growth_table, panels, sized, without_expansion
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.train_step import build
-from scale_cli.planning import cost_weights
+from scale_cli.planning.plan import cost_weights
 from tests.benchmarks.test_speed import TINY
 
 STEP_SWEEPS = ("expansion", "depth", "length", "batch")

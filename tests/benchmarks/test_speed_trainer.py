@@ -14,10 +14,10 @@ import torch
 import yaml
 from rich.console import Console
 
-from benchmarks.bios import BiosRecipe, load_preset
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.trainer import BLOCK, BareLoop, Line, make_cases, measure_accuracy, measure_training, speed_table
-from scale_cli.training.checkpoints import describe, load_model
+from scale_cli.bench.bios import BiosRecipe, load_preset
+from scale_cli.checkpoints.load import describe, load_model
 
 METHODS = ("fft", "scale-adapt", "lora")
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from scale_cli import __version__
 from scale_cli.cli import output
 from scale_cli.cli.app import COMMANDS, app
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 
 RunCli = Callable[..., Any]
 

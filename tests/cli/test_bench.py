@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bios
+from scale_cli.bench import bios
+from scale_cli.core.records import read_record
 from scale_cli.methods import METHODS
-from scale_cli.methods.memory import StepMemory
-from scale_cli.records import read_record
+from scale_cli.planning.memory import StepMemory
 from scale_cli.reporting.bios import table_rows
 from tests.runs import World, bench_file, korean_bench, korean_texts, tree
 
@@ -189,7 +189,7 @@ def test_every_preset_has_a_dry_run(
 ) -> None:
     """Without a network too."""
     if (bench, preset) != ("bios", "demo"):  # the same arithmetic on larger models
-        monkeypatch.setattr("scale_cli.planning.step_memory", lambda *args, **options: StepMemory(0, 0))
+        monkeypatch.setattr("scale_cli.planning.plan.step_memory", lambda *args, **options: StepMemory(0, 0))
     monkeypatch.chdir(tmp_path)
     ended = run_cli("bench", bench, "--preset", preset, "--dry-run", "--json")
     assert ended.code == 0

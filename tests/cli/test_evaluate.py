@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from scale_cli.core.files import plain
 from scale_cli.evaluation.bios import BiographyJob
 from scale_cli.evaluation.evaluate import evaluate
-from scale_cli.evaluation.results import Measurement, read_results
-from scale_cli.files import plain
+from scale_cli.results.result import Measurement, read_results
 from tests.runs import Run, World, tree
 from tests.tasks import Tasks
 

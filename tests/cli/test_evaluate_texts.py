@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from scale_cli.evaluation.corpora import read_corpora
+from scale_cli.core.files import plain
+from scale_cli.data.biographies import read_biographies
+from scale_cli.data.corpora import read_corpora
+from scale_cli.data.windows import WindowOptions
 from scale_cli.evaluation.drift import DriftJob
 from scale_cli.evaluation.perplexity import PerplexityJob
-from scale_cli.evaluation.results import Measurement, read_results
 from scale_cli.evaluation.subject import load, targets
-from scale_cli.evaluation.windows import WindowOptions
-from scale_cli.files import plain
 from scale_cli.reporting.texts import with_error
-from scale_cli.training.bios import read_biographies
+from scale_cli.results.result import Measurement, read_results
 from tests.helpers import tiny_base
 from tests.runs import Run, World, save, tree
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from scale_cli import planning
 from scale_cli.methods import METHODS
-from scale_cli.methods.memory import StepMemory
+from scale_cli.planning import plan as planning
+from scale_cli.planning.memory import StepMemory
 from tests.helpers import base_folder, tiny_base
 from tests.plans import LLAMA_1B, config_folder
 

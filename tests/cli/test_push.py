@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.publishing.hub import Hub
+from tests.checkpoints.hub import Hub
 from tests.runs import World
 
 RunCli = Callable[..., Any]

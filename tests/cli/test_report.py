@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from scale_cli.reporting import fonts
-from tests.results import measured, result, scored
+from tests.results.made import measured, result, scored
 
 RunCli = Callable[..., Any]
 RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"

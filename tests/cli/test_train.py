@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import scale_cli.cli.train as command
-from scale_cli.recipe import load_recipe
-from scale_cli.records import read_record
+from scale_cli.core.recipe import load_recipe
+from scale_cli.core.records import read_record
 from scale_cli.training import TrainRecipe
 from tests.runs import World, lines, tree
 

@@ -15,12 +15,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
+from scale_cli.core.records import Metric
+from scale_cli.data.biographies import Question, read_questions
 from scale_cli.evaluation.bios import BiographyAccuracy, BiographyJob
 from scale_cli.evaluation.evaluate import evaluate
 from scale_cli.methods import METHODS
-from scale_cli.records import Metric
-from scale_cli.training.bios import Question, read_questions
 from tests.helpers import tiny_base, widened
 from tests.runs import Run, World, as_loaded, reload, run
 

@@ -15,8 +15,13 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.corpora import Corpus
+from scale_cli.checkpoints.export import export
+from scale_cli.checkpoints.load import describe, load_model
+from scale_cli.checkpoints.restore import export_base
+from scale_cli.core.errors import RequestError
+from scale_cli.data.biographies import read_biographies
+from scale_cli.data.corpora import Corpus
+from scale_cli.data.windows import WindowOptions, Windows
 from scale_cli.evaluation.drift import (
     DriftJob,
     cosine,
@@ -25,15 +30,10 @@ from scale_cli.evaluation.drift import (
     plan_base,
     without_layers,
 )
-from scale_cli.evaluation.results import Measurement, Result
 from scale_cli.evaluation.subject import Subject, information, load, targets
-from scale_cli.evaluation.windows import WindowOptions, Windows
 from scale_cli.methods import METHODS
-from scale_cli.publishing.export import export
-from scale_cli.publishing.restore import export_base
+from scale_cli.results.result import Measurement, Result
 from scale_cli.surgery import upscale
-from scale_cli.training.bios import read_biographies
-from scale_cli.training.checkpoints import describe, load_model
 from scale_cli.training.train import train
 from tests.helpers import BASES, base_folder, probe, tiny_base
 from tests.runs import PARTIAL, Run, World, progress_that, run, save

@@ -19,14 +19,14 @@ import pytest
 import torch
 from lm_eval.tasks import TaskManager
 
-from scale_cli.errors import RequestError
+from scale_cli.checkpoints.load import describe, load_model, load_tokenizer, save_pointer
+from scale_cli.core.errors import RequestError
 from scale_cli.evaluation import harness
 from scale_cli.evaluation.evaluate import evaluate
 from scale_cli.evaluation.harness import HarnessTask, find_tasks, suite_tasks, without_repetitions
-from scale_cli.evaluation.results import Measurement, Result, read_items, read_result
 from scale_cli.evaluation.suites import Suite, load_suite
 from scale_cli.methods import METHODS
-from scale_cli.training.checkpoints import describe, load_model, load_tokenizer, save_pointer
+from scale_cli.results.result import Measurement, Result, read_items, read_result
 from tests.runs import Run, World, tree
 from tests.tasks import ITEMS, SUITE, Tasks
 

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.corpora import Corpus
+from scale_cli.core.errors import RequestError
+from scale_cli.data.corpora import Corpus
+from scale_cli.data.options import Packing
+from scale_cli.data.windows import WindowOptions, Windows, cut, lead_token, ratio, ratio_scores, rows_for
 from scale_cli.evaluation.perplexity import PerplexityJob, document_sums
-from scale_cli.evaluation.results import Measurement
 from scale_cli.evaluation.subject import Subject, Target
-from scale_cli.evaluation.windows import Packing, WindowOptions, Windows, cut, lead_token, ratio, ratio_scores, rows_for
 from scale_cli.reporting.statistics import mean_and_deviation, paired_error
+from scale_cli.results.result import Measurement
 from tests.helpers import tiny_base, widened
 
 DOCUMENTS = ("Ice floats on water.", "물은 흐른다.", "a", "Steam rises. " * 4, "\n\n", "끝")

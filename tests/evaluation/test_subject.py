@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scale_cli.errors import RequestError
+from scale_cli.checkpoints.load import describe, load_model, save_pointer, save_trained
+from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.subject import fingerprint, information, load, targets
 from scale_cli.methods import MethodOptions
-from scale_cli.training.checkpoints import describe, load_model, save_pointer, save_trained
 from tests.runs import Run, World
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

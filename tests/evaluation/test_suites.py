@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.suites import SuiteTask, load_suite
 from tests.tasks import SUITE
 

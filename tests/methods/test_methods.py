@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 from scale_cli.methods import METHODS, MethodOptions
 from tests.helpers import probe, randomise, tiny_base, widened
 

@@ -11,9 +11,9 @@ import transformers
 from packaging.version import Version
 from transformers import AutoModelForCausalLM
 
+from scale_cli.core.versions import TESTED, recompute_activations
 from scale_cli.model import compatibility, modeling_scale
 from scale_cli.model.compatibility import CACHE, TESTED_TRANSFORMERS, check_cached_generation
-from scale_cli.versions import TESTED, recompute_activations
 from tests.helpers import base_folder, load, probe, tiny_base, widened
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}

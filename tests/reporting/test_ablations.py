@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 
-from benchmarks.ablations import ROWS, load_preset, paper_values
+from scale_cli.bench.ablations import ROWS, load_preset, paper_values
 from scale_cli.reporting import figures
 from scale_cli.reporting.ablation import row_ablation
 

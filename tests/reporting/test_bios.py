@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from scale_cli.evaluation.results import Measurement
 from scale_cli.reporting.bios import LEGEND, markdown_table, metrics_table, rich_table, table_rows
+from scale_cli.results.result import Measurement
 
 
 def row(label: str, **changes: Any) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.results import Result, read_results
+from scale_cli.core.errors import RequestError
 from scale_cli.methods import METHODS
 from scale_cli.reporting.build import METHOD_ORDER, ColumnSpec, GroupSpec, build_table
 from scale_cli.reporting.statistics import paired_error
 from scale_cli.reporting.table import Row, StabilityPlasticityTable
-from tests.results import PLASTIC, STABLE, measured, result, scored
+from scale_cli.results.result import Result, read_results
+from tests.results.made import PLASTIC, STABLE, measured, result, scored
 
 
 def trio(label: str, method: str | None, a: float, b: float, k: float, **more: object) -> Result:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.results import Result
+from scale_cli.core.errors import RequestError
 from scale_cli.reporting.build import build_table
 from scale_cli.reporting.compare import compare, comparison_sheet, p_text
 from scale_cli.reporting.statistics import paired_difference
 from scale_cli.reporting.table import StabilityPlasticityTable
-from tests.results import PLASTIC, STABLE, measured, result, scored
+from scale_cli.results.result import Result
+from tests.results.made import PLASTIC, STABLE, measured, result, scored
 
 FIRST: Mapping[str, Sequence[float]] = {"a": [1, 0] * 20, "b": [0.25, 0.5, 0.75, 1] * 10, "k": [0] * 40}
 SECOND: Mapping[str, Sequence[float]] = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib import font_manager, image
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 from scale_cli.methods import METHODS
 from scale_cli.reporting import fonts
 from scale_cli.reporting.ablation import ablation
@@ -22,7 +22,7 @@ from scale_cli.reporting.figures import ablation_figure, accuracy_curves, curve_
 from scale_cli.reporting.frontier import Frontier, Point
 from scale_cli.reporting.table import StabilityPlasticityTable
 from tests.reporting.test_fonts import hangul_font
-from tests.results import PLASTIC, STABLE, measured, result
+from tests.results.made import PLASTIC, STABLE, measured, result
 
 CURVES = {
     "fft": {0: [(0, 1.0, 0.0), (10, 0.25, 0.5)], 1: [(0, 0.5, 0.0), (10, 0.25, 1.0)]},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scale_cli.reporting.build import ColumnSpec, GroupSpec, build_table
 from scale_cli.reporting.frontier import Box, Frontier, frontier, leader, place_labels
 from scale_cli.reporting.svg import ticks
-from tests.results import PLASTIC, STABLE, measured, result
+from tests.results.made import PLASTIC, STABLE, measured, result
 
 
 def points(metric: str, *rows: tuple[float, float]) -> Frontier:

@@ -18,7 +18,7 @@ from scale_cli.reporting.compare import compare
 from scale_cli.reporting.curves import Panel
 from scale_cli.reporting.html import POLICY, html_page
 from tests.browser import Page, chromium, find_chromium
-from tests.results import PLASTIC, STABLE, measured, result
+from tests.results.made import PLASTIC, STABLE, measured, result
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "benchmarks" / "records"

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from lm_eval.api.metrics import mean_stderr
 
-from benchmarks.suites import find_suite
-from scale_cli.evaluation.results import read_results
+from scale_cli.evaluation.suites import find_suite
 from scale_cli.reporting.build import METHOD_ORDER, build_table
 from scale_cli.reporting.groups import suite_group
 from scale_cli.reporting.table import StabilityPlasticityTable
+from scale_cli.results.result import read_results
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path("benchmarks/records/paper-table1.json")

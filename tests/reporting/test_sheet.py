@@ -18,7 +18,7 @@ from scale_cli.reporting.compare import compare, comparison_sheet
 from scale_cli.reporting.sheet import Entry, Heading, Sheet, compact, number, table_sheet
 from scale_cli.reporting.table import StabilityPlasticityTable
 from scale_cli.reporting.text import SheetText
-from tests.results import PLASTIC, STABLE, measured, result
+from tests.results.made import PLASTIC, STABLE, measured, result
 
 BYTES = GroupSpec("bytes", "Texts", "stability", (ColumnSpec("perplexity:en", "bits_per_byte", "texts"),))
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
+from scale_cli.core.records import write_record
 from scale_cli.evaluation.suites import Suite
-from scale_cli.records import write_record
 from scale_cli.reporting.build import ColumnSpec, GroupSpec, build_table
 from scale_cli.reporting.curves import Panel, biography_panels, drawn_rows
 from scale_cli.reporting.groups import measured_suites, suite_group, task_group
 from scale_cli.reporting.sources import BIOGRAPHY_GROUPS, read_sources
-from tests.results import measured, result
+from tests.results.made import measured, result
 
 RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from scale_cli.evaluation.results import CheckpointInfo, Measurement, Result
 from scale_cli.reporting.texts import text_tables, with_error
+from scale_cli.results.result import CheckpointInfo, Measurement, Result
 
 WIDTH = 110
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from scale_cli.surgery import depth, storage, upscale, verify, width
+from scale_cli.checkpoints import storage
+from scale_cli.surgery import depth, upscale, verify, width
 from tests.helpers import base_folder
 
 ROOT = Path(__file__).parent.parent.parent

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, Gemma3Config, Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3MoeConfig
 
-from scale_cli.errors import RequestError
+from scale_cli.core.errors import RequestError
 from scale_cli.surgery import initialise, upscale, verify, width
 from tests.helpers import base_folder, tiny_base
 

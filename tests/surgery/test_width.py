@@ -17,12 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from scale_cli.checkpoints import storage
+from scale_cli.checkpoints.storage import copy_renamed
 from scale_cli.model import ScaleForCausalLM
 from scale_cli.model.families import LayerShape
-from scale_cli.surgery import storage, upscale
+from scale_cli.surgery import upscale
 from scale_cli.surgery.initialise import INITS
 from scale_cli.surgery.source import open_base
-from scale_cli.surgery.storage import copy_renamed
 from scale_cli.surgery.verify import compare, prove_unchanged
 from scale_cli.surgery.width import plan_width
 from tests.helpers import BASES, base_folder, load, probe

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from scale_cli.records import read_record
-from scale_cli.training.checkpoints import apply_method, describe, load_model
-from scale_cli.training.data import IGNORED, Examples, PackedTexts, load_examples
-from scale_cli.training.packing import Windows
-from scale_cli.training.recipe import Packing
-from tests.chunks import group_of, random_documents
+from scale_cli.checkpoints.load import apply_method, describe, load_model
+from scale_cli.core.records import read_record
+from scale_cli.data.examples import IGNORED, Examples, PackedTexts, load_examples
+from scale_cli.data.options import Packing
+from scale_cli.data.packing import Windows
+from tests.data.chunks import group_of, random_documents
 from tests.helpers import VOCABULARY, tiny_base, widened
 from tests.runs import World, lines, run
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from scale_cli.errors import RequestError
-from scale_cli.evaluation.corpora import read_corpora
+from scale_cli.core.errors import RequestError
+from scale_cli.core.records import forget_peak_memory, peak_memory_bytes, read_record
+from scale_cli.data.corpora import read_corpora
+from scale_cli.data.windows import WindowOptions
 from scale_cli.evaluation.evaluate import evaluate
 from scale_cli.evaluation.perplexity import PerplexityJob
-from scale_cli.evaluation.windows import WindowOptions
-from scale_cli.records import forget_peak_memory, peak_memory_bytes, read_record
 from scale_cli.training.train import train
 from tests.runs import World, korean_texts, lines, reload
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from scale_cli.data.options import parse_people
 from scale_cli.methods import METHODS
 from scale_cli.training import TrainRecipe
-from scale_cli.training.recipe import parse_eval_people, parse_people
+from scale_cli.training.recipe import parse_eval_people
 
 
 @pytest.mark.parametrize(

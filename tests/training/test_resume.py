@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from scale_cli.errors import RequestError
-from scale_cli.records import read_record
+from scale_cli.core.errors import RequestError
+from scale_cli.core.records import read_record
 from scale_cli.training import TrainRecipe
 from scale_cli.training.train import train
 from scale_cli.training.trainer import StopAtStep, drop_lines_after, last_checkpoint, step_of

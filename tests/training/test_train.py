@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scale_cli.errors import RequestError
+from scale_cli.checkpoints.load import apply_method, describe, load_tokenizer
+from scale_cli.core.errors import RequestError
+from scale_cli.core.recipe import load_recipe
+from scale_cli.core.records import fingerprint_folder, read_record, sha256_file
+from scale_cli.data.examples import load_examples
 from scale_cli.methods import METHODS
-from scale_cli.recipe import load_recipe
-from scale_cli.records import fingerprint_folder, read_record, sha256_file
 from scale_cli.training import TrainRecipe
-from scale_cli.training.checkpoints import apply_method, describe, load_tokenizer
-from scale_cli.training.data import load_examples
 from scale_cli.training.train import train
 from tests.runs import BASES, PARTIAL, Run, World, as_loaded, lines, logits, reload, run, same_tensors, tree
 
@@ -275,7 +275,7 @@ def test_the_record(world: World, tmp_path: Path) -> None:
 
 
 def texts_of(world: World) -> list[str]:
-    from scale_cli.training.bios import read_questions
+    from scale_cli.data.biographies import read_questions
 
     return [question.prompt + question.answer for question in read_questions(world.data, (0, 4))]
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from scale_cli.errors import RequestError
-from scale_cli.training.checkpoints import apply_method
+from scale_cli.checkpoints.load import apply_method
+from scale_cli.core.errors import RequestError
 from scale_cli.training.train import train
 from scale_cli.training.trainer import last_checkpoint
 from tests.runs import World, lines, progress_that, reload

@@ -1,0 +1,1 @@
+"""The engine of `scale bench`: stages, benchmarks, presets, sweeps, dry runs."""

@@ -1,0 +1,143 @@
+"""What a benchmark would take, before anything is written or a weight is read: parameters, tokens, memory, hours."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scale_cli.bench.bios import BiosRecipe, base_config
+from scale_cli.bench.korean import FETCH, KoreanRecipe, launch_line
+from scale_cli.core.errors import RequestError
+from scale_cli.training import TrainRecipe
+
+GPU_TFLOPS = 200.0
+"""10^12 operations a second that a GPU is taken to do where nobody says: a fifth of an H100's best in bfloat16."""
+QUESTION_TOKENS = 32
+"""Of a question with its answer, where the recipe leaves the length to the data."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one training takes.
+
+    recipe: resolved; its data and texts are only named. tokens: of all processes.
+    peak_bytes: of a training step in each process, which holds all weights.
+    hours: of forward and backward, measuring left out.
+    """
+
+    label: str
+    recipe: TrainRecipe
+    trained_parameters: int
+    tokens: int
+    peak_bytes: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A benchmark's trainings, each for every seed.
+
+    base_parameters: of the model that they begin with. gpus: processes that share a step. tflops: of each of them.
+    command: starts the benchmark.
+    """
+
+    base_parameters: int
+    seeds: tuple[int, ...]
+    gpus: int
+    tflops: float
+    command: str
+    budgets: tuple[Budget, ...]
+
+    @property
+    def hours(self) -> float:
+        """Of all trainings and seeds."""
+        return len(self.seeds) * sum(budget.hours for budget in self.budgets)
+
+
+def dry_run_korean(recipe: KoreanRecipe, *, tflops: float | None = None) -> DryRun:
+    """What a Korean benchmark takes; of a base that is not at hand by the recipe's `config`.
+
+    Raises RequestError where there is neither.
+    """
+    trained = {
+        label: recipe.train_recipe(label, seed=recipe.seeds[0], data=recipe.train_data)
+        for label in recipe.methods
+        if recipe.trained_by(label) == label
+    }
+    matched = {label for label in trained if recipe.matches_rank(label)}
+    config = dict(recipe.config or {})
+    if not config and recipe.base.startswith(FETCH):
+        raise RequestError(f"{recipe.base} is made when the benchmark runs; give the recipe its `config`, or --base")
+    rate = recipe.tflops if tflops is None else tflops
+    where = config or recipe.base
+    return _dry_run(recipe, trained, matched, where, gpus=recipe.gpus, tflops=rate, command=launch_line(recipe))
+
+
+def dry_run_bios(recipe: BiosRecipe, *, tflops: float | None = None) -> DryRun:
+    """What a biography benchmark takes, its vocabulary as large as the recipe allows."""
+    labels = ("pretrain", "task0", *recipe.methods)
+    trained = {label: recipe.train_recipe(label, seed=recipe.seeds[0]) for label in labels}
+    matched = {label for label in recipe.methods if recipe.matches_rank(label)}
+    command = f"scale bench bios --preset {recipe.preset}"
+    rate = GPU_TFLOPS if tflops is None else tflops
+    return _dry_run(recipe, trained, matched, base_config(recipe), gpus=1, tflops=rate, command=command)
+
+
+def _dry_run(
+    recipe: BiosRecipe | KoreanRecipe,
+    trained: Mapping[str, TrainRecipe],
+    matched: set[str],
+    base: dict[str, Any] | str,
+    *,
+    gpus: int,
+    tflops: float,
+    command: str,
+) -> DryRun:
+    """base: the config of the model, or where it is. matched: the rows whose LoRA is matched to the width."""
+    from scale_cli.planning.plan import Plan, matching_rank, plan
+    from scale_cli.surgery.source import open_config
+
+    if not tflops > 0:
+        raise RequestError(f"--tflops {tflops:g}: above 0")
+    freezes = any(one.method == "freeze" for one in trained.values())  # else a base may have too few layers for it
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(base, dict):
+            (Path(folder) / "config.json").write_text(json.dumps(base), encoding="utf-8")
+            base = folder
+        plans: dict[str, Plan] = {}
+
+        def planned(one: TrainRecipe) -> Plan:
+            options: dict[str, Any] = {
+                "preserve_layers": one.preserve_layers,
+                "adapt_modules": ",".join(one.adapt_modules),
+                "freeze_layers": one.freeze_layers if freezes else None,
+                "lora_r": one.lora_r,
+                "batch_size": one.batch_size,
+                "seq_length": one.seq_length or (512 if one.objective == "lm" else QUESTION_TOKENS),
+                "precision": "float32" if one.precision == "float32" else "bfloat16",
+                "gradient_checkpointing": one.gradient_checkpointing,
+            }
+            key = json.dumps(options)
+            if key not in plans:
+                sizes = {name: value for name, value in recipe.width.items() if name != "init"}
+                init = {"init": recipe.width["init"]} if "init" in recipe.width else {}
+                plans[key] = plan(base, **sizes, **init, layers=recipe.depth["layers"], **options)
+            return plans[key]
+
+        budgets = []
+        for label, one in trained.items():
+            found = planned(one)
+            if label in matched:
+                added = next(m.added_parameters for m in found.methods if m.method == "scale-preserve")
+                one = replace(one, lora_r=matching_rank(open_config(base).config, added))
+                found = planned(one)
+            method = next(method for method in found.methods if method.method == one.method)
+            steps = one.steps * one.batch_size * one.gradient_accumulation_steps
+            tokens = gpus * steps * found.seq_length
+            seconds = tokens * method.multiply_adds / (tflops * 1e12 * gpus)
+            budgets.append(Budget(label, one, method.trained_parameters, tokens, method.peak_bytes, seconds / 3600))
+        return DryRun(found.base_parameters, recipe.seeds, gpus, tflops, command, tuple(budgets))

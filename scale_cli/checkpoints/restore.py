@@ -1,0 +1,170 @@
+"""The base taken back out of what was made from it, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scale_cli.checkpoints.card import EXPORT, UPSCALE, history, write_card
+from scale_cli.checkpoints.companions import TOKENIZER_CONFIG, copy_companions
+from scale_cli.checkpoints.export import ExportResult, with_weights
+from scale_cli.checkpoints.load import describe, lineage, skeleton
+from scale_cli.checkpoints.storage import PIECE_BYTES, stored_tensors, weight_files
+from scale_cli.checkpoints.weights import Place, Progress, write_weights
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import new_folder, require_room, write_text
+from scale_cli.core.records import sha256_file
+from scale_cli.model.families import family_of
+
+PREFIX = "base-"
+"""What upscaling puts before the names of the base's weight files."""
+
+
+@dataclass(frozen=True)
+class _Base:
+    """How the base lies in the checkpoint at the root.
+
+    config: the text of its config.json. tokenizer_config: that of tokenizer_config.json, None if the root has it still.
+    name: gives a tensor of the root its name in the base, None where it was added.
+    """
+
+    config: str
+    tokenizer_config: str | None
+    name: Callable[[str], str | None]
+
+
+def export_base(source: str, out: Path, *, progress: Progress = lambda done, total: None) -> ExportResult:
+    """Write the base of the checkpoint `source` as it was before upscaling and training.
+
+    source: an upscaled folder, also one that the library saved again or `export` wrote, or a run; for a run that
+        trained a part of a plain model the base is that model.
+    Tensors are bitwise the base's. A weight file that upscaling copied is written as it was, header and all, and
+    checked against the sha256 in upscale.json.
+    Raises RequestError where no base is in it, or not the one it was made from; `out` is then not there.
+    """
+    start = time.perf_counter()
+    root = describe(source).chain[0]
+    base = _find_base(source)
+    root_folder = with_weights(root)
+    tensors = {
+        new: Place(name, stored)
+        for name, stored in stored_tensors(weight_files(root_folder)).items()
+        if (new := base.name(name)) is not None
+    }
+    with new_folder(out) as folder:
+        require_room(folder, sum(tensor.stored.nbytes for tensor in tensors.values()), name=out)
+        copied = write_weights(folder, tensors, file_name=lambda name: name.removeprefix(PREFIX), progress=progress)
+        write_text(folder / "config.json", base.config)
+        copy_companions(root_folder, folder)
+        if base.tokenizer_config is not None:
+            write_text(folder / TOKENIZER_CONFIG, base.tokenizer_config)
+        verdicts = _verdicts(source, root_folder, folder, copied)
+        step = {"step": "base", "from": Path(source).name, "weights_sha256": verdicts}
+        write_card(folder, name=out.resolve().name, form="plain", source=lineage(root)[0], steps=[step])
+        size_bytes = sum(file.stat().st_size for file in folder.iterdir())
+        parameters = skeleton(describe(str(folder))).num_parameters()
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    dtype = config.get("dtype") or config.get("torch_dtype")
+    return ExportResult(out, "plain", dtype, parameters, size_bytes, time.perf_counter() - start, verdicts)
+
+
+def _find_base(source: str) -> _Base:
+    """Where the base of a checkpoint lies. Raises RequestError where there is none in it."""
+    checkpoint = describe(source)
+    root, *runs = checkpoint.chain
+    methods = {run.method for run in runs}
+    if root.kind == "depth" or not runs:
+        methods |= {step["recipe"]["method"] for step in history(root.folder) if step["step"] == "train"}
+    if "fft" in methods:
+        raise RequestError(
+            f"--base: {source} was trained by fft, which changes every tensor, and nothing of its base is left in it; "
+            "take the checkpoint it was trained from"
+        )
+    config_text = (root.folder / "config.json").read_bytes().decode()
+    if root.kind == "plain":
+        if not runs:
+            raise RequestError(
+                f"--base: {source} is neither upscaled nor a run, so no other model is in it; export it without --base"
+            )
+        return _Base(config_text, None, lambda name: name)
+    config = json.loads(config_text)
+    record = _upscale_record(root.folder)
+    config_text = record["base"]["config"] if record else json.dumps(config["base_config"], indent=2) + "\n"
+    tokenizer_config = record["base"].get("tokenizer_config") if record else None
+    if root.kind == "width":
+        return _Base(
+            config_text, tokenizer_config, lambda name: name.removeprefix("base.") if name.startswith("base.") else None
+        )
+    family = family_of(config["model_type"])
+    prefix = f"{family.decoder}.{family.layers}."
+    return _Base(config_text, None, lambda name: renumbered(name, prefix, root.new_layers))
+
+
+def _upscale_record(folder: Path) -> dict[str, Any]:
+    """What upscale.json says; empty where the library has saved a widened model again, without it."""
+    file = folder / UPSCALE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def renumbered(name: str, prefix: str, new_layers: tuple[int, ...]) -> str | None:
+    """The name that a tensor of a deepened model has in its base, None for those of a new layer.
+
+    prefix: what the names of all layers' tensors start with; the layer's index and a dot follow.
+    """
+    if not name.startswith(prefix):
+        return name
+    index, _, rest = name.removeprefix(prefix).partition(".")
+    if int(index) in new_layers:
+        return None
+    return f"{prefix}{int(index) - sum(layer < int(index) for layer in new_layers)}.{rest}"
+
+
+def _verdicts(source: str, root_folder: Path, folder: Path, copied: dict[str, Path]) -> dict[str, str]:
+    """What upscale.json says to each weight file of the base in `folder`; `copied` are those written whole.
+
+    Raises RequestError where such a file is not what was upscaled, or where an export has cast the base.
+    """
+    record = _upscale_record(root_folder)
+    recorded = record["base"]["weights_sha256"] if record else {}
+    verdicts = {}
+    for file in weight_files(folder):
+        expected = recorded.get(file.name)
+        if expected is not None and expected == sha256_file(file):
+            verdicts[file.name] = "equal"
+        elif file.name not in copied:
+            verdicts[file.name] = "written anew"
+        elif expected is None:
+            verdicts[file.name] = "not recorded"
+        else:
+            _drop_padding(file)  # as files were before safetensors aligned their data
+            if expected != sha256_file(file):
+                raise RequestError(
+                    f"--base: {copied[file.name]} does not hold the base that was upscaled: the sha256 of {file.name} "
+                    f"would be {sha256_file(file)} and was {expected}; take the base from another copy of {source}"
+                )
+            verdicts[file.name] = "equal"
+    exported = root_folder / EXPORT
+    cast = json.loads(exported.read_text(encoding="utf-8"))["dtype"] if exported.is_file() else None
+    if cast is not None and set(verdicts.values()) != {"equal"}:
+        raise RequestError(
+            f"--base: {source} was exported with --dtype {cast}, which has cast its base as well; take the base from "
+            "the checkpoint that was exported"
+        )
+    return verdicts
+
+
+def _drop_padding(file: Path) -> None:
+    """Write a safetensors file again without the spaces that fill its header up to a multiple of eight bytes."""
+    shorter = file.with_suffix(".shorter")
+    with file.open("rb") as read, shorter.open("wb") as write:
+        (length,) = struct.unpack("<Q", read.read(8))
+        header = read.read(length).rstrip(b" ")
+        write.write(struct.pack("<Q", len(header)) + header)
+        shutil.copyfileobj(read, write, PIECE_BYTES)
+    shorter.replace(file)

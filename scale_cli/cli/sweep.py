@@ -1,0 +1,37 @@
+"""`scale sweep`: each method's own best learning rate in a benchmark."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from scale_cli.cli.output import progress, quiet_libraries, say
+from scale_cli.core.errors import RequestError
+
+
+def sweep(
+    name: Annotated[Literal["bios", "korean"], typer.Argument(help="The benchmark.", show_choices=True)],
+    out: Annotated[Path, typer.Argument(help="Folder of the runs and of sweep.json; taken up again if it is there.")],
+    preset: Annotated[str, typer.Option(help="demo, small, paper or a YAML file.")] = "demo",
+    seed: Annotated[int, typer.Option(help="One that the benchmark itself does not use.")] = 1,
+    rates: Annotated[str | None, typer.Option(help="Learning rates, separated by commas.  [the benchmark's]")] = None,
+    precision: Annotated[str | None, typer.Option(help="korean: float32 or bfloat16, of training.")] = None,
+) -> None:
+    """Train every method at the same learning rates and name the best of each.
+
+    The best rate keeps most of the old among those that learn the new: in bios, most of Task 0 where Task 1 reaches
+    95%; in korean, most of English where the gain in Korean is at least 90% of the method's largest.
+    """
+    if precision is not None and name != "korean":
+        raise RequestError(f"--precision {precision}: only scale sweep korean has it; leave it out")
+    changes: dict[str, Any] = {} if precision is None else {"precision": precision}
+    try:
+        chosen = None if rates is None else [float(word) for word in rates.split(",")]
+    except ValueError as error:
+        raise RequestError(f"--rates {rates}: give numbers, separated by commas, as in 1e-4,1e-3") from error
+
+    from scale_cli.bench.sweep import sweep as run
+
+    quiet_libraries()
+    run(preset, out, seed=seed, bench=name, rates=chosen, say=say, progress=progress, **changes)
+    print((out / "sweep.md").read_text(encoding="utf-8"))

@@ -1,0 +1,162 @@
+"""What travels with every number: where it was made, from what, by which code, and how sure it is."""
+
+import contextlib
+import dataclasses
+import datetime
+import gc
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from scale_cli import __version__
+from scale_cli.core.files import to_json, write_text
+from scale_cli.core.versions import package_version, untested
+
+SCHEMA = 1
+"""The version of the record's layout; a change of a field's meaning or name makes a new one."""
+
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "lm_eval")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A measured number, with the harness's words for what comes with it.
+
+    stderr: standard error of `value`, in its unit; None where none can be given.
+    samples: number of scored items.
+    """
+
+    name: str
+    value: float
+    stderr: float | None
+    samples: int
+    higher_is_better: bool
+    task_version: str | None = None
+    num_fewshot: int | None = None
+
+
+def write_record(path: Path, **fields: Any) -> None:
+    """Write a run's record as JSON with sorted keys, whole or not at all.
+
+    fields: names and values: command, recipe, metrics, seconds, ... Dataclasses, tuples and paths are welcome; a number
+    that is not finite is written as null. `schema`, `created`, `environment` and `git` are added where not given.
+    """
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record = {"schema": SCHEMA, "created": created, "environment": environment(), "git": git_state()} | fields
+    write_text(path, to_json(record) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The fields of a record. Raises ValueError for a file that is no record or has another schema."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is not a record of schema {SCHEMA}")
+    return record
+
+
+def environment() -> dict[str, Any]:
+    """Python, package versions (null if missing), those outside the tested range, and hardware. Imports no package."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {"scale-cli": __version__} | {name: package_version(name) for name in PACKAGES},
+        "untested": untested(),
+        "hardware": hardware(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """CPU model, cores this process may use, memory, and GPU names if torch is loaded already (a run has it loaded)."""
+    torch = sys.modules.get("torch")
+    gpus = range(torch.cuda.device_count()) if torch else ()
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "gpus": [torch.cuda.get_device_name(index) for index in gpus] if torch else [],
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_state(package: Path = Path(__file__).parent) -> dict[str, Any]:
+    """The commit this package is at and whether the tree is clean; nulls where git does not track the package.
+
+    package: a folder with an `__init__.py`. In a wheel installed inside somebody's repository that file is not tracked,
+    so it does not borrow that repository's commit.
+    """
+    try:
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        commit = _git(package, "rev-parse", "HEAD").strip()
+        return {"commit": commit, "clean": not _git(package, "status", "--porcelain")}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "clean": None}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, as hex; reads it in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """The identity of a checkpoint folder, as hex: what its weights, config and tokenizer are, not where they lie.
+
+    It is the sha256 over the lines `name sha256` of `*.safetensors`, `config.json` and `tokenizer.json`, by name.
+    Raises ValueError where the folder holds no `*.safetensors`.
+    """
+    weights = list(folder.glob("*.safetensors"))
+    if not weights:
+        raise ValueError(f"{folder} holds no *.safetensors: there is no checkpoint to identify")
+    others = [path for path in (folder / "config.json", folder / "tokenizer.json") if path.exists()]
+    lines = [f"{path.name} {sha256_file(path)}\n" for path in sorted(weights + others)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory_bytes` count from here on: what was held before, and is not any more, is not this run's.
+
+    Outside Linux only for CUDA; there, in RAM, it goes on from the process's beginning.
+    """
+    gc.collect()  # a finished run's model hangs in reference cycles
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(index)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held since `forget_peak_memory`, or else since it began.
+
+    On CUDA, if torch uses it, what its tensors took; else in RAM.
+    """
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        return sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins with what the process had that started this one
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes

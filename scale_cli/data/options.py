@@ -1,0 +1,65 @@
+"""What the examples of a training run are: a part of its recipe. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from scale_cli.core.recipe import option
+
+Packing = Literal["concat", "documents"]
+PACKINGS: tuple[Packing, ...] = ("concat", "documents")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """All that the examples of a training run depend on, the tokenizer and the number of processes apart."""
+
+    data: tuple[str, ...] = option(
+        (),
+        help="Texts: .txt, .jsonl or .parquet files, folders or globs (:FIELD behind, if not text), gen-bios folders, "
+        "hub data sets ORG/NAME[:CONFIG[:SPLIT[:FIELD]]]; all with a share of the tokens behind, as in :0.95, or none.",
+    )
+    packing: Packing = option(
+        "concat", help="concat: attention crosses texts that share a sequence; documents: each text sees only itself."
+    )
+    tokens_cache: Path | None = option(
+        None, help="Where the tokens of --data are kept.  [$SCALE_CACHE/tokens or ~/.cache/scale/tokens]"
+    )
+    objective: Literal["lm", "qa"] = option(
+        "lm", help="lm: packed text, loss on every token; qa: questions, loss on answer and end-of-text only."
+    )
+    people: str | None = option(None, help="A:B, the people of a gen-bios folder to train on.  [all]")
+    steps: int = option(1000, help="Optimiser steps.")
+    batch_size: int = option(8, help="Sequences per step and process.")
+    gradient_accumulation_steps: int = option(1, help="Forward passes per step, each of --batch-size sequences.")
+    seq_length: int | None = option(None, help="Tokens per sequence.  [lm: 512; qa: the longest question]")
+    seed: int = option(0, help="Seed of initial weights and data order.")
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "steps", "batch_size", "gradient_accumulation_steps", "seq_length")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed {self.seed}: 0 to 2^32 - 1")
+        if not self.data:
+            raise ValueError("--data is missing: name a gen-bios folder or text files")
+        if self.packing != "concat" and self.objective == "qa":
+            raise ValueError(f"--packing {self.packing}: packs texts; --objective qa has a sequence for each question")
+        if self.people is not None:
+            parse_people(self.people)
+
+
+def at_least_one(options: object, *names: str) -> None:
+    """Raise ValueError for a field of these that is a number below 1."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1")
+
+
+def parse_people(text: str) -> tuple[int, int]:
+    """The half-open range of person ids in "A:B". Raises ValueError for anything but 0 <= A < B."""
+    first, colon, last = text.partition(":")
+    if colon and first.isdecimal() and last.isdecimal() and int(first) < int(last):
+        return int(first), int(last)
+    raise ValueError(f"people {text!r}: write A:B, the first person and the one after the last, as in 0:100")

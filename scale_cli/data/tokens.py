@@ -1,0 +1,200 @@
+"""The tokens of a source, kept on disk: every method and run with the same tokenizer takes them from there.
+
+They lie in chunks of documents, each a folder that is whole or not there:
+
+    <cache>/<key of texts and tokenizer>/00000/tokens.bin    token ids one after the other, each text closed by its end
+                                               lengths.bin   tokens of each document, uint32
+                                               chunk.json    counts, and where reading goes on behind it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import new_folder, to_json, write_text
+
+FORMAT = 1
+"""The version of what lies in the cache; a change of what is written, or of what a key says, makes a new one."""
+FIRST_TOKENS, MOST_TOKENS = 2**20, 2**24
+"""A chunk has twice the tokens of the one before: training begins after a short one, and shuffles in long ones."""
+
+
+class Texts(Protocol):
+    """Texts that can be read from anywhere between two batches."""
+
+    def batches(self, state: Any = None) -> Iterator[tuple[list[str], Any]]:
+        """The texts in batches, each with the state behind it as JSON; from a state on, or from the beginning."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the texts are, as JSON."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some documents in a row.
+
+    dtype: of the tokens. empty: texts left out among them, as they hold no token. last: no more follow. state: where
+        reading goes on behind it.
+    """
+
+    folder: Path
+    documents: int
+    tokens: int
+    dtype: str
+    empty: int
+    last: bool
+    state: Any
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens, mapped from the disk, and the lengths of the documents, int64.
+
+        Raises RequestError where they are not what was written.
+        """
+        file, dtype = self.folder / "tokens.bin", getattr(torch, self.dtype)
+        try:
+            lengths = np.fromfile(self.folder / "lengths.bin", np.uint32).astype(np.int64)
+            size = file.stat().st_size
+        except OSError as error:
+            raise _damaged(self.folder, error) from error
+        if (len(lengths), lengths.sum(), size) != (self.documents, self.tokens, self.tokens * dtype.itemsize):
+            raise _damaged(self.folder, "it is not what was written")
+        # Not numpy's own map: that holds a file descriptor each, of which a large corpus takes too many.
+        return torch.from_file(str(file), shared=False, size=self.tokens, dtype=dtype).numpy(), lengths
+
+
+class TokenCache:
+    """The chunks of one source, made when they are first asked for; processes that want the same wait for one."""
+
+    def __init__(
+        self, texts: Texts, tokenizer: Any, end: int, cache: Path, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """end: the token that closes every text. cache: the folder of all sources.
+
+        progress: called with the tokens of each batch of texts, as they are made.
+        Raises RequestError for a folder that cannot be written.
+        """
+        self.texts = texts
+        self.end = end
+        self.progress = progress
+        self.tokenizer = tokenizer
+        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+        about = {"format": FORMAT, "texts": texts.identity(), "tokenizer": fingerprint(tokenizer), "end": end}
+        self.folder = cache / hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "source.json").exists():  # for people who look
+                write_text(self.folder / "source.json", to_json(about) + "\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._chunks: list[Chunk] = []
+        self._reading: tuple[int, Iterator[tuple[list[str], Any]]] | None = None
+
+    def chunk(self, number: int) -> Chunk | None:
+        """The chunk of this number, None behind the last. RequestError for texts that cannot be read."""
+        while number >= len(self._chunks):
+            if self._chunks and self._chunks[-1].last:
+                return None
+            self._chunks.append(self._find_or_make(len(self._chunks)))
+        return self._chunks[number]
+
+    def chunks(self) -> list[Chunk]:
+        """All of them."""
+        number = 0
+        while self.chunk(number) is not None:
+            number += 1
+        return list(self._chunks)
+
+    def _find_or_make(self, number: int) -> Chunk:
+        folder = self.folder / f"{number:05d}"
+        if not folder.is_dir():
+            try:
+                with FileLock(self.folder / "lock"):
+                    if not folder.is_dir():
+                        self._make(number, folder)
+            except OSError as error:  # of the lock: texts and folders speak for themselves
+                raise self._unwritable(error) from error
+        try:
+            return Chunk(folder, **json.loads((folder / "chunk.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise _damaged(folder, error) from error
+
+    def _unwritable(self, error: OSError) -> RequestError:
+        return RequestError(
+            f"--tokens-cache {self.folder.parent}: {error.strerror or error}; name a folder that can be written"
+        )
+
+    def _make(self, number: int, folder: Path) -> None:
+        if self._reading is None or self._reading[0] != number:  # another process may have made the one before
+            state = self._chunks[-1].state if self._chunks else None
+            self._reading = (number, self.texts.batches(state))
+        batches = self._reading[1]
+        self._reading = None  # should it break off half-way
+        state, tokens, lengths = None, [np.empty(0, self.dtype)], [np.empty(0, np.uint32)]
+        made = empty = 0
+        wanted = min(FIRST_TOKENS << number, MOST_TOKENS)
+        while made < wanted:
+            batch, state = next(batches, (None, state))
+            if batch is None:
+                break
+            ids = tokenise(batch, self.tokenizer)
+            sizes = np.fromiter(map(len, ids), np.uint32, len(ids))
+            found = np.fromiter(chain.from_iterable(ids), self.dtype, int(sizes.sum()))
+            sizes = sizes[sizes > 0]
+            tokens.append(np.insert(found, np.cumsum(sizes, dtype=np.int64), self.end))
+            lengths.append(sizes + 1)
+            count = len(tokens[-1])
+            made += count
+            empty += len(ids) - len(sizes)
+            if self.progress is not None:
+                self.progress(count)
+        self._reading = (number + 1, batches)
+        documents = sum(map(len, lengths))
+        about = {"documents": documents, "tokens": made, "dtype": self.dtype.name, "empty": empty}
+        about |= {"last": made < wanted, "state": state}
+        with new_folder(folder) as new:
+            np.concatenate(tokens).tofile(new / "tokens.bin")
+            np.concatenate(lengths).tofile(new / "lengths.bin")
+            write_text(new / "chunk.json", to_json(about) + "\n")
+
+
+def tokenise(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of each text, nothing added to them and nothing cut off."""
+    if not texts:
+        return []
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # one written in Python
+        return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    # As the tokenizer itself would, which also finds where each token lies in the text: a third more time.
+    return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """What a tokenizer makes of a text is the same where this is: the sha256 of all its rules."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # one written in Python: of the files that it is made from
+        with tempfile.TemporaryDirectory() as folder:
+            files = sorted(map(Path, tokenizer.save_pretrained(folder)))
+            return hashlib.sha256(b"\0".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+    rules = json.loads(backend.to_str())
+    del rules["padding"], rules["truncation"]  # how it was last called
+    rules["split_special_tokens"] = tokenizer.split_special_tokens
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(folder: Path, reason: object) -> RequestError:
+    return RequestError(f"{folder} is damaged: {' '.join(str(reason).split())}; remove it, and it is made again")

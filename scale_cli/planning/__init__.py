@@ -1,0 +1,1 @@
+"""Sizes, cost and memory, before anything is written."""

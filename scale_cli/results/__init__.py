@@ -1,0 +1,1 @@
+"""One type for a measured number, one for the numbers of a checkpoint."""

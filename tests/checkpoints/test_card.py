@@ -1,0 +1,280 @@
+"""The model card: its words, what it inherits, and that it goes into everything that is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from scale_cli.checkpoints.card import card_text, history, origin, write_card
+from scale_cli.checkpoints.export import export
+from scale_cli.checkpoints.restore import export_base
+from scale_cli.core.records import sha256_file
+from scale_cli.surgery import source, upscale
+from tests.helpers import base_folder
+from tests.runs import World, run
+
+LICENSED = """---
+license: other
+license_name: llama-x
+license_link: LICENSE
+base_model: meta/another
+tags: [a, b]
+---
+# Theirs
+Words of theirs.
+"""
+
+
+def front(folder: Path) -> dict[str, Any]:
+    """The front matter of a folder's card."""
+    start, block, _ = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert start == ""
+    found = yaml.safe_load(block)
+    assert isinstance(found, dict)
+    return found
+
+
+def text(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A base with a licence and a card."""
+    folder = base_folder(tmp_path / "base")
+    (folder / "README.md").write_text(LICENSED, encoding="utf-8")
+    (folder / "LICENSE").write_text("terms", encoding="utf-8")
+    return folder
+
+
+def test_the_words(base: Path, tmp_path: Path) -> None:
+    upscale(str(base), tmp_path / "wide", by="width", hidden=8, ffn=9, seed=3)
+    digest = sha256_file(base / "model.safetensors")
+    record = json.loads((tmp_path / "wide" / "upscale.json").read_text(encoding="utf-8"))
+    added, tolerance = record["parameters"]["added"], record["proof"]["tolerance"]
+    expected = f"""---
+library_name: transformers
+license: other
+license_name: llama-x
+license_link: LICENSE
+pipeline_tag: text-generation
+tags:
+- scale
+- width-upscaled
+---
+
+# wide
+
+`base` widened by SCALE (arXiv 2511.03270). Its own tensors are frozen; what was added stands beside them.
+
+## Widened
+
+| | |
+| --- | --- |
+| base | `base` |
+| sha256 of its weights | `model.safetensors` `{digest}` |
+| added hidden_size | 8 |
+| added intermediate_size | 9 |
+| added num_attention_heads | 2 |
+| added num_key_value_heads | 1 |
+| initial values | W21 svd, W22 zero |
+| seed | 3 |
+| parameters | 25,216 of the base, {added:,} added ({added / 25_216:.1%}) |
+| max \\|delta logit\\| | 0 on 2 x 64 random tokens in float32 (rounding explains {tolerance:.3g}) |
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("wide", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("wide", trust_remote_code=False)
+```
+
+`trust_remote_code=True` runs the model code that lies beside the weights (`modeling_scale.py`), or the installed \
+`scale-cli`'s, if there is one. The tokenizer is the base's and needs no code; `trust_remote_code=False` keeps the \
+library from asking.
+
+## What it cannot be
+
+"""
+    assert text(tmp_path / "wide").startswith(expected)
+    rest = text(tmp_path / "wide").removeprefix(expected)
+    for words in (
+        "- A plain `LlamaForCausalLM`",
+        "no GGUF",
+        "`scale export wide FOLDER --base` gives back bit for bit",
+        "## Licence\n\nThat of the base: `llama-x`. See [LICENSE](LICENSE).\n",
+        "@inproceedings{lee-etal-2026-scale,",
+    ):
+        assert words in rest
+    assert str(tmp_path) not in text(tmp_path / "wide")
+
+
+@pytest.mark.parametrize("by", ["width", "depth"])
+def test_every_output_has_a_card_that_the_hub_understands(by: str, world: World, tmp_path: Path) -> None:
+    base = shutil.copytree(world.checkpoint("llama"), tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
+    sizes: dict[str, Any] = {"by": "width", "hidden": 8} if by == "width" else {"by": "depth", "layers": 3}
+    method = "scale-adapt" if by == "width" else "llama-pro"
+    upscale(str(base), tmp_path / "up", **sizes)
+    run(str(tmp_path / "up"), tmp_path / "run", world.recipe(method, steps=2, eval_people=("a=0:1",)))
+    export(str(tmp_path / "run"), tmp_path / "out")
+    export_base(str(tmp_path / "run"), tmp_path / "again")
+    tags = {
+        "up": ["scale", f"{by}-upscaled"],
+        "run": ["scale", f"{by}-upscaled", method],
+        "out": ["scale", f"{by}-upscaled", method],
+        "again": ["scale"],
+    }
+    for name, expected in tags.items():
+        data = ModelCard.load(tmp_path / name / "README.md").data
+        assert (data.license, data.pipeline_tag, data.tags) == ("apache-2.0", "text-generation", expected)
+        assert data.library_name == (None if name == "run" else "transformers")
+        assert text(tmp_path / name).splitlines().count(f"# {name}") == 1
+        assert str(tmp_path) not in text(tmp_path / name)
+    assert str(tmp_path) not in (tmp_path / "out" / "export.json").read_text(encoding="utf-8")
+
+    lines = text(tmp_path / "out").splitlines()
+    assert f"## Trained by {method}" in lines
+    assert {"| from | `up` |", "| steps | 2 |", "| seed | 0 |", "| lr | 0.01 |"} <= {*lines}
+    record = json.loads((tmp_path / "run" / "record.json").read_text(encoding="utf-8"))
+    means = [metric for metric in record["metrics"] if metric["name"].count("/") == 1]
+    for metric in means:
+        row = f"| {metric['name']} | {metric['value']:.4g} | {metric['stderr']:.4g} | {metric['samples']} |"
+        assert row in lines
+    assert len([line for line in lines if line.startswith("| a/")]) == len(means) > 0
+    assert ("## What it cannot be" in lines) == (by == "width")
+    assert ("@misc{wu2024llamapro," in lines) == (by == "depth")
+    assert "The base of `run`, taken back: its tensors, config and tokenizer as they were." in text(tmp_path / "again")
+    assert "| `model.safetensors` | equal |" in text(tmp_path / "again")
+
+
+def test_a_run_says_how_to_make_it_whole(finished: Any) -> None:
+    part, whole = (text(finished(method).folder) for method in ("lora", "fft"))
+    assert "    scale export run FOLDER\n" in part
+    assert 'from_pretrained("run")' not in part
+    assert 'model = AutoModelForCausalLM.from_pretrained("run")\n' in whole
+    assert "| lora r | 4 |" in part
+    assert "lora r" not in whole
+
+
+def test_a_chain_is_told_from_its_beginning(world: World, tmp_path: Path) -> None:
+    run(world.source("scale-preserve"), tmp_path / "a", world.recipe("scale-preserve", steps=1))
+    run(str(tmp_path / "a"), tmp_path / "b", world.recipe("scale-adapt", steps=1))
+    export(str(tmp_path / "b"), tmp_path / "c")
+    run(str(tmp_path / "c"), tmp_path / "d", world.recipe("scale-route", steps=1))
+    export(str(tmp_path / "d"), tmp_path / "e")
+    for name, methods in (("b", "preserve adapt"), ("c", "preserve adapt"), ("e", "preserve adapt route")):
+        headings = [
+            line for line in text(tmp_path / name).splitlines() if line.startswith(("## Trained", "## Widened"))
+        ]
+        assert headings == ["## Widened", *(f"## Trained by scale-{method}" for method in methods.split())]
+    assert "trained by scale-preserve, then scale-adapt, then scale-route." in text(tmp_path / "e")
+    assert front(tmp_path / "e")["tags"][-3:] == ["scale-preserve", "scale-adapt", "scale-route"]
+
+
+def test_a_new_card_replaces_the_old_one(base: Path, tmp_path: Path) -> None:
+    (base / "README.md").write_text(LICENSED, encoding="utf-8")
+    write_card(base, name="x", form="plain", source=origin(base), steps=[])
+    assert "theirs" not in text(base)
+    assert front(base)["license_name"] == "llama-x"  # its own source here
+    once = text(base)
+    write_card(base, name="x", form="plain", source=origin(base), steps=[])
+    assert text(base) == once
+    assert (base / "LICENSE").read_text(encoding="utf-8") == "terms"
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        None,
+        "no front matter",
+        "---\n- a list\n---\n",
+        "---\na: [\n---\n",
+        "---\n---\n",
+        "---\nlicense: [mit, gpl]\n---\n",
+        b"---\nlicense: \xff\n---\n",
+    ],
+)
+def test_a_card_that_says_no_licence(card: str | bytes | None, tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    if card is not None:
+        (folder / "README.md").write_bytes(card if isinstance(card, bytes) else card.encode())
+    upscale(str(folder), tmp_path / "wide", by="width", hidden=8, verify=False)
+    assert "license" not in front(tmp_path / "wide")
+    assert "## Licence\n\nThe base's licence applies; its folder names none.\n" in text(tmp_path / "wide")
+
+
+def test_a_hub_id_is_named_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = base_folder(tmp_path / "snapshots" / "0123abc")
+    (snapshot / "README.md").write_text(LICENSED, encoding="utf-8")
+    (snapshot / "USE_POLICY.md").write_text("policy", encoding="utf-8")
+    asked: list[str] = []
+
+    def fetch(given: str, patterns: list[str], **_: Any) -> Path:
+        asked.extend(patterns)
+        return snapshot
+
+    monkeypatch.setattr(source, "fetch", fetch)
+    upscale("org/model", tmp_path / "deep", by="depth", layers=4, verify=False)
+    assert {"README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"} <= {*asked}
+    assert front(tmp_path / "deep")["base_model"] == "org/model"
+    assert "| base | `org/model` at `0123abc` |" in text(tmp_path / "deep")
+    assert (tmp_path / "deep" / "USE_POLICY.md").read_text(encoding="utf-8") == "policy"
+    export(str(tmp_path / "deep"), tmp_path / "out")
+    assert front(tmp_path / "out")["base_model"] == "org/model"
+    export_base(str(tmp_path / "deep"), tmp_path / "again")
+    assert "base_model" not in front(tmp_path / "again")  # it is that model, not made from it
+
+
+def test_what_others_made_their_model_from_is_not_our_base(base: Path, world: World, tmp_path: Path) -> None:
+    assert origin(base).base_model is None
+    assert origin(base, hub_id="org/x").base_model == "org/x"
+    upscale(str(base), tmp_path / "wide", by="width", hidden=8, verify=False)
+    assert "base_model" not in front(tmp_path / "wide")
+
+
+def test_random_weights_have_no_base(world: World, tmp_path: Path) -> None:
+    base = shutil.copytree(world.checkpoint("neox"), tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    run(str(base), tmp_path / "run", world.recipe("fft", from_scratch=True, steps=1))
+    assert "license" not in front(tmp_path / "run")
+    assert "## Licence" not in text(tmp_path / "run")
+    assert "| from scratch | True |" in text(tmp_path / "run")
+
+
+def test_no_network_is_used(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: Any) -> None:
+        pytest.fail("a connection")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    upscale(str(base), tmp_path / "wide", by="width", hidden=8, verify=False)
+    export(str(tmp_path / "wide"), tmp_path / "out")
+
+
+def test_an_unfinished_run_says_so(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    options = {"lora_r": 4, "adapt_modules": ["attention"]}
+    pointer = {"method": "lora", "options": options, "from_scratch": False}
+    (folder / "trained.json").write_text(json.dumps(pointer), encoding="utf-8")
+    (step,) = history(folder)
+    assert step == {"step": "train", "recipe": {"method": "lora", "lora_r": 4}}
+    card = card_text(name="x", form="plain", source=origin(folder), steps=[step])
+    assert "| state | a checkpoint of a run that is not finished |" in card
+
+
+def test_a_record_of_something_else_is_no_step(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text('{"command": "bench"}', encoding="utf-8")
+    assert history(tmp_path) == []

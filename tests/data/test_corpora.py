@@ -1,0 +1,231 @@
+"""Which documents a `--perplexity` source is, and what is said of one that is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from scale_cli.core.errors import RequestError
+from scale_cli.data.biographies import read_biographies
+from scale_cli.data.corpora import read_corpora
+from tests.runs import World
+
+TEXTS = ["one\n\n\ntwo", "셋", " ", "four\u2028lines"]
+
+
+def write(folder: Path) -> None:
+    """The texts in every form, in a field `text` and in one `body`; an empty one among the rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"text": text, "body": text.upper()} for text in [*TEXTS[:2], "", *TEXTS[2:]]]
+    (folder / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(rows), folder / "b.parquet")
+    for number, text in enumerate(TEXTS):
+        (folder / f"c{number}.txt").write_text(text, encoding="utf-8", newline="")
+    (folder / "d.csv").write_text("not read", encoding="utf-8")
+
+
+def documents(source: object, **options: Any) -> list[str]:
+    (corpus,) = read_corpora([f"x={source}"], **options)
+    assert (corpus.name, corpus.source) == ("x", str(source))
+    return list(corpus.documents)
+
+
+def test_files_folders_and_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    upper = [text.upper() for text in TEXTS]
+    assert documents(tmp_path / "a.jsonl") == documents(tmp_path / "b.parquet") == TEXTS
+    assert documents(f"{tmp_path}/a.jsonl:body") == documents(f"{tmp_path}/b.parquet:body") == upper
+    assert documents(tmp_path / "c0.txt") == TEXTS[:1]  # blank lines do not part a text
+    assert documents(tmp_path / "d.csv") == ["not read"]  # who names a file means it
+    assert documents(f"{tmp_path}/c*.txt") == TEXTS
+    assert documents(f"{tmp_path}/*.jsonl:body") == upper
+    write(tmp_path / "deep" / "er")
+    assert documents(f"{tmp_path}/**/c1.txt") == [TEXTS[1]] * 2
+    assert documents(tmp_path) == TEXTS * 3 + TEXTS * 3
+    shutil.move(tmp_path / "a.jsonl", tmp_path / "a:body.jsonl")
+    assert documents(tmp_path / "a:body.jsonl") == TEXTS
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert documents("~/c1.txt") == [TEXTS[1]]
+
+
+def test_a_gen_bios_folder(world: World) -> None:
+    assert documents(world.data) == read_biographies(world.data)
+
+
+def test_a_limit_and_empty_documents(tmp_path: Path) -> None:
+    write(tmp_path)
+    for limit, empty in ((1, 0), (2, 0), (3, 1), (4, 1), (9, 1)):
+        (corpus,) = read_corpora([f"x={tmp_path}/a.jsonl"], limit=limit)
+        assert list(corpus.documents) == TEXTS[:limit]
+        assert (corpus.limit, corpus.empty) == (limit, empty)
+    with (tmp_path / "a.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\nbroken")
+    assert documents(tmp_path / "a.jsonl", limit=4) == TEXTS  # what lies behind the last one is not read
+
+
+def test_the_sha256_is_that_of_the_texts(tmp_path: Path) -> None:
+    write(tmp_path)
+    digests = {}
+    for name in ("a.jsonl", "b.parquet", "a.jsonl:body", "c1.txt"):
+        (corpus,) = read_corpora([f"x={tmp_path}/{name}"])
+        digests[name] = corpus.sha256
+    assert digests["a.jsonl"] == digests["b.parquet"] == hashlib.sha256("\0".join(TEXTS).encode()).hexdigest()
+    assert digests["c1.txt"] == hashlib.sha256((tmp_path / "c1.txt").read_bytes()).hexdigest()
+    assert len(set(digests.values())) == 3
+
+
+@pytest.fixture
+def cached_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set `org/set` of the hub in the cache of `datasets`, with two splits; this process is offline."""
+    rows = {"train": [{"text": "no"}], "test": [{"text": text, "body": text.upper()} for text in TEXTS]}
+    for split, values in rows.items():
+        with (tmp_path / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps({"body": ""} | value) + "\n" for value in values)
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in rows}
+    datasets.disable_progress_bars()
+    datasets.load_dataset("json", data_files=files, cache_dir=str(tmp_path / "made"))
+    (made,) = (tmp_path / "made" / "json").iterdir()
+    shutil.copytree(made, tmp_path / "cache" / "org___set" / "default")
+    for arrow in (tmp_path / "cache").rglob("json-*.arrow"):
+        arrow.rename(arrow.with_name(arrow.name.replace("json-", "set-")))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("cached_data_set")
+def test_a_data_set_of_the_hub() -> None:
+    assert documents("org/set", limit=9) == TEXTS
+    assert documents("org/set:default:test", limit=2) == TEXTS[:2]
+    assert documents("org/set::train", limit=9) == ["no"]
+    assert documents("org/set:::body", limit=1) == [TEXTS[0].upper()]
+    for source, message in (
+        ("org/set:other", "Couldn't find cache for org/set for config 'other' Available configs in the cache: ['def"),
+        ("org/set::validation", "Bad split: validation. Available splits: ['train', 'test']"),
+        ("org/set:::title", "it has no field `title`; it has "),
+    ):
+        with pytest.raises(RequestError) as caught:
+            documents(source, limit=1)
+        assert str(caught.value).startswith(f"--perplexity x={source}: {message}")
+        assert "\n" not in str(caught.value)
+
+
+def test_the_splits_of_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits: list[str] = []
+
+    class Builder:
+        def __init__(self, name: str, config: str | None) -> None:
+            assert (name, config) == ("org/set", None)
+
+        def as_streaming_dataset(self, split: str | None = None) -> Any:
+            found = {name: [{"text": name}] for name in splits}
+            return found if split is None else found[split]
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", Builder)
+    splits = ["other"]
+    assert documents("org/set", limit=1) == ["other"]
+    splits = ["train", "validation"]
+    with pytest.raises(RequestError, match=r"org/set: name a split, org/set::SPLIT, of train, validation$"):
+        documents("org/set", limit=1)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("TMP/none.jsonl", "no such file or folder"),
+        ("TMP/none*.txt", "no such file or folder"),
+        ("none.txt", "no such file or folder"),
+        ("folder/none.txt", "no such file"),
+        ("TMP/empty", "a folder without .txt, .jsonl or .parquet files"),
+        ("TMP/blank.txt", "there is no text in it"),
+        ("TMP/blank.jsonl", "there is no text in it"),
+        ("org/set", "no such file, and of a data set of the hub say how many documents: --perplexity-documents N"),
+    ],
+)
+def test_sources_that_are_none(source: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "blank.txt").touch()
+    (tmp_path / "blank.jsonl").write_text('{"text": ""}\n\n', encoding="utf-8")
+    source = source.replace("TMP", str(tmp_path))
+    with pytest.raises(RequestError) as caught:
+        documents(source)
+    assert str(caught.value) == f"--perplexity x={source}: {message}"
+
+
+def test_a_hub_that_cannot_be_reached() -> None:
+    with pytest.raises(RequestError) as caught:
+        documents("org/no-such-set:config", limit=3)
+    assert str(caught.value) == (
+        "--perplexity x=org/no-such-set:config: no such file, and as a data set of the hub it is not in the cache and "
+        "the hub cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.txt",
+            b"caf\xe9",
+            ", line 1 is not UTF-8: 'utf-8' codec can't decode byte 0xe9 in position 3: unexpected end of data",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "\xff"}',
+            ", line 2 is not UTF-8: 'utf-8' codec can't decode byte 0xff in ",
+        ),
+        ("a.jsonl", b'{"text": "a"}\n{"txt": ""}', ", line 2: not a JSON object with a field `text`"),
+        ("a.jsonl", b'{"text": ["a"]}', ', line 1: the field `text` is ["a"], not text'),
+        ("a.parquet", b"PAR1", " is damaged or no Parquet file: "),
+    ],
+)
+def test_files_that_cannot_be_read(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError) as caught:
+        documents(tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path}/{name}{message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_of_parquet_that_are_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", None]}), file)
+    with pytest.raises(RequestError, match=r"a\.parquet, row 2: the field `text` is null, not text$"):
+        documents(file)
+    with pytest.raises(RequestError, match=r"a\.parquet has no column `body`; it has text$"):
+        documents(f"{file}:body")
+    broken = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff")]
+    )
+    pq.write_table(pa.table({"text": broken}), file)
+    with pytest.raises(RequestError, match=r"a\.parquet, row 2 is not UTF-8: "):
+        documents(file)
+
+
+def test_a_file_that_the_system_refuses(tmp_path: Path) -> None:
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RequestError, match=r"gone\.txt cannot be read: No such file or directory$"):
+        documents(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "limit", "message"),
+    [
+        (["test.txt"], None, "--perplexity 'test.txt': write NAME=SOURCE, as in english=test.jsonl"),
+        (["=a.txt"], None, "--perplexity '=a.txt': write NAME=SOURCE, as in english=test.jsonl"),
+        (["a="], None, "--perplexity 'a=': write NAME=SOURCE, as in english=test.jsonl"),
+        (["a/b=c"], None, "--perplexity 'a/b=c': write NAME=SOURCE, as in english=test.jsonl"),
+        (["a=b", "a=c"], None, "--perplexity a=c: a is already b; names differ"),
+        (["a=b"], 0, "--perplexity-documents 0: at least 1"),
+    ],
+)
+def test_words_that_name_no_source(given: list[str], limit: int | None, message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_corpora(given, limit=limit)
+    assert str(caught.value) == message

@@ -1,0 +1,72 @@
+"""Results as `scale eval` leaves them, made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scale_cli.reporting.build import ColumnSpec, GroupSpec
+from scale_cli.results.result import CheckpointInfo, Items, Measurement, Result
+
+KINDS = {"llama-pro": "depth", "scale-preserve": "width", "scale-adapt": "width", "scale-route": "width"}
+
+STABLE = GroupSpec("en", "English", "stability", (ColumnSpec("a", "acc", "A"), ColumnSpec("b", "acc", "B")))
+PLASTIC = GroupSpec("ko", "Korean", "plasticity", (ColumnSpec("k", "acc", "K"),))
+
+
+def measured(task: str, value: float, stderr: float | None = 0.01, metric: str = "acc", **more: Any) -> Measurement:
+    """A measurement of 100 items, zero-shot, in float32."""
+    fields: dict[str, Any] = {
+        "samples": 100,
+        "higher_is_better": metric not in ("perplexity", "bits_per_byte"),
+        "dtype": "float32",
+        "batch_size": 8,
+        "seconds": 1.5,
+        "num_fewshot": 0,
+        "task_version": "1.0",
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    return Measurement(task=task, metric=metric, value=value, stderr=stderr, **(fields | more))
+
+
+def result(
+    label: str, method: str | None, measurements: Sequence[Measurement], *, seed: int | None = None, **record: Any
+) -> Result:
+    """A checkpoint's result. record: its file's other fields; `options`, `trained`, `training` are the checkpoint's."""
+    options = {"steps": 10, **record.pop("options", {})} if method else None
+    if options is not None and seed is not None:
+        options["seed"] = seed
+    checkpoint = CheckpointInfo(
+        label=label,
+        source=f"runs/{label}",
+        fingerprint=label.encode().hex(),
+        kind=KINDS.get(method or "", "plain"),
+        method=method,
+        parameters={"total": 1000, "trained": record.pop("trained", None)},
+        options=options,
+        training=record.pop("training", None),
+    )
+    return Result("scale eval", checkpoint, tuple(measurements), None, record)
+
+
+def scored(label: str, method: str | None, scores: Mapping[str, Sequence[float]], folder: Path) -> Result:
+    """A result in a folder of its own, each value the mean of its items' scores, which lie beside it."""
+    made = []
+    for task, values in scores.items():
+        count = len(values)
+        mean = sum(values) / count
+        stderr = (sum((value - mean) ** 2 for value in values) / (count - 1) / count) ** 0.5
+        made.append(measured(task, mean, stderr, samples=count))
+        measurement = made[-1]
+        Items(
+            task=task,
+            task_version=measurement.task_version,
+            num_fewshot=measurement.num_fewshot,
+            limit=measurement.limit,
+            seed=measurement.seed,
+            dtype=measurement.dtype,
+            doc_ids=list(range(count)),
+            scores={"acc": values},
+        ).save(folder / label)
+    return result(label, method, made).save(folder / label)
