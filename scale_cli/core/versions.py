@@ -1,7 +1,6 @@
 """The versions of the libraries that this package was tested with."""
 
 import importlib.metadata
-from typing import Any
 
 TESTED = {
     "torch": ("2.11.0", "2.15.0"),
@@ -35,22 +34,3 @@ def untested() -> dict[str, str]:
         if version and not Version(oldest) <= Version(Version(version).public) <= Version(newest):
             outside[name] = f"{version} (tested: {oldest} to {newest})"
     return outside
-
-
-def recompute_activations(model: Any) -> None:
-    """Let the model recompute activations in the backward pass (activation checkpointing, PyTorch's new kind).
-
-    The method has another name since transformers 5.23.
-    """
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable()
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def recompute_argument(recompute: bool) -> dict[str, Any]:
-    """The same as an argument of the library's `TrainingArguments`."""
-    from transformers import TrainingArguments
-
-    new, old = "activation_checkpointing", "gradient_checkpointing"
-    return {new if new in TrainingArguments.__dataclass_fields__ else old: recompute}

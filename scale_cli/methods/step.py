@@ -43,3 +43,22 @@ def labelled_positions(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     if not 0 < len(positions) <= following.shape[1] // 2:
         return batch
     return batch | {"logits_to_keep": positions, "shift_labels": torch.index_select(following, 1, positions)}
+
+
+def recompute_activations(model: Any) -> None:
+    """Let the model recompute activations in the backward pass (activation checkpointing, PyTorch's new kind).
+
+    The method has another name since transformers 5.23.
+    """
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def recompute_argument(recompute: bool) -> dict[str, Any]:
+    """The same as an argument of the library's `TrainingArguments`."""
+    from transformers import TrainingArguments
+
+    new, old = "activation_checkpointing", "gradient_checkpointing"
+    return {new if new in TrainingArguments.__dataclass_fields__ else old: recompute}

@@ -56,7 +56,6 @@ LOSS_KEYWORDS = frozenset({"shift_labels", "num_items_in_batch", "ignore_index"}
 UNSUPPORTED_KEYWORDS = {
     "inputs_embeds": (None, "a widened model has two embeddings and computes from token ids; give input_ids"),
     "output_attentions": (False, "a widened model does not return attention weights; leave it out"),
-    "return_dict": (True, "a widened model returns its named outputs; take .to_tuple() of them"),
 }
 """Keywords of the library's models that this one refuses: the value that changes nothing, and what to do."""
 LOGIT_ROWS = 512
@@ -590,8 +589,9 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         loss_only: bool = False,
         past_key_values: Any = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> ScaleOutput:
+    ) -> ScaleOutput | tuple[Any, ...]:
         """Next-token logits of the widened model.
 
         input_ids: (B, T). attention_mask: (B, S) over cached and new tokens, 0 is padding.
@@ -600,7 +600,8 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         loss_only: with labels, for the loss alone: no more than `LOGIT_ROWS` positions' logits exist at a time.
         kwargs: of `LOSS_KEYWORDS`, in which `shift_labels` (B, T or kept) are the labels of the positions themselves,
             and of `ATTENTION_KEYWORDS`.
-        Returns `ScaleOutput` with logits (B, T or kept, vocabulary), None with loss_only.
+        Returns `ScaleOutput` with logits (B, T or kept, vocabulary), None with loss_only; with return_dict=False, given or
+            in the config, the tuple of its values that are not None.
         Raises TypeError for any other keyword, and ValueError for one that asks for what this model does not do.
         """
         for name in UNSUPPORTED_KEYWORDS:
@@ -684,7 +685,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             logits, preserved = self._logits(halves, paths)
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **loss_options)
-        return ScaleOutput(
+        output = ScaleOutput(
             loss=loss,
             logits=logits,
             **{CACHE: cache if use_cache else None},
@@ -692,6 +693,8 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             expansion_hidden_states=tuple(state.x_up[-rows:] for state in states) if output_hidden_states else None,
             preserved=preserved,
         )
+        named = self.config.return_dict if return_dict is None else return_dict
+        return output if named else output.to_tuple()
 
     def _check_cache(self) -> None:
         """On a release of transformers after those tested, compare generation with a cache and without it, once."""

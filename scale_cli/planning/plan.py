@@ -23,11 +23,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import load_recipe
-from scale_cli.core.versions import recompute_activations
 from scale_cli.methods import METHODS, Kind, MethodOptions
 from scale_cli.methods.cost import Weights, multiply_adds
 from scale_cli.methods.scale import collaborating_layers
-from scale_cli.methods.step import halve_frozen
+from scale_cli.methods.step import halve_frozen, recompute_activations
 from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
 from scale_cli.model.families import lora_parameters
 from scale_cli.planning.memory import Precision, step_memory

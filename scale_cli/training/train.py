@@ -36,7 +36,6 @@ from scale_cli.core.records import (
     sha256_file,
     write_record,
 )
-from scale_cli.core.versions import recompute_argument
 from scale_cli.data.biographies import check_people, read_questions
 from scale_cli.data.corpora import Corpus, read_corpora
 from scale_cli.data.examples import DEFAULT_LENGTH, Examples, check_data, load_examples
@@ -44,7 +43,7 @@ from scale_cli.data.sources import split_weight
 from scale_cli.evaluation.bios import BiographyAccuracy
 from scale_cli.evaluation.perplexity import TextPerplexity
 from scale_cli.methods import METHODS
-from scale_cli.methods.step import halve_frozen
+from scale_cli.methods.step import halve_frozen, recompute_argument
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, checkpoints, last_checkpoint
 

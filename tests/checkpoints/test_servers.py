@@ -98,11 +98,11 @@ def test_a_server_decodes_with_a_cache_of_its_own(
             position_ids=torch.arange(start, stop)[None],
             attention_instances=instances,
             return_dict=False,
-            mark="kept",
+            max_length_q=9,
         )
         logits.append(outputs[0])
     torch.testing.assert_close(torch.cat(logits, dim=1), expected, rtol=1e-4, atol=1e-5)
-    assert {call["mark"] for call in calls} == {"kept"}
+    assert {call["max_length_q"] for call in calls} == {9}
     assert {call["layer"] for call in calls} == {*range(config.num_hidden_layers)}
     shape = LayerShape.of(model.base.config)
     assert {call["query"][3] for call in calls} == {shape.head_dim}

@@ -11,7 +11,8 @@ import transformers
 from packaging.version import Version
 from transformers import AutoModelForCausalLM
 
-from scale_cli.core.versions import TESTED, recompute_activations
+from scale_cli.core.versions import TESTED
+from scale_cli.methods.step import recompute_activations
 from scale_cli.model import compatibility, modeling_scale
 from scale_cli.model.compatibility import CACHE, TESTED_TRANSFORMERS, check_cached_generation
 from tests.helpers import base_folder, load, probe, tiny_base, widened
@@ -68,7 +69,7 @@ def test_an_unknown_keyword_is_refused_by_name(model: Any, keyword: str, value: 
 
 @pytest.mark.parametrize(
     ("keyword", "allowed", "refused"),
-    [("inputs_embeds", None, torch.zeros(2, 11, 32)), ("output_attentions", False, True), ("return_dict", True, False)],
+    [("inputs_embeds", None, torch.zeros(2, 11, 32)), ("output_attentions", False, True)],
 )
 def test_what_is_not_done_is_refused(model: Any, keyword: str, allowed: Any, refused: Any) -> None:
     assert torch.equal(model(probe(), **{keyword: allowed}).logits, model(probe()).logits)
@@ -153,3 +154,13 @@ def test_code_in_the_folder_is_not_run_beside_ours(tmp_path: Path) -> None:
     for options in ({}, {"trust_remote_code": True}):
         loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "wide", **options)
         assert type(loaded) is modeling_scale.ScaleForCausalLM
+
+
+def test_the_outputs_as_a_tuple(model: Any) -> None:
+    named = model(probe(), use_cache=False)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model(probe(), use_cache=False, return_dict=False), named.to_tuple(), strict=True)
+    )
+    model.config.return_dict = False
+    assert isinstance(model(probe(), use_cache=False), tuple)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scale_cli.core.versions import recompute_activations
+from scale_cli.methods.step import recompute_activations
 from tests.helpers import BASES, probe, tiny_base, widened
 
 METHODS: dict[str, Any] = {

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
-from scale_cli.core.versions import recompute_activations
 from scale_cli.methods import METHODS
-from scale_cli.methods.step import halve_frozen, step_arguments
+from scale_cli.methods.step import halve_frozen, recompute_activations, step_arguments
 from scale_cli.planning.memory import Precision, step_memory
 from scale_cli.training.train import train
 from scale_cli.training.trainer import PartTrainer
