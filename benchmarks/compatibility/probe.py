@@ -14,7 +14,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROMPTS = ("The capital of France is", "Once upon a time, in a small village by the sea, there lived")
-NEW_TOKENS = 16
+NEW_TOKENS = 8
 WAYS: dict[str, dict[str, Any]] = {
     "cached": {},
     "uncached": {"use_cache": False},
