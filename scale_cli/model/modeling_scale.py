@@ -600,8 +600,8 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         loss_only: with labels, for the loss alone: no more than `LOGIT_ROWS` positions' logits exist at a time.
         kwargs: of `LOSS_KEYWORDS`, in which `shift_labels` (B, T or kept) are the labels of the positions themselves,
             and of `ATTENTION_KEYWORDS`.
-        Returns `ScaleOutput` with logits (B, T or kept, vocabulary), None with loss_only. If return_dict, or else that of
-            the config, is False: the tuple of its values that are not None.
+        Returns `ScaleOutput` with logits (B, T or kept, vocabulary), None with loss_only. If return_dict, or else the
+            config's, is False: the tuple of its values that are not None.
         Raises TypeError for any other keyword, and ValueError for one that asks for what this model does not do.
         """
         for name in UNSUPPORTED_KEYWORDS:

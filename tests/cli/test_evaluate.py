@@ -92,17 +92,17 @@ def test_named_tasks_show_all_their_numbers(
     run_cli: RunCli, world: World, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tasks by name are the harness's; here those of a folder stand in for its own."""
-    from scale_cli.evaluation import harness
+    from scale_cli.evaluation import catalogue
 
-    monkeypatch.setattr(harness, "TASKS", tasks.folder)
-    harness._manager.cache_clear()
-    harness._folders.cache_clear()
+    monkeypatch.setattr(catalogue, "TASKS", tasks.folder)
+    catalogue.task_manager.cache_clear()
+    catalogue.task_folders.cache_clear()
     try:
         source = world.checkpoint("llama")
         ended = run_cli("eval", source, "--tasks", "tiny_choice, tiny_text", "--num-fewshot", 1)
     finally:
-        harness._manager.cache_clear()
-        harness._folders.cache_clear()
+        catalogue.task_manager.cache_clear()
+        catalogue.task_folders.cache_clear()
     assert ended.code == 0
     assert ended.stdout.splitlines()[0].strip() == "Tasks"
     rows = cells(ended.stdout)

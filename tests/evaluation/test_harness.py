@@ -24,6 +24,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.evaluation import harness
 from scale_cli.evaluation.evaluate import evaluate
 from scale_cli.evaluation.harness import HarnessTask, find_tasks, suite_tasks, without_repetitions
+from scale_cli.evaluation.quiet import quiet
 from scale_cli.evaluation.suites import Suite, load_suite
 from scale_cli.methods import METHODS
 from scale_cli.results.result import Measurement, Result, read_items, read_result
@@ -450,6 +451,7 @@ KILLED = """
 import contextlib, os, signal, sys
 from pathlib import Path
 from scale_cli.evaluation.evaluate import evaluate
+from scale_cli.evaluation.quiet import quiet
 from scale_cli.evaluation.harness import find_tasks
 
 source, include_path, out = sys.argv[1:]
@@ -533,17 +535,17 @@ def test_two_processes_share_the_requests(world: World, tasks: Tasks, finished: 
 def test_what_a_definition_says_is_what_the_harness_builds(tasks: Tasks) -> None:
     """Version, shots and metrics are known before a data set is loaded, and are those of the tasks once loaded."""
     for task in found(tasks, *KINDS):
-        with harness._quiet():
+        with quiet():
             loaded = task.manager.load([task.name])
-        assert len(task.leaves) == len(loaded["tasks"])
-        for leaf in task.leaves:
+        assert len(task.defined.leaves) == len(loaded["tasks"])
+        for leaf in task.defined.leaves:
             built = loaded["tasks"][leaf.task]
             assert leaf.version == str(built.VERSION)
             assert leaf.num_fewshot == built.config.num_fewshot
             assert leaf.metrics == tuple(built.aggregation())
             assert leaf.filters == tuple(ensemble.name for ensemble in built._filters)
     group = found(tasks, "tiny_micro")[0]
-    assert (group.version, group.metrics, group.weights) == (
+    assert (group.defined.version, group.defined.metrics, group.defined.weights) == (
         None, ("acc", "acc_norm"), {"acc": "micro", "acc_norm": "micro"}
     )  # fmt: skip
 

@@ -42,19 +42,19 @@ def test_every_name_is_the_harness_own(name: str) -> None:
     tasks = suite_tasks(suite)
     assert [task.name for task in tasks] == [entry.task for entry in suite.entries]
     for task, entry in zip(tasks, suite.entries, strict=True):
-        assert task.metrics is not None
-        assert entry.metric in task.metrics
+        assert task.defined.metrics is not None
+        assert entry.metric in task.defined.metrics
         assert task.shots == OWN_SHOTS.get(task.name, 0)
-        assert task.version is not None
-        assert (task.weights is None) == (entry.aggregation is None)
-        assert all(leaf.data is not None for leaf in task.leaves)
+        assert task.defined.version is not None
+        assert (task.defined.weights is None) == (entry.aggregation is None)
+        assert all(leaf.data is not None for leaf in task.defined.leaves)
     read = {entry.task: entry.metric for entry in suite.entries}
     assert read.items() >= PAPER[name.removesuffix("-extended")].items()
     assert name not in PAPER or read == PAPER[name]
 
 
 def test_groups_are_whole() -> None:
-    leaves = {task.name: len(task.leaves) for name in SUITES for task in suite_tasks(find_suite(name))}
+    leaves = {task.name: len(task.defined.leaves) for name in SUITES for task in suite_tasks(find_suite(name))}
     assert {name: count for name, count in leaves.items() if count > 1} == {
         "mmlu": 57,
         "kmmlu": 45,
@@ -79,8 +79,8 @@ def test_the_harness_itself_finds_the_same() -> None:
     index = TaskManager().task_index
     for name in SUITES:
         for task in suite_tasks(find_suite(name)):
-            assert task.definition == index[task.name].yaml_path
-            assert [leaf.task for leaf in task.leaves if leaf.task not in index] == []
+            assert task.file == index[task.name].yaml_path
+            assert [leaf.task for leaf in task.defined.leaves if leaf.task not in index] == []
 
 
 def test_a_suite_that_is_none(tmp_path: Path) -> None:

@@ -1,0 +1,211 @@
+"""The harness's tasks by name: which there are and what their definitions say, without indexing all 14,000 files."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import lm_eval.tasks
+from lm_eval.api.group import Group
+from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._factory import GROUP_FIELD_NAMES
+from lm_eval.tasks._index import Entry, Kind
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from scale_cli.core.errors import RequestError
+from scale_cli.evaluation.quiet import quiet
+
+TASKS = Path(lm_eval.tasks.__file__).parent
+NAME = re.compile(r"^[\"']?(?:task|group)[\"']?:[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
+"""A task's or group's name in a task file."""
+UNUSABLE = {
+    "unsafe_code": "runs code that the model writes, which scale eval does not do",
+    "doc_to_image": "shows pictures, and the models here read text",
+    "doc_to_audio": "plays sound, and the models here read text",
+}
+"""Keys of a task's definition for which it cannot be run here, and why."""
+
+Config = Mapping[str, Any]
+Weighting = Literal["micro", "macro"]
+"""How a group's number is the mean of its subtasks': "micro" over items, "macro" over subtasks."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A single task, alone or in a group, as its definition has it.
+
+    num_fewshot: None if it does not say. data: path and name of its data set, None if it makes its own.
+    metrics, filters, data, output_type: None if the task is a Python class, which does not say.
+    """
+
+    task: str
+    version: str | None
+    num_fewshot: int | None
+    metrics: tuple[str, ...] | None
+    filters: tuple[str, ...] | None
+    data: tuple[str, str | None] | None
+    output_type: str | None
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What the files say of a task, or of a group with a number of its own.
+
+    version: the group's, for a group. leaves: its tasks; for a task, itself.
+    metrics: the numbers that it has, None if only running it shows. weights: of a group, by metric; None for a task.
+    """
+
+    version: str | None
+    leaves: tuple[Leaf, ...]
+    metrics: tuple[str, ...] | None
+    weights: Mapping[str, Weighting] | None = None
+
+
+@cache
+def task_manager(names: tuple[str, ...], include_path: Path | None) -> Any:
+    """The harness's task manager with an index of these names and of all that belongs to them.
+
+    Indexing everything takes 20 seconds, so only the folders in which the names are defined are indexed, and everything
+    if that is not enough. include_path: a folder with more task files, which win over the harness's.
+    Raises RequestError for a name that does not exist.
+    """
+    own = [] if include_path is None else [include_path]
+    with quiet():
+        manager = TaskManager(include_path=own, include_defaults=False)
+        if _is_closed(manager, names):
+            return manager
+        known = manager.task_index.keys()
+        folders = {task_folders()[name] for name in names if name not in known and name in task_folders()}
+        # Of two definitions the harness takes the first folder's; of several paths it takes the last one's.
+        manager = TaskManager(include_path=[*sorted(folders, reverse=True), *own], include_defaults=False)
+        if _is_closed(manager, names):
+            return manager
+        for name in names:
+            if name not in manager.task_index and not _is_mentioned(name):
+                near = difflib.get_close_matches(name, {*known, *task_folders()}, n=3, cutoff=0.7)
+                hint = f"did you mean {' or '.join(near)}?" if near else "list what there is with: lm_eval ls tasks"
+                raise RequestError(f"{name}: the harness has no such task; {hint}")
+        return TaskManager(include_path=own)
+
+
+@cache
+def task_folders() -> dict[str, Path]:
+    """The folder right below the harness's tasks in which each of its tasks and groups is defined."""
+    folders: dict[str, Path] = {}
+    for file in sorted(TASKS.glob("**/*.yaml"), key=lambda path: path.as_posix()):
+        for name in NAME.findall(file.read_text(encoding="utf-8", errors="replace")):
+            folders.setdefault(name, TASKS / file.relative_to(TASKS).parts[0])
+    return folders
+
+
+def members(manager: Any, name: str) -> list[str]:
+    """The tasks, and groups with a number of their own, that a name stands for."""
+    entry = manager.task_index[name]
+    if entry.kind is Kind.TAG:
+        return [member for tagged in sorted(entry.tags) for member in members(manager, tagged)]
+    if entry.kind is Kind.GROUP and not entry.cfg.get("aggregate_metric_list"):
+        names = [_name_of(member) for member in _members_of(entry)]
+        if not all(isinstance(member, str) for member in _members_of(entry)):
+            raise RequestError(f"{name}: it has no number of its own; name its tasks: {', '.join(map(str, names))}")
+        return [member for inner in _members_of(entry) for member in members(manager, inner)]
+    return [name]
+
+
+def definition(manager: Any, name: str) -> Definition:
+    """The definition of a task or of a group with a number of its own. RequestError if it cannot be run here."""
+    entry = manager.task_index[name]
+    leaves = tuple(_leaves(manager.task_index, entry, {}))
+    if entry.kind is not Kind.GROUP:
+        return Definition(leaves[0].version, leaves, leaves[0].metrics)
+    group = Group.from_config({key: value for key, value in entry.cfg.items() if key in GROUP_FIELD_NAMES})
+    aggregated = group.aggregate_metric_list or []
+    weights: dict[str, Weighting] = {of.metric: "micro" if of.weight_by_size else "macro" for of in aggregated}
+    return Definition(version(group.version), leaves, tuple(weights), weights)
+
+
+def version(stated: Any) -> str | None:
+    """A task's version as text, None for the harness's "N/A"."""
+    return None if stated in (None, "N/A") else str(stated)
+
+
+def _is_mentioned(name: str) -> bool:
+    """Whether this word stands in a file of the harness's tasks, as in one that gives tasks a tag."""
+    word = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
+    files = (file for file in TASKS.glob("**/*yaml") if file.is_file())
+    return any(word.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
+
+
+def _is_closed(manager: Any, names: Iterable[str]) -> bool:
+    """Whether the manager's index has these names and all members of the groups among them."""
+    index = manager.task_index
+    return all(
+        name in index
+        and (
+            index[name].kind is not Kind.GROUP
+            or _is_closed(manager, filter(None, map(_name_of, _members_of(index[name]))))
+        )
+        for name in names
+    )
+
+
+def _members_of(entry: Any) -> list[Any]:
+    """The members of a group, as its file has them: names, or definitions that change a task or make one."""
+    listed = entry.cfg.get("task") or []
+    return [listed] if isinstance(listed, str) else listed
+
+
+def _name_of(member: Any) -> str | None:
+    """The name that a group's member refers to; None for a member that is defined in the group itself."""
+    if isinstance(member, str):
+        return member
+    return None if isinstance(member.get("task"), list) or "dataset_path" in member else _named(member)
+
+
+def _named(member: Config) -> str:
+    return str(member.get("group") or member.get("task"))
+
+
+def _leaves(index: Mapping[str, Any], entry: Any, overrides: Config) -> Iterator[Leaf]:
+    """The tasks of an entry with the changes that its groups make, found as the harness's own factory finds them."""
+    if entry.kind is Kind.TAG:
+        for name in sorted(entry.tags):
+            yield from _leaves(index, index[name], overrides)
+    elif entry.kind is Kind.GROUP:
+        inherited = {key: value for key, value in entry.cfg.items() if key not in GROUP_FIELD_NAMES} | dict(overrides)
+        for member in _members_of(entry):
+            changes = {} if isinstance(member, str) else dict(member)
+            name = member if isinstance(member, str) else _named(member)
+            if name in index:
+                yield from _leaves(index, index[name], inherited | {k: v for k, v in changes.items() if k != "group"})
+            else:
+                kind = Kind.GROUP if "group" in changes else Kind.TASK
+                yield from _leaves(index, Entry(name, kind, entry.yaml_path, changes), inherited)
+    else:
+        yield _leaf(entry, {**entry.cfg, **overrides})
+
+
+def _leaf(entry: Any, config: Config) -> Leaf:
+    for key, reason in UNUSABLE.items():
+        if config.get(key):
+            raise RequestError(f"{entry.name} {reason}; choose another task")
+    if entry.kind is Kind.PY_TASK:  # only the class knows
+        task_class = load_yaml(entry.yaml_path, resolve_func=True)["class"]
+        stated = (config.get("metadata") or {}).get("version", task_class.VERSION)
+        return Leaf(entry.name, version(stated), config.get("num_fewshot"), None, None, None, None)
+    listed = config.get("metric_list") or [{"metric": name} for name in DEFAULT_METRIC_REGISTRY[config["output_type"]]]
+    return Leaf(
+        task=entry.name,
+        version=version((config.get("metadata") or {}).get("version", ConfigurableTask.VERSION)),
+        num_fewshot=config.get("num_fewshot"),
+        metrics=tuple(str(metric["metric"]).rpartition(".")[2] for metric in listed),
+        filters=tuple(filter["name"] for filter in config.get("filter_list") or [{"name": "none"}]),
+        data=(config["dataset_path"], config.get("dataset_name")) if config.get("dataset_path") else None,
+        output_type=config["output_type"],
+    )
