@@ -168,14 +168,10 @@ def judged(
         row: dict[str, Any] = {"transformers": release, "package": package, "model": name}
         row["class"] = one["class"].partition(".")[0]
         row["tokenizer"] = one["tokenizer"]
-        for way, texts in one["texts"].items():
-            if name == "base":
-                right = texts == one["texts"]["uncached"] or way == "beams"
-            elif name.endswith("fresh"):
-                right = texts == of_base["texts"][way]
-            else:
-                right = texts == one["texts"]["uncached"] if way != "beams" else isinstance(texts, list)
-            row[way] = True if right else f"wrong: {texts}"
+        for way, text in one["texts"].items():
+            alike = "beams, uncached" if way.startswith("beams") else "uncached"
+            right = text == (of_base["texts"][way] if name.endswith("fresh") else one["texts"][alike])
+            row[way] = True if right else f"wrong: {text}"
         if name != "base" and not one["class"].startswith(module):
             row["cached"] = f"wrong class: {one['class']}"
         if one["tokenizer"] != of_base["tokenizer"]:

@@ -14,12 +14,14 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROMPTS = ("The capital of France is", "Once upon a time, in a small village by the sea, there lived")
-NEW_TOKENS = 8
+"""The second, longer one stands beside the first where that is to be padded."""
+NEW_TOKENS = 10
 WAYS: dict[str, dict[str, Any]] = {
     "cached": {},
     "uncached": {"use_cache": False},
     "left-padded": {},
     "beams": {"num_beams": 3},
+    "beams, uncached": {"num_beams": 3, "use_cache": False},
     "static cache": {"cache_implementation": "static"},
     "assisted": {},
 }
@@ -51,24 +53,19 @@ def main() -> None:
     words.out.write_text(json.dumps({"versions": versions, "found": found}), encoding="utf-8")
 
 
-def generated(model: Any, base: Any, tokenizer: Any, way: str) -> list[str] | str:
-    """What the model writes greedily after each prompt, or the first line of the error."""
+def generated(model: Any, base: Any, tokenizer: Any, way: str) -> str:
+    """The text that the model writes greedily after the first prompt, or the first line of the error."""
     options: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "repetition_penalty": 1.0} | WAYS[way]
     if way == "assisted":
         options["assistant_model"] = base
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    batches = [list(PROMPTS)] if way == "left-padded" else [[prompt] for prompt in PROMPTS]
-    texts = []
-    for batch in batches:
-        inputs = tokenizer(batch, return_tensors="pt", padding=True)
-        try:
-            with torch.no_grad():
-                tokens = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **options)
-        except (RuntimeError, TypeError, ValueError) as error:
-            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        length = inputs["input_ids"].shape[1]
-        texts += [tokenizer.decode(row[length:], skip_special_tokens=True) for row in tokens]
-    return texts
+    inputs = tokenizer(list(PROMPTS if way == "left-padded" else PROMPTS[:1]), return_tensors="pt", padding=True)
+    try:
+        with torch.no_grad():
+            tokens = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **options)
+    except (RuntimeError, TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return str(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 if __name__ == "__main__":
