@@ -365,7 +365,7 @@ def _write_texts(recipe: KoreanRecipe, texts: Path, *, say: Callable[[str], None
     documents: dict[str, Sequence[str]] = {}
     for language, source in sources.items():
         (corpus,) = read_corpora(
-            [f"{language}={source}"], limit=recipe.documents[language], option=f"--{language}-data"
+            [f"{language}={source}"], limit=recipe.documents[language], option=f"--{language}-data", say=say
         )
         documents[language] = corpus.documents
     with new_folder(texts) as folder:

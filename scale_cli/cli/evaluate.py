@@ -31,8 +31,8 @@ def evaluate(
     perplexity: Annotated[
         list[str] | None,
         typer.Option(
-            help="Perplexity of a text: a .txt, .jsonl or .parquet file, FILE:FIELD, a folder or glob of them, or a "
-            "data set of the hub, ORG/NAME:CONFIG:SPLIT:FIELD. Several: --perplexity twice.",
+            help="Perplexity of a text, a source as of `scale train --data`: a file, FILE:FIELD, a folder, a glob, or "
+            "a hub data set ORG/NAME:CONFIG:SPLIT:FIELD. Several: --perplexity twice.",
             metavar="NAME=SOURCE",
         ),
     ] = None,
@@ -115,7 +115,8 @@ def evaluate(
     text_jobs: list[PerplexityJob | DriftJob] = []
     if perplexity or drift:
         windows = WindowOptions(perplexity_length, perplexity_stride, perplexity_packing)
-        corpora = read_corpora(perplexity or [], limit=perplexity_documents)
+        silent = os.environ.get("RANK", "0") != "0"
+        corpora = read_corpora(perplexity or [], limit=perplexity_documents, say=(lambda line: None) if silent else say)
         text_jobs += [PerplexityJob(corpus, windows) for corpus in corpora]
         text_jobs += [DriftJob(corpora, windows, base, drift_tokens)] if drift else []
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from scale_cli.cli.options import recipe_options
-from scale_cli.cli.output import AsJson, counter, progress, quiet_libraries, show
+from scale_cli.cli.output import AsJson, counter, progress, quiet_libraries, say, show
 from scale_cli.core.recipe import load_recipe
 from scale_cli.training import TrainRecipe
 
@@ -29,6 +29,7 @@ def train(
     from scale_cli.training.trainer import last_checkpoint, step_of
 
     quiet_libraries()
+    first_process = os.environ.get("RANK", "0") == "0"
     done = step_of(last_checkpoint(out)) if resume else 0
     with progress(resolved.method, resolved.steps, done=done) as advance:
         result = run(
@@ -38,8 +39,9 @@ def train(
             resume=resume,
             progress=lambda done, total: advance(done=done, total=total),
             reading=counter("tokens read from --data"),
+            say=say if first_process else lambda line: None,
         )
-    if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
+    if not first_process:  # only one of several processes prints
         return
 
     from rich.table import Table

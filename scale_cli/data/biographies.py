@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from scale_cli.core.errors import RequestError
+from scale_cli.data.texts import read_tables
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Question:
 
 
 def is_bios_folder(folder: Path) -> bool:
-    """Whether `folder` is what `scale gen-bios` writes."""
+    """Whether `scale gen-bios` wrote this folder."""
     return (folder / "manifest.json").is_file() and (folder / "biographies.parquet").is_file()
 
 
 def check_people(folder: Path, people: tuple[int, int] | None) -> tuple[int, int]:
-    """The range of people asked for, all where None. Raises RequestError where the folder lacks them."""
+    """The given range of people, all if it is None. Raises RequestError if the folder lacks some of them."""
     if not is_bios_folder(folder):
         raise RequestError(f"{folder} is not a gen-bios folder; make one with: scale gen-bios {folder}")
     count = int(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["people"])
@@ -39,17 +39,18 @@ def check_people(folder: Path, people: tuple[int, int] | None) -> tuple[int, int
 
 
 def read_biographies(folder: Path, people: tuple[int, int] | None = None) -> list[str]:
-    """The biographies of the people A to B-1, in order of person and number. RequestError as `check_people`."""
-    return list(_read(folder, "biographies.parquet", people, ["text"])["text"])
+    """The biographies of the people A to B-1, in order of person and number. Raises as `check_people` does."""
+    return [text for (text,) in _rows(folder, "biographies.parquet", people, ("text",))]
 
 
 def read_questions(folder: Path, people: tuple[int, int] | None = None) -> list[Question]:
-    """The questions on the people A to B-1, six each, in order. RequestError as `check_people`."""
-    columns = _read(folder, "questions.parquet", people, ["person_id", "attribute", "prompt", "answer"])
-    return [Question(*row) for row in zip(*columns.values(), strict=True)]
+    """The questions on the people A to B-1, six per person, in order. Raises as `check_people` does."""
+    columns = ("person_id", "attribute", "prompt", "answer")
+    return [Question(*row) for row in _rows(folder, "questions.parquet", people, columns)]
 
 
-def _read(folder: Path, file: str, people: tuple[int, int] | None, columns: list[str]) -> dict[str, list[Any]]:
+def _rows(folder: Path, file: str, people: tuple[int, int] | None, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     first, last = check_people(folder, people)
-    rows = [("person_id", ">=", first), ("person_id", "<", last)]
-    return pq.read_table(folder / file, columns=columns, filters=rows).to_pydict()
+    filters = [("person_id", ">=", first), ("person_id", "<", last)]
+    for table in read_tables(folder / file, columns, filters):
+        yield from zip(*table.to_pydict().values(), strict=True)

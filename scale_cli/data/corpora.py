@@ -1,14 +1,13 @@
-"""The texts that a model is measured on: `NAME=SOURCE`, with files, folders, globs and data sets of the hub as sources.
+"""The texts that a model is measured on: `NAME=SOURCE`, with the sources that `scale train --data` reads.
 
-A document is a row of a .jsonl or .parquet file or a data set, and the whole of any other file, as `scale train` takes
-them. Empty documents are left out.
+Empty documents are left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,8 +19,8 @@ from scale_cli.data.sources import FileSource, find_source
 class Corpus:
     """Documents to measure on, none of them empty.
 
-    name: what results call them. source: as it was given. limit: the most documents asked for, None for all.
-    empty: the documents left out on the way, as they hold nothing.
+    name: the name in results. source: as it was given. limit: the greatest number of documents, None for all.
+    empty: the number of empty documents that were left out.
     """
 
     name: str
@@ -32,8 +31,11 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the documents' UTF-8 bytes with a zero byte between two, as hex; of a single text file that of the file,
-        unless its lines end in more than a newline."""
+        """The hash, as hex, of the documents' UTF-8 bytes with a zero byte between two.
+
+        For a single .txt file this is the hash of the file, unless its lines end in more than a newline or it begins
+        with a byte-order mark.
+        """
         digest = hashlib.sha256()
         for number, text in enumerate(self.documents):
             digest.update(b"\0" * (number > 0) + text.encode())
@@ -41,14 +43,14 @@ class Corpus:
 
 
 def parse_corpora(given: Sequence[str], *, option: str = "--perplexity") -> dict[str, str]:
-    """The sources by name in `NAME=SOURCE` words. Raises RequestError for what is none, and for a name that has two."""
+    """The sources by name in `NAME=SOURCE` values. Raises RequestError for another form and for a repeated name."""
     sources: dict[str, str] = {}
-    for words in given:
-        name, equals, source = words.partition("=")
+    for value in given:
+        name, equals, source = value.partition("=")
         if not re.fullmatch(r"[\w.-]+", name) or not equals or not source:
-            raise RequestError(f"{option} {words!r}: write NAME=SOURCE, as in english=test.jsonl")
+            raise RequestError(f"{option} {value!r}: write NAME=SOURCE, as in english=test.jsonl")
         if name in sources:
-            raise RequestError(f"{option} {words}: {name} is already {sources[name]}; names differ")
+            raise RequestError(f"{option} {value}: {name} is already {sources[name]}; names differ")
         sources[name] = source
     return sources
 
@@ -59,27 +61,30 @@ def read_corpora(
     limit: int | None = None,
     option: str = "--perplexity",
     limit_option: str = "--perplexity-documents",
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Corpus]:
-    """The corpora of `NAME=SOURCE` words, read.
+    """The corpora of `NAME=SOURCE` values, read.
 
-    SOURCE: a file, a folder (its .txt, .jsonl and .parquet files at any depth, or what gen-bios wrote), a glob, each
-        with `:FIELD` behind it where the text of a row is not in `text`; or a data set of the hub, streamed, as
-        ORG/NAME[:CONFIG[:SPLIT[:FIELD]]], an empty part for what is usual: the only config, the split "test" or the
-        only one, the field "text".
-    limit: the first so many documents of each; a data set of the hub needs it.
-    option, limit_option: what a message calls what was given.
-    Raises RequestError for what is missing, cannot be read, or holds no text.
+    SOURCE: as `find_source` takes it. A data set of the hub is streamed from its split "test", or its only split.
+    limit: the greatest number of documents per corpus; a data set of the hub needs it.
+    option, limit_option: the options' names in messages.
+    say: called with a line about the files of a folder that are not read.
+    Raises RequestError for a source that does not exist, cannot be read, or holds no text.
     """
     if limit is not None and limit < 1:
         raise RequestError(f"{limit_option} {limit}: at least 1")
     sources = parse_corpora(given, option=option)
-    return [_read(name, source, limit, f"{option} {name}={source}", limit_option) for name, source in sources.items()]
+    return [
+        _read(name, source, limit, f"{option} {name}={source}", limit_option, say) for name, source in sources.items()
+    ]
 
 
-def _read(name: str, source: str, limit: int | None, option: str, limit_option: str) -> Corpus:
+def _read(
+    name: str, source: str, limit: int | None, option: str, limit_option: str, say: Callable[[str], None]
+) -> Corpus:
     documents: list[str] = []
     empty = 0
-    for text in _texts(option, source, limit, limit_option):
+    for text in _texts(option, source, limit, limit_option, say):
         if text:
             documents.append(text)
         else:
@@ -91,13 +96,15 @@ def _read(name: str, source: str, limit: int | None, option: str, limit_option: 
     return Corpus(name, source, tuple(documents), limit, empty)
 
 
-def _texts(option: str, source: str, limit: int | None, limit_option: str) -> Iterator[str]:
-    """All texts of a source, in order; `option` begins what is said of a source that is none."""
-    found = find_source(option, source)
-    if isinstance(found, FileSource):
-        return found.texts()
+def _texts(option: str, source: str, limit: int | None, limit_option: str, say: Callable[[str], None]) -> Iterator[str]:
+    """All texts of a source, in order. option: the beginning of messages."""
+    opened = find_source(option, source)
+    if isinstance(opened, FileSource):
+        if opened.unread:
+            say(f"{option}: {opened.unread}")
+        return opened.texts()
     if limit is None:
         raise RequestError(
             f"{option}: no such file, and of a data set of the hub say how many documents: {limit_option} N"
         )
-    return found.open(option, "test").texts()
+    return opened.open(option, "test").texts()

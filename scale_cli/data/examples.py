@@ -1,7 +1,7 @@
-"""Training data: texts packed into windows, questions with masked prompts, and the order in which both are seen.
+"""Training data: texts packed into windows, questions with masked prompts, and the order of both.
 
-The order is part of the data: example i of a run is a function of the seed and i alone, so a resumed run goes on where
-it stopped and every method that shares a seed sees the same examples.
+The order is part of the data: example i of a run is a function of the seed and i alone. So a resumed run continues
+exactly, and methods that share a seed see the same examples.
 """
 
 from __future__ import annotations
@@ -20,46 +20,45 @@ from scale_cli.core.files import default_cache
 from scale_cli.data.biographies import Question, check_people, read_questions
 from scale_cli.data.options import DataOptions, Packing, parse_people
 from scale_cli.data.packing import Group, Windows, interleave
-from scale_cli.data.sources import SUFFIXES, FileSource, HubSource, find_source, split_weight
-from scale_cli.data.texts import FIELD
+from scale_cli.data.sources import FileSource, HubSource, find_source, split_weight
 from scale_cli.data.tokens import Chunk, TokenCache, tokenise
 
 IGNORED = -100
 """The label of a position without a loss."""
 DEFAULT_LENGTH = 512
-"""Tokens of a sequence of text where nobody says how many."""
+"""The default number of tokens in a sequence of text."""
 
 
 class Examples(Dataset[dict[str, torch.Tensor]], ABC):
-    """`total` examples of `length` tokens, epoch after epoch, each epoch in an own order drawn from the seed.
+    """`count` examples of `length` tokens. Each epoch is reshuffled from the seed.
 
-    Asked for a list of indices it gives the whole batch, so the data loader collates nothing.
+    A list of indices returns the whole batch, so the data loader collates nothing.
     """
 
     fingerprints: Mapping[str, str]
-    """What the data was, by its words in `--data`: a sha256, or the commit of a data set of the hub."""
+    """A sha256, or the commit of a data set of the hub, by the values of `--data`."""
 
-    def __init__(self, length: int, total: int) -> None:
+    def __init__(self, length: int, count: int) -> None:
         self.length = length
-        self.total = total
+        self.count = count
         self.fingerprints = {}
 
     @abstractmethod
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """These examples: `input_ids`, `labels` and whatever else the model is given, (len(indices), length) each."""
+        """The examples of these indices: `input_ids`, `labels` and further inputs, (len(indices), length) each."""
 
     @property
     def empty_texts(self) -> int:
-        """The texts met so far that were left out, as they hold no token."""
+        """The number of texts so far that were left out because they have no token."""
         return 0
 
     @property
     @abstractmethod
     def predicted_tokens(self) -> int:
-        """The tokens of all examples that have a loss: neither padding nor without one to predict them from."""
+        """The number of tokens with a loss in all examples: without padding and without first tokens."""
 
     def __len__(self) -> int:
-        return self.total
+        return self.count
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """The batch of these examples, int64."""
@@ -70,27 +69,27 @@ class Examples(Dataset[dict[str, torch.Tensor]], ABC):
 
 
 class PackedTexts(Examples):
-    """Texts, each closed by end-of-text, shuffled every epoch, laid end to end and cut into windows.
+    """Texts, each closed by end-of-text, reshuffled per epoch, laid end to end and cut into windows.
 
-    What is left behind the last whole window of an epoch is dropped; another epoch's shuffle drops something else.
-    Packing "concat": attention crosses the borders of texts inside a window. "documents": `position_ids` begin anew
-    with each text, by which the library's attention keeps to it, and no text's first token is predicted.
+    The remainder after the last whole window of an epoch is dropped; each epoch drops other tokens.
+    Packing "concat": attention crosses the borders of texts in a window. "documents": `position_ids` restart with each
+    text, which keeps the library's attention inside it, and the first token of a text is not predicted.
     """
 
     def __init__(
         self,
         sources: Sequence[Windows],
         length: int,
-        total: int,
+        count: int,
         *,
         weights: Sequence[float] = (1.0,),
         packing: Packing = "concat",
     ) -> None:
-        """weights: of the sources, as shares of tokens. RequestError where a source fills no window."""
-        super().__init__(length, total)
+        """weights: of the sources, as shares of tokens. Raises RequestError if a source fills no window."""
+        super().__init__(length, count)
         self.sources = sources
         self.packing = packing
-        self._mixed = interleave(weights, total) if len(sources) > 1 else None
+        self._mixed = interleave(weights, count) if len(sources) > 1 else None
         for source in sources:
             source.locate(0)
 
@@ -102,8 +101,8 @@ class PackedTexts(Examples):
             tokens = np.empty((len(indices), self.length), np.int64)
             positions = np.empty_like(tokens)
             for number in np.unique(sources):
-                here = sources == number
-                tokens[here], positions[here] = self.sources[number].windows(numbers[here])
+                rows = sources == number
+                tokens[rows], positions[rows] = self.sources[number].windows(numbers[rows])
         if self.packing == "concat":
             return {"input_ids": tokens, "labels": tokens.copy()}
         labels = np.where(positions == 0, IGNORED, tokens)
@@ -115,24 +114,24 @@ class PackedTexts(Examples):
 
     @property
     def predicted_tokens(self) -> int:
-        inside = self.total * (self.length - 1)
+        inside = self.count * (self.length - 1)
         if self.packing == "concat":
             return inside
-        counts = [self.total] if self._mixed is None else np.bincount(self._mixed[0], minlength=len(self.sources))
+        counts = [self.count] if self._mixed is None else np.bincount(self._mixed[0], minlength=len(self.sources))
         return inside - sum(source.borders(int(count)) for source, count in zip(self.sources, counts, strict=True))
 
 
 class PaddedQuestions(Examples):
-    """Questions with their answers, padded on the right; only answer and end-of-text have a label."""
+    """Questions with their answers, padded on the right. Only the answer and end-of-text have labels."""
 
     def __init__(
-        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], length: int | None, pad: int, total: int, seed: int
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], length: int | None, pad: int, count: int, seed: int
     ) -> None:
-        """pairs: token ids of prompt and of answer with end-of-text. RequestError where one is longer than `length`."""
+        """pairs: token ids of prompt and of answer with end-of-text. Raises RequestError if one exceeds `length`."""
         longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
         if length is not None and longest > length:
             raise RequestError(f"--seq-length {length}: the longest question with its answer has {longest} tokens")
-        super().__init__(length or longest, total)
+        super().__init__(length or longest, count)
         self.seed = seed
         self.inputs = np.full((len(pairs), self.length), pad, dtype=np.int32)
         self.labels = np.full_like(self.inputs, IGNORED)
@@ -149,137 +148,142 @@ class PaddedQuestions(Examples):
     @property
     def predicted_tokens(self) -> int:
         each = (self.labels[:, 1:] != IGNORED).sum(axis=1)
-        epochs, rest = divmod(self.total, len(each))
+        epochs, rest = divmod(self.count, len(each))
         return int(epochs * each.sum() + sum(each[self._row(epochs * len(each) + index)] for index in range(rest)))
 
     def _row(self, index: int) -> int:
-        epoch, place = divmod(index, len(self.inputs))
+        epoch, position = divmod(index, len(self.inputs))
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.inputs)))
-        return int(self._order[1][place])
+        return int(self._order[1][position])
 
 
 @dataclass(frozen=True)
 class Given:
-    """A source of `--data` as it was given, what it means, and its share of the tokens, None where none has one."""
+    """One value of `--data`: its text, its source, and its share of the tokens if the sources have weights."""
 
-    words: str
+    text: str
     source: FileSource | HubSource
     weight: float | None
 
+    @property
+    def option(self) -> str:
+        """The beginning of messages."""
+        return f"--data {self.text}"
+
 
 def load_examples(
-    recipe: DataOptions, tokenizer: Any, *, processes: int = 1, progress: Callable[[int], None] | None = None
+    recipe: DataOptions,
+    tokenizer: Any,
+    *,
+    processes: int = 1,
+    progress: Callable[[int], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Examples:
-    """The examples of a training run of so many processes, which share them out batch by batch.
+    """The examples of a training run. Its processes share them out batch by batch.
 
-    progress: called with the tokens of each batch of texts that is tokenised, while training too if a stream is read;
-        what lies in the cache of tokens is not tokenised again.
-    Raises RequestError for data that is missing or of the wrong kind.
+    progress: called with the number of tokens of each batch of texts that is tokenised, during training too if a
+        stream is read. Tokens in the cache are not made again.
+    say: called with a line about the files of a folder that are not read.
+    Raises RequestError for data that does not exist or is of the wrong kind.
     """
-    total = recipe.steps * recipe.batch_size * recipe.gradient_accumulation_steps * processes
+    count = recipe.steps * recipe.batch_size * recipe.gradient_accumulation_steps * processes
     given = resolve_data(recipe)
+    for item in given:
+        if isinstance(item.source, FileSource) and item.source.unread:
+            say(f"{item.option}: {item.source.unread}")
     end = end_of_text(tokenizer)
     if recipe.objective == "qa":
-        sources = [one.source for one in given if isinstance(one.source, FileSource)]
+        sources = [item.source for item in given if isinstance(item.source, FileSource)]
         questions = [question for source in sources for question in read_questions(source.place, source.people)]
         pairs = tokenise_questions(questions, tokenizer)
-        asked = PaddedQuestions(pairs, recipe.seq_length, end, total, recipe.seed)
-        asked.fingerprints = {one.words: source.fingerprint() for one, source in zip(given, sources, strict=True)}
-        return asked
+        padded = PaddedQuestions(pairs, recipe.seq_length, end, count, recipe.seed)
+        padded.fingerprints = {item.text: source.fingerprint() for item, source in zip(given, sources, strict=True)}
+        return padded
 
     length = recipe.seq_length or DEFAULT_LENGTH
     folder = recipe.tokens_cache or default_cache() / "tokens"
     groups: list[Group] = []
     fingerprints = {}
-    for one in given:
-        option = f"--data {one.words}"
-        texts = one.source if isinstance(one.source, FileSource) else one.source.open(option, "train")
+    for item in given:
+        texts = item.source if isinstance(item.source, FileSource) else item.source.open(item.option, "train")
         cache = TokenCache(texts, tokenizer, end, folder, progress)
         groups.append(_all_chunks(cache) if isinstance(texts, FileSource) else _each_chunk(cache))
-        fingerprints[one.words] = texts.fingerprint()
-    weights = [one.weight for one in given if one.weight is not None]
+        fingerprints[item.text] = texts.fingerprint()
+    weights = [item.weight for item in given if item.weight is not None]
     if not weights:
-        words = ",".join(one.words for one in given)
-        windows = [Windows(f"--data {words}", _together(groups), length, (recipe.seed, 0))]
+        windows = [Windows(_option(recipe), _together(groups), length, (recipe.seed, 0))]
     else:
         windows = [
-            Windows(f"--data {one.words}", group, length, (recipe.seed, number))
-            for number, (one, group) in enumerate(zip(given, groups, strict=True))
+            Windows(item.option, group, length, (recipe.seed, number))
+            for number, (item, group) in enumerate(zip(given, groups, strict=True))
         ]
-    packed = PackedTexts(windows, length, total, weights=weights or [1.0], packing=recipe.packing)
+    packed = PackedTexts(windows, length, count, weights=weights or [1.0], packing=recipe.packing)
     packed.fingerprints = fingerprints
     return packed
 
 
 def check_data(recipe: DataOptions) -> None:
-    """Raise RequestError for sources that are missing or of the wrong kind; nothing is read, and no hub asked."""
+    """Raise RequestError for sources that do not exist or are of the wrong kind; nothing is read, and no hub asked."""
     resolve_data(recipe)
 
 
 def resolve_data(recipe: DataOptions) -> list[Given]:
-    """What `--data` means, without the sources that have no share. RequestError as `check_data`."""
+    """The sources of `--data`, without those whose weight is 0. Raises as `check_data` does."""
     people = None if recipe.people is None else parse_people(recipe.people)
     given = []
-    for words in recipe.data:
-        place, weight = split_weight(words)
-        source = find_source(f"--data {words}", place)
-        given.append(Given(words, _checked(words, source, recipe, people), weight))
-    weights = [one.weight for one in given]
+    for text in recipe.data:
+        name, weight = split_weight(text)
+        source = find_source(f"--data {text}", name)
+        given.append(Given(text, _checked(text, source, recipe, people), weight))
+    weights = [item.weight for item in given]
     if any(weight is None for weight in weights):
         if any(weight is not None for weight in weights):
+            raise RequestError(f"{_option(recipe)}: give every source a weight or none, as in a.txt:0.95,b.txt:0.05")
+        if len(given) > 1 and any(isinstance(item.source, HubSource) for item in given):
             raise RequestError(
-                f"--data {','.join(recipe.data)}: give every source a weight or none, as in a.txt:0.95,b.txt:0.05"
-            )
-        if len(given) > 1 and any(isinstance(one.source, HubSource) for one in given):
-            raise RequestError(
-                f"--data {','.join(recipe.data)}: how long a data set of the hub is, is not known; give every source a "
-                "weight, as in a.txt:0.95,org/name:0.05"
+                f"{_option(recipe)}: the length of a data set of the hub is not known; give every source a weight, as "
+                "in a.txt:0.95,org/name:0.05"
             )
         return given
     if recipe.objective == "qa":
-        raise RequestError(f"--data {','.join(recipe.data)}: weights are for texts; --objective qa asks every question")
-    for one in given:
-        if not 0 <= (one.weight or 0) < np.inf:
-            raise RequestError(f"--data {one.words}: a weight is a number, 0 at least; it is a share of the tokens")
+        raise RequestError(f"{_option(recipe)}: weights are for texts; --objective qa asks every question")
+    for item in given:
+        if not 0 <= (item.weight or 0) < np.inf:
+            raise RequestError(f"{item.option}: a weight is a number, 0 at least; it is a share of the tokens")
     if not any(weights):
-        raise RequestError(f"--data {','.join(recipe.data)}: all weights are 0; give one source at least a share")
-    return [one for one in given if one.weight]
+        raise RequestError(f"{_option(recipe)}: all weights are 0; give one source at least a share")
+    return [item for item in given if item.weight]
+
+
+def _option(recipe: DataOptions) -> str:
+    """The beginning of messages about all sources together."""
+    return f"--data {','.join(recipe.data)}"
 
 
 def _checked(
-    words: str, source: FileSource | HubSource, recipe: DataOptions, people: tuple[int, int] | None
+    text: str, source: FileSource | HubSource, recipe: DataOptions, people: tuple[int, int] | None
 ) -> FileSource | HubSource:
-    """The source, with the people that are asked for, if it is of the kind that the recipe needs."""
+    """The source with the people asked for, if it is of the kind that the recipe needs."""
     if isinstance(source, FileSource) and source.is_bios:
         if recipe.objective == "qa" or people is not None:
             check_people(source.place, people)
         return replace(source, people=people)
     if recipe.objective == "qa":
-        raise RequestError(f"--data {words}: --objective qa needs a gen-bios folder (scale gen-bios)")
+        raise RequestError(f"--data {text}: --objective qa needs a gen-bios folder (scale gen-bios)")
     if people is not None:
-        raise RequestError(f"--people {recipe.people}: {words} is not a gen-bios folder and has no people")
-    if isinstance(source, FileSource):
-        if any(file.suffix not in SUFFIXES for file in source.files):
-            raise RequestError(
-                f"--data {words}: give a gen-bios folder or a .txt, .jsonl or .parquet file, a folder or glob of such "
-                "files, or a data set of the hub"
-            )
-        if source.field != FIELD and all(file.suffix == ".txt" for file in source.files):
-            raise RequestError(
-                f"--data {words}: {source.field!r} is neither a weight, which is a number, nor a field: .txt has none"
-            )
+        raise RequestError(f"--people {recipe.people}: {text} is not a gen-bios folder and has no people")
     return source
 
 
 def _all_chunks(cache: TokenCache) -> Group:
-    """One group of everything: files are shuffled as a whole."""
+    """One group of all chunks: files are shuffled as a whole."""
     chunks = cache.chunks()
     return lambda number: chunks if number == 0 else None
 
 
 def _each_chunk(cache: TokenCache) -> Group:
-    """A group a chunk, made when training reaches it: a stream is shuffled chunk by chunk."""
+    """One group per chunk, made when training reaches it: a stream is shuffled chunk by chunk."""
 
     def group(number: int) -> list[Chunk] | None:
         chunk = cache.chunk(number)
@@ -289,7 +293,7 @@ def _each_chunk(cache: TokenCache) -> Group:
 
 
 def _together(groups: Sequence[Group]) -> Group:
-    """The groups of several sources as those of one."""
+    """The groups of several sources as one group."""
     if len(groups) == 1:
         return groups[0]
     chunks = [chunk for group in groups for chunk in group(0) or ()]
@@ -297,15 +301,18 @@ def _together(groups: Sequence[Group]) -> Group:
 
 
 def end_of_text(tokenizer: Any) -> int:
-    """The id that closes a text. Raises RequestError where the tokenizer has none."""
+    """The id of the token that closes a text. Raises RequestError if the tokenizer has none."""
     if tokenizer.eos_token_id is None:
         raise RequestError("the checkpoint's tokenizer has no end-of-text token (eos_token); give it one")
     return int(tokenizer.eos_token_id)
 
 
 def tokenise_questions(questions: Sequence[Question], tokenizer: Any) -> list[tuple[list[int], list[int]]]:
-    """Token ids of each prompt, and of its answer with end-of-text. The two are tokenised apart, so that the answer's
-    first token is what accuracy looks at whatever precedes it."""
+    """Token ids of each prompt, and of its answer with end-of-text.
+
+    Prompt and answer are tokenised separately, so the answer's first token, which accuracy is measured on, does not
+    depend on the prompt.
+    """
     end = end_of_text(tokenizer)
     prompts = tokenise([question.prompt for question in questions], tokenizer)
     answers = tokenise([question.answer for question in questions], tokenizer)

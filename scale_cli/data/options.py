@@ -1,4 +1,4 @@
-"""What the examples of a training run are: a part of its recipe. Importing this loads no torch."""
+"""The options of a training run's examples: a part of its recipe. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ PACKINGS: tuple[Packing, ...] = ("concat", "documents")
 
 @dataclass(frozen=True)
 class DataOptions:
-    """All that the examples of a training run depend on, the tokenizer and the number of processes apart."""
+    """Everything that determines the examples of a training run, except the tokenizer and the number of processes."""
 
     data: tuple[str, ...] = option(
         (),
-        help="Texts: .txt, .jsonl or .parquet files, folders or globs (:FIELD behind, if not text), gen-bios folders, "
-        "hub data sets ORG/NAME[:CONFIG[:SPLIT[:FIELD]]]; all with a share of the tokens behind, as in :0.95, or none.",
+        help="Texts: .txt, .jsonl, .json, .csv, .parquet, .arrow or compressed files, folders or globs (:FIELD after "
+        "it if the field is not text), gen-bios folders, hub data sets ORG/NAME[:CONFIG[:SPLIT[:FIELD]]]. Shares of "
+        "the tokens, as in :0.95, come last, for all sources or none.",
     )
     packing: Packing = option(
-        "concat", help="concat: attention crosses texts that share a sequence; documents: each text sees only itself."
+        "concat",
+        help="concat: attention crosses texts that share a sequence; documents: attention stays inside each text.",
     )
     tokens_cache: Path | None = option(
-        None, help="Where the tokens of --data are kept.  [$SCALE_CACHE/tokens or ~/.cache/scale/tokens]"
+        None, help="Cache folder for the tokens of --data.  [$SCALE_CACHE/tokens or ~/.cache/scale/tokens]"
     )
     objective: Literal["lm", "qa"] = option(
-        "lm", help="lm: packed text, loss on every token; qa: questions, loss on answer and end-of-text only."
+        "lm", help="lm: packed text, loss on every token; qa: questions, loss only on the answer and end-of-text."
     )
-    people: str | None = option(None, help="A:B, the people of a gen-bios folder to train on.  [all]")
+    people: str | None = option(None, help="A:B, the range of people of a gen-bios folder.  [all]")
     steps: int = option(1000, help="Optimiser steps.")
-    batch_size: int = option(8, help="Sequences per step and process.")
-    gradient_accumulation_steps: int = option(1, help="Forward passes per step, each of --batch-size sequences.")
+    batch_size: int = option(8, help="Sequences per forward pass and process.")
+    gradient_accumulation_steps: int = option(1, help="Forward passes per step, each with --batch-size sequences.")
     seq_length: int | None = option(None, help="Tokens per sequence.  [lm: 512; qa: the longest question]")
-    seed: int = option(0, help="Seed of initial weights and data order.")
+    seed: int = option(0, help="Seed of the initial weights and the data order.")
 
     def __post_init__(self) -> None:
         at_least_one(self, "steps", "batch_size", "gradient_accumulation_steps", "seq_length")
@@ -44,13 +46,13 @@ class DataOptions:
         if not self.data:
             raise ValueError("--data is missing: name a gen-bios folder or text files")
         if self.packing != "concat" and self.objective == "qa":
-            raise ValueError(f"--packing {self.packing}: packs texts; --objective qa has a sequence for each question")
+            raise ValueError(f"--packing {self.packing}: packs texts; --objective qa has one sequence per question")
         if self.people is not None:
             parse_people(self.people)
 
 
 def at_least_one(options: object, *names: str) -> None:
-    """Raise ValueError for a field of these that is a number below 1."""
+    """Raise ValueError if one of these fields is a number below 1."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -58,7 +60,7 @@ def at_least_one(options: object, *names: str) -> None:
 
 
 def parse_people(text: str) -> tuple[int, int]:
-    """The half-open range of person ids in "A:B". Raises ValueError for anything but 0 <= A < B."""
+    """The half-open range of person ids in "A:B". Raises ValueError unless 0 <= A < B."""
     first, colon, last = text.partition(":")
     if colon and first.isdecimal() and last.isdecimal() and int(first) < int(last):
         return int(first), int(last)

@@ -1,7 +1,6 @@
-"""What `--data` and `--perplexity` name: files, folders, globs, gen-bios folders and data sets of the hub.
+"""The sources of `--data` and `--perplexity`: files, folders, globs, gen-bios folders and data sets of the hub.
 
-A document is a row of a .jsonl or .parquet file or a data set, and the whole of any other file. Importing this loads no
-library that reads one.
+Importing this does not import `datasets`.
 """
 
 from __future__ import annotations
@@ -11,8 +10,10 @@ import glob
 import hashlib
 import itertools
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,47 +21,65 @@ from typing import Any
 from scale_cli.core.errors import RequestError
 from scale_cli.core.records import sha256_file
 from scale_cli.data.biographies import is_bios_folder, read_biographies
-from scale_cli.data.texts import FIELD, checked_text, read_file
+from scale_cli.data.texts import (
+    COMPRESSIONS,
+    ENDINGS,
+    FIELD,
+    FORMATS,
+    checked_text,
+    ending_of,
+    has_rows,
+    quiet,
+    read_texts,
+)
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
-"""The files of a folder that hold texts."""
+DESCRIPTIONS = (".json", ".csv")
+"""The formats that are left out of a folder, as files in them mostly describe the texts beside them."""
+READ = f"{', '.join(FORMATS)} ({', '.join(COMPRESSIONS)} if compressed)"
+SHOWN_ENDINGS = 8
+"""The most endings of files that are not read in a message."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[^:]*){0,3}")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 BATCH_CHARACTERS = 2**20
-"""Enough to keep every core busy with tokenising, few enough for its memory."""
+"""Characters per batch: enough to keep every core busy with tokenising, few enough for its memory."""
 HASHED_BYTES = 2**30
-"""Of a larger file, size and time of the last change stand for its bytes, which would take long to read."""
+"""A larger file is identified by its path, size and time of change, as hashing it takes long."""
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """Texts in files. place: what names them. field: that of a row. people: of a gen-bios folder, None for all."""
+    """Texts in files.
+
+    place: the file, folder or pattern that was given. field: the field of a row. people: of a gen-bios folder, None for
+    all. unread: the files of a folder that are left out, counted by ending; empty if there are none.
+    """
 
     place: Path
     files: tuple[Path, ...]
     field: str = FIELD
     people: tuple[int, int] | None = None
+    unread: str = ""
 
     @property
     def is_bios(self) -> bool:
         return is_bios_folder(self.place)
 
     def texts(self) -> Iterator[str]:
-        """All texts in order. RequestError, naming the row, for what is none."""
+        """All texts in order. Raises RequestError with the file and the row for anything that is not text."""
         if self.people is not None:
             return iter(read_biographies(self.place, self.people))
-        return itertools.chain.from_iterable(read_file(file, self.field) for file in self.files)
+        return read_texts(self.files, self.field)
 
     def batches(self, state: Any = None) -> Iterator[tuple[list[str], Any]]:
-        """The texts in batches, each with the state behind it; from a state on, or from the beginning."""
+        """The texts in batches, each with the state after it; from a state on, or from the beginning."""
         rows = state["rows"] if state else 0
         for batch in _in_batches(itertools.islice(self.texts(), rows, None)):
             rows += len(batch)
             yield batch, {"rows": rows}
 
     def identity(self) -> dict[str, Any]:
-        """What the texts are, wherever the files lie: as JSON, the same for the same texts and no others."""
-        files = [[file.suffix, _content(file)] for file in self.files]
+        """A key of the texts as JSON, equal for the same texts in other folders and for no other texts."""
+        files = [[ending_of(file), _content(file)] for file in self.files]
         return {"files": files, "field": self.field, "people": self.people}
 
     def fingerprint(self) -> str:
@@ -73,7 +92,7 @@ class FileSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set of the hub. An empty config, split or field is what is usual."""
+    """A data set of the hub. An empty config, split or field is the default."""
 
     name: str
     config: str
@@ -81,30 +100,31 @@ class HubSource:
     field: str
 
     def open(self, option: str, split: str) -> HubTexts:
-        """Look it up. split: the one that is meant where none is named, or else the only one.
+        """Look the data set up.
 
-        Raises RequestError, which begins with `option`, for what is not there or out of reach.
+        split: the default split. A data set without it must have a single split.
+        Raises RequestError, which begins with `option`, if the data set does not exist or cannot be reached.
         """
         import datasets
 
-        with _hub_errors(option):
+        with _hub_errors(option), quiet():
             builder = datasets.load_dataset_builder(self.name, self.config or None)
             if self.split:
                 split = self.split
                 builder.as_streaming_dataset(split=split)
             else:
-                found = list(builder.as_streaming_dataset())
-                if split not in found:
-                    if len(found) > 1:
-                        names = f"name a split, {self.name}:{self.config}:SPLIT, of {', '.join(found)}"
+                splits = list(builder.as_streaming_dataset())
+                if split not in splits:
+                    if len(splits) > 1:
+                        names = f"name a split, {self.name}:{self.config}:SPLIT, of {', '.join(splits)}"
                         raise RequestError(f"{option}: {names}")
-                    (split,) = found
+                    (split,) = splits
         return HubTexts(option, builder, split, self.field or FIELD, self.name)
 
 
 @dataclass(frozen=True)
 class HubTexts:
-    """A split of a data set, streamed, or read from the cache where the hub cannot be reached."""
+    """A split of a data set, streamed, or read from the cache if the hub cannot be reached."""
 
     option: str
     builder: Any
@@ -113,11 +133,11 @@ class HubTexts:
     name: str
 
     def texts(self) -> Iterator[str]:
-        """All texts in order. RequestError for a row without one, or where the stream breaks off."""
+        """All texts in order. Raises RequestError for a row without text, and if the stream breaks off."""
         return self._texts(self._stream(), 0)
 
     def batches(self, state: Any = None) -> Iterator[tuple[list[str], Any]]:
-        """The texts in batches, each with the state behind it as JSON; from a state on, or from the beginning."""
+        """The texts in batches, each with the state after it as JSON; from a state on, or from the beginning."""
         stream, rows = self._stream(), 0
         if state is not None:
             rows = state["rows"]
@@ -127,24 +147,26 @@ class HubTexts:
             yield batch, {"rows": rows, "stream": stream.state_dict()}
 
     def _stream(self) -> Any:
-        with _hub_errors(self.option):
+        with _hub_errors(self.option), quiet():
             return self.builder.as_streaming_dataset(split=self.split)
 
-    def _texts(self, stream: Any, rows: int) -> Iterator[str]:
+    def _texts(self, stream: Any, number: int) -> Iterator[str]:
+        """The texts after the first `number` rows, which the stream has left behind."""
         with _hub_errors(self.option):
-            for number, row in enumerate(stream, rows + 1):
+            for row in stream:
+                number += 1
                 if self.field not in row:
                     raise RequestError(f"{self.option}: it has no field `{self.field}`; it has {', '.join(row)}")
                 yield checked_text(row[self.field], self.field, f"{self.option}, document {number}")
 
     def identity(self) -> dict[str, Any]:
-        """What the texts are, as JSON."""
+        """A key of the texts as JSON: the data set with its owner, config, split, field and commit."""
         config = self.builder.config.name
         return {"hub": self.name, "config": config, "split": self.split, "field": self.field, "revision": self.revision}
 
     @property
     def revision(self) -> str:
-        """The commit; of a data set in the cache, the hash under which it lies there."""
+        """The commit. For a data set in the cache it is the hash under which the cache holds it."""
         return str(self.builder.hash)
 
     def fingerprint(self) -> str:
@@ -153,52 +175,112 @@ class HubTexts:
 
 
 def find_source(option: str, source: str) -> FileSource | HubSource:
-    """What `source` means: a file, a folder (its .txt, .jsonl and .parquet files at any depth, or what gen-bios wrote)
-    or a glob, each with `:FIELD` behind it where the text of a row is not in `text`; or a data set of the hub as
-    ORG/NAME[:CONFIG[:SPLIT[:FIELD]]].
+    """The source that is meant by one value of `--data` or `--perplexity`.
 
-    Nothing is read, and no hub is asked. Raises RequestError, which begins with `option`, for what is none of these.
+    source: a file, a folder, a gen-bios folder or a glob, each with `:FIELD` if the text of a row is not in `text`; or
+        a data set of the hub as ORG/NAME[:CONFIG[:SPLIT[:FIELD]]]. A folder means its visible files at any depth, each
+        once, links followed, without those in the formats of `DESCRIPTIONS` and those that are not read.
+    Nothing is read, and no hub is asked. Raises RequestError, which begins with `option`, for anything else.
     """
-    place, files, field = source, _files(source), FIELD
+    place, field = source, None
+    files = _files(option, place)
     if files is None:
         before, _, last = source.rpartition(":")
         if before and last:
-            place, files, field = before, _files(before), last
+            place, field = before, last
+            files = _files(option, place)
     if files is not None:
-        if not files:
-            raise RequestError(f"{option}: a folder without {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} files")
-        return FileSource(Path(place).expanduser(), tuple(files), field)
+        readable, unread = files
+        if not readable:
+            raise RequestError(
+                f"{option}: a folder without texts ({unread or 'empty'}); files that are read end in {READ}"
+            )
+        for file in readable:
+            if ending_of(file) not in ENDINGS:
+                raise RequestError(
+                    f"{option}: {file.name} is not read, as its ending is none of {READ}; give a text the ending .txt"
+                )
+        if field is not None and not any(map(has_rows, readable)):
+            raise RequestError(
+                f"{option}: {field!r} is not a field, as .txt files have none; a weight of --data is a number"
+            )
+        return FileSource(Path(place).expanduser(), tuple(readable), field or FIELD, unread=unread)
     if not HUB_ID.fullmatch(source) or source.startswith("."):
         raise RequestError(f"{option}: no such file or folder")
-    if source.partition(":")[0].endswith(SUFFIXES):
+    if ending_of(Path(source.partition(":")[0])) in ENDINGS:
         raise RequestError(f"{option}: no such file")
     return HubSource(*(source.split(":") + [""] * 3)[:4])
 
 
 def split_weight(source: str) -> tuple[str, float | None]:
-    """A source and the weight behind it: the last part, where it is a number and no file's name ends in it."""
+    """A source and the weight after it: the last part if it is a number and no file's name ends in it."""
     before, _, last = source.rpartition(":")
     if before and NUMBER.fullmatch(last) and not Path(source).expanduser().exists():
         return before, float(last)
     return source, None
 
 
-def _files(place: str) -> list[Path] | None:
-    """The files with texts that `place` means, None where nothing is there."""
+def _files(option: str, place: str) -> tuple[Sequence[Path], str] | None:
+    """The files that `place` means and those that it leaves out, counted; None if there are no files."""
     path = Path(place).expanduser()
     if path.is_dir():
         if is_bios_folder(path):
-            return [path / "biographies.parquet"]
-        return sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+            return [path / "biographies.parquet"], ""
+        try:
+            return _texts_of_folder(path)
+        except OSError as error:
+            raise RequestError(f"{option}: {error.filename} cannot be read: {error.strerror}") from error
     if path.exists():
-        return [path]
+        return [path], ""
     if glob.has_magic(place):
-        return [Path(found) for found in sorted(glob.glob(str(path), recursive=True)) if Path(found).is_file()] or None
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]
+        return (matches, "") if matches else None
     return None
 
 
+def _texts_of_folder(folder: Path) -> tuple[list[Path], str]:
+    """The visible files with texts below a folder in order, and the others, counted by ending."""
+    texts, unread = [], Counter[str]()
+    glob_needed = False
+    for file in _visible_files(folder):
+        ending = ending_of(file)
+        describes = ending in ENDINGS and f".{ending.split('.')[1]}" in DESCRIPTIONS
+        glob_needed |= describes
+        if ending in ENDINGS and not describes:
+            texts.append(file)
+        else:
+            unread[ending or "without an ending"] += 1
+    shown = sorted(unread.items(), key=lambda item: (-item[1], item[0]))[:SHOWN_ENDINGS]
+    others = unread.total() - sum(count for _, count in shown)
+    counts = ", ".join([f"{count} {ending}" for ending, count in shown] + [f"{others} others"] * (others > 0))
+    hint = f"; a glob reads {' and '.join(DESCRIPTIONS)}" if glob_needed else ""
+    return texts, f"not read: {counts}{hint}" if unread else ""
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """The files below a folder in order, each once, links followed, names that begin with a dot left out.
+
+    Links are followed after everything else, so a file that is here by itself keeps its own path.
+    """
+    files, seen = [], set()
+    todo, links = [folder], list[Path]()
+    while todo or links:
+        path = todo.pop() if todo else links.pop(0)
+        real = os.path.realpath(path)
+        if real in seen:
+            continue
+        seen.add(real)
+        if not path.is_dir():
+            files.append(path)
+            continue
+        for entry in sorted(path.iterdir()):
+            if not entry.name.startswith("."):
+                (links if entry.is_symlink() else todo).append(entry)
+    return sorted(files)
+
+
 def _in_batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    """Texts of about `BATCH_CHARACTERS` together. None is taken before it is needed, so a state is that of a batch."""
+    """Texts of about `BATCH_CHARACTERS` together. No text is taken early, so a state after a batch is exact."""
     batch: list[str] = []
     characters = 0
     for text in texts:
@@ -212,20 +294,20 @@ def _in_batches(texts: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _content(file: Path) -> str:
-    """The sha256 of a file's bytes, as hex; of a large one that of what changes when they do."""
+    """The sha256 of a file's bytes, as hex; for a large file that of its path, size and time of change."""
     try:
         status = file.stat()
         if status.st_size < HASHED_BYTES:
             return sha256_file(file)
     except OSError as error:
         raise RequestError(f"{file} cannot be read: {error.strerror or error}") from error
-    words = json.dumps([str(file.resolve()), status.st_size, status.st_mtime_ns])
-    return hashlib.sha256(words.encode()).hexdigest()
+    key = json.dumps([str(file.resolve()), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def _hub_errors(option: str) -> Iterator[None]:
-    """What `datasets` says of a data set, as a RequestError that begins with `option`."""
+    """Raise the errors of `datasets` as RequestErrors that begin with `option`."""
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the client it uses
 
     try:
@@ -237,5 +319,5 @@ def _hub_errors(option: str) -> Iterator[None]:
             f"{option}: no such file, and as a data set of the hub it is not in the cache and the hub cannot be "
             "reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"
         ) from error
-    except (OSError, ValueError, HTTPError) as error:  # no such data set, config or split, or refused
+    except (OSError, ValueError, HTTPError) as error:  # no such data set, config or split, or access refused
         raise RequestError(f"{option}: {' '.join(str(error).split())}") from error

@@ -1,9 +1,22 @@
-"""Texts in files, one after the other: of a .jsonl or .parquet file one a row, any other file is one text."""
+"""Texts in files, read through `datasets`: streamed, so that nothing is copied into its cache.
+
+A document is one field of a row. A .txt file is one document. Importing this does not import `datasets`.
+"""
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import errno
+import itertools
 import json
-from collections.abc import Iterator
+import locale
+import lzma
+import os
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,70 +26,294 @@ import pyarrow.parquet as pq
 from scale_cli.core.errors import RequestError
 
 FIELD = "text"
-"""The field that holds the text of a row where nobody says another."""
+"""The default field of a row."""
+FORMATS = {
+    ".txt": "text",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+"""The formats by a file's ending."""
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSIBLE = ("text", "json", "csv")
+"""The formats of files that may be compressed. The other formats compress their columns themselves."""
+ENDINGS = FORMATS | {
+    ending + compression: kind
+    for ending, kind in FORMATS.items()
+    if kind in COMPRESSIBLE
+    for compression in COMPRESSIONS
+}
+PARSING_ERRORS = (ValueError, EOFError, ImportError, zlib.error, lzma.LZMAError, pa.ArrowException)
+"""The errors of the library's parsers and decompressors, besides those of the system."""
+BATCH_ROWS = 256
+"""Rows that are held in memory at a time."""
 
 
-def read_file(source: Path, field: str = FIELD) -> Iterator[str]:
-    """The texts of a file, read as they are asked for; `field` is that of a row, and nothing to other files.
+def ending_of(file: Path) -> str:
+    """The last suffix of a file's name, with the one before a compression's, in lower case: `.jsonl.gz`."""
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    return "".join(suffixes[-2:] if suffixes[-1:] and suffixes[-1] in COMPRESSIONS else suffixes[-1:])
 
-    Blank lines of a .jsonl file are no rows. Raises RequestError, naming the row, where something else than a text is.
+
+def has_rows(file: Path) -> bool:
+    """Whether a file holds rows with fields, and not one document."""
+    return ENDINGS[ending_of(file)] != "text"
+
+
+def read_texts(files: Sequence[Path], field: str = FIELD) -> Iterator[str]:
+    """The documents of files in order, read as they are requested.
+
+    files: their endings are in `ENDINGS`. field: of each row, ignored for .txt.
+    Raises RequestError with the file and the row for anything that is not text.
     """
-    try:
-        if source.suffix == ".parquet":
-            yield from _parquet_rows(source, field)
-        elif source.suffix == ".jsonl":
-            yield from _json_rows(source, field)
-        else:
-            yield source.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise RequestError(f"{source}, line {line} is not UTF-8: {error}") from error
-    except pa.ArrowException as error:
-        raise RequestError(f"{source} is damaged or no Parquet file: {str(error).splitlines()[0]}") from error
-    except OSError as error:
-        raise RequestError(f"{source} cannot be read: {error.strerror or error}") from error
+    for holds_rows, group in itertools.groupby(files, key=has_rows):
+        if not holds_rows:
+            yield from _read_documents(list(group))
+            continue
+        for file in group:
+            for where, row in read_rows(file, (field,)):
+                if field not in row:
+                    raise RequestError(f"{where} has no field `{field}`; it has {', '.join(row) or 'none'}")
+                yield checked_text(row[field], field, where)
 
 
 def checked_text(value: Any, field: str, where: str) -> str:
-    """The value of a row's field, if it is text that UTF-8 can write. where: the row, for the RequestError."""
+    """The value of a row's field if it is text. where: names the row in the RequestError for other values."""
     if not isinstance(value, str):
         raise RequestError(f"{where}: the field `{field}` is {json.dumps(value, default=str)[:40]}, not text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise RequestError(
-            f"{where}: the field `{field}` holds half a surrogate pair, which is no character"
+            f"{where}: the field `{field}` holds half a surrogate pair, which is not a character"
         ) from error
     return value
 
 
-def _json_rows(source: Path, field: str) -> Iterator[str]:
-    with source.open("rb") as file:  # lines by "\n" alone: JSON holds U+2028 and its like as they are
-        for number, line in enumerate(file, 1):
-            where = f"{source}, line {number}"
-            if not line.strip():
-                continue
+def read_rows(file: Path, fields: Sequence[str] | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a file in order, each with its name for messages.
+
+    file: its ending is in `ENDINGS` and not that of a text. fields: the fields that are needed, None for all; a row of
+    JSON has all of its fields anyway. Blank lines of JSON are not rows.
+    Raises RequestError with the file and the row for a file that cannot be read or lacks a field.
+    """
+    if ENDINGS[ending_of(file)] == "json":
+        yield from _read_json(file)
+        return
+    number = 0
+    for table in read_tables(file, fields):
+        names = table.column_names
+        for values in zip(*(table[name] for name in names), strict=True):
+            number += 1
+            where = f"{file}, row {number}"
             try:
-                value = json.loads(line.decode())[field]
+                yield where, {name: value.as_py() for name, value in zip(names, values, strict=True)}
             except UnicodeDecodeError as error:
                 raise RequestError(f"{where} is not UTF-8: {error}") from error
-            except (ValueError, KeyError, TypeError) as error:
-                raise RequestError(f"{where}: not a JSON object with a field `{field}`") from error
-            yield checked_text(value, field, where)
 
 
-def _parquet_rows(source: Path, field: str) -> Iterator[str]:
-    with pq.ParquetFile(source) as file:
-        columns = file.schema_arrow.names
-        if field not in columns:
-            raise RequestError(f"{source} has no column `{field}`; it has {', '.join(columns)}")
-        number = 0
-        for batch in file.iter_batches(columns=[field]):
-            for value in batch.column(0):
-                number += 1
-                where = f"{source}, row {number}"
-                try:
-                    text = value.as_py()
-                except UnicodeDecodeError as error:
-                    raise RequestError(f"{where} is not UTF-8: {error}") from error
-                yield checked_text(text, field, where)
+def read_tables(file: Path, fields: Sequence[str] | None = None, filters: Any = None) -> Iterator[pa.Table]:
+    """The rows of a .parquet, .arrow or .csv file as tables of `BATCH_ROWS` rows at most.
+
+    fields: the columns, None for all those of a .parquet or .arrow file. filters: of the rows of a .parquet file, as
+    pyarrow takes them. Raises RequestError for a file that cannot be read or lacks a column.
+    """
+    return _tables(file, lambda: _columns(file, fields, filters))
+
+
+def _columns(file: Path, fields: Sequence[str] | None, filters: Any) -> Any:
+    """The stream of a file's columns."""
+    kind = ENDINGS[ending_of(file)]
+    if kind == "arrow":
+        stream = _stream(kind, [file])
+        return stream.select_columns(_checked_columns(file, fields, stream.column_names))
+    if kind == "parquet":
+        schema = pq.read_schema(file)
+        names = _checked_columns(file, fields, schema.names)
+        features = _features([schema.field(name) for name in names])
+        return _stream(kind, [file], columns=names, features=features, batch_size=BATCH_ROWS, filters=filters)
+
+    import pandas as pd
+
+    header = pd.read_csv(file, nrows=0, encoding="utf-8-sig")
+    names = _checked_columns(file, fields, list(header.columns))
+    features = _features([pa.field(name, pa.string()) for name in names])
+    # Without the filter an empty cell is an empty text, and "NA" and "null" are words. With an index, a row that is
+    # longer than the header would be read from its second cell on.
+    options = {"usecols": names, "features": features, "na_filter": False, "index_col": False}
+    return _stream(kind, [file], encoding="utf-8-sig", **options)
+
+
+def _checked_columns(file: Path, fields: Sequence[str] | None, names: Sequence[str]) -> list[str]:
+    for field in fields or ():
+        if field not in names:
+            raise RequestError(f"{file} has no column `{field}`; it has {', '.join(names) or 'none'}")
+    return list(names if fields is None else fields)
+
+
+def _features(columns: Sequence[pa.Field]) -> Any:
+    """The library's types of columns. All kinds of text become the one that has no limit to a batch's bytes.
+
+    Given these, the library does not look at a file's other columns, some of whose types it lacks.
+    """
+    from datasets import Features
+
+    texts = (pa.string(), pa.large_string(), pa.string_view())
+    types = {column.name: pa.large_string() if column.type in texts else column.type for column in columns}
+    return Features.from_arrow_schema(pa.schema(types))
+
+
+def _read_documents(files: Sequence[Path]) -> Iterator[str]:
+    """The whole of each file. All are one stream: opening one per file takes twenty times as long."""
+    with _reading(files[0]):
+        rows = iter(_stream("text", files, sample_by="document"))
+    for file in files:
+        with _reading(file):
+            row = next(rows)
+        yield row["text"].removeprefix("\ufeff")
+
+
+def _read_json(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a file that is an object per line, or one array of objects, or one object.
+
+    The library reads the lines and the standard library decodes each. The library's own decoder turns texts that are
+    dates into dates, and refuses files whose rows differ in other fields.
+    """
+    numbered = enumerate(_read_lines(file), 1)
+    filled = ((number, line) for number, line in numbered if line.strip())
+    first = next(filled, None)
+    if first is None:
+        return
+    if _is_object(first[1]):
+        for number, line in itertools.chain([first], filled):
+            yield _checked_row(f"{file}, line {number}", _decoded(line, file, number))
+        return
+    text = "\n".join([first[1], *(line for _, line in numbered)])
+    rows = _decoded(text, file, first[0])
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+        yield _checked_row(f"{file}, row {number}", row)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _decoded(text: str, file: Path, line: int) -> Any:
+    """The value of JSON that begins in this line of the file."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{file}, line {line + error.lineno - 1}"
+        raise RequestError(f"{where} is not JSON: {error.msg} in column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits, too many brackets
+        raise RequestError(f"{file}, line {line} is not JSON: {error}") from error
+
+
+def _checked_row(where: str, row: Any) -> tuple[str, Mapping[str, Any]]:
+    if not isinstance(row, dict):
+        raise RequestError(f"{where} is {json.dumps(row)[:40]}, not an object with fields")
+    return where, row
+
+
+def _read_lines(file: Path) -> Iterator[str]:
+    mark = "\ufeff"
+    for table in _tables(file, lambda: _stream("text", [file], sample_by="line")):
+        for line in table["text"]:
+            yield line.as_py().removeprefix(mark)
+            mark = ""
+
+
+def _tables(file: Path, stream: Callable[[], Any]) -> Iterator[pa.Table]:
+    """The rows of a file's stream. Errors of opening and reading it are raised with the file's name."""
+    with _reading(file):
+        tables = iter(stream().with_format("arrow").iter(BATCH_ROWS))
+    while True:
+        with _reading(file):
+            table = next(tables, None)
+        if table is None:
+            return
+        yield table
+
+
+def _stream(kind: str, files: Sequence[Path], **options: Any) -> Any:
+    """An `IterableDataset` of files of one format.
+
+    The builder is called directly: `load_dataset` takes names for patterns, which a `[` breaks, and reports to the hub.
+    """
+    import fsspec
+    from datasets.data_files import DataFilesDict, DataFilesList
+    from datasets.packaged_modules.arrow.arrow import Arrow
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.text.text import Text
+
+    builders: dict[str, Any] = {"arrow": Arrow, "csv": Csv, "parquet": Parquet, "text": Text}
+    paths = [os.path.abspath(file) for file in files]
+    if any("::" in path for path in paths):
+        raise ValueError("`datasets` gives :: in a path another meaning; rename the file or its folder")
+    if kind == "text" and not _is_utf8_locale() and any(path.lower().endswith(COMPRESSIONS) for path in paths):
+        raise ValueError("`datasets` reads compressed text in the locale's encoding; set PYTHONUTF8=1")
+    if any(path.lower().endswith(".zst") for path in paths) and "zstd" not in fsspec.available_compressions():
+        raise ValueError(".zst needs another package; pip install zstandard")
+    with tempfile.TemporaryDirectory() as cache:  # a builder leaves a lock in its cache
+        data_files = DataFilesDict({"train": DataFilesList(paths, [()] * len(paths))})
+        return builders[kind](cache_dir=cache, data_files=data_files, **options).as_streaming_dataset("train")
+
+
+def _is_utf8_locale() -> bool:
+    return codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Raise the errors of the system and of `datasets` as RequestErrors that name the file."""
+    try:
+        with quiet():
+            yield
+    except RequestError:
+        raise
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, error) from error
+    except FileNotFoundError as error:
+        raise RequestError(f"{file} cannot be read: {os.strerror(errno.ENOENT)}") from error
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        if not isinstance(error, PARSING_ERRORS) and type(error).__name__ != "ZstdError":  # from one of three packages
+            raise
+        raise RequestError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars, logs and warnings of `datasets`. Its errors are raised all the same."""
+    import datasets
+
+    bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _not_utf8(file: Path, error: UnicodeDecodeError) -> RequestError:
+    """The error with its line, which a second reading finds; not for some compressed files, whose encoding is fixed."""
+    with contextlib.suppress(ValueError):
+        for number, row in enumerate(_stream("text", [file], sample_by="line", encoding="latin-1"), 1):
+            try:
+                row["text"].encode("latin-1").decode()
+            except UnicodeDecodeError as found:
+                return RequestError(f"{file}, line {number} is not UTF-8: {found}")
+    return RequestError(f"{file} is not UTF-8: {error}")

@@ -1,10 +1,10 @@
-"""The tokens of a source, kept on disk: every method and run with the same tokenizer takes them from there.
+"""The cache of a source's tokens on disk, shared by all methods and runs with the same tokenizer.
 
-They lie in chunks of documents, each a folder that is whole or not there:
+The tokens are in chunks of documents. Each chunk is a folder that is complete or does not exist:
 
-    <cache>/<key of texts and tokenizer>/00000/tokens.bin    token ids one after the other, each text closed by its end
-                                               lengths.bin   tokens of each document, uint32
-                                               chunk.json    counts, and where reading goes on behind it
+    <cache>/<key of texts and tokenizer>/00000/tokens.bin    token ids, each text closed by end-of-text
+                                               lengths.bin   number of tokens per document, uint32
+                                               chunk.json    counts, and the state from which reading continues
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from filelock import FileLock
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, to_json, write_text
 
-FORMAT = 1
-"""The version of what lies in the cache; a change of what is written, or of what a key says, makes a new one."""
+FORMAT = 2
+"""The version of the cache. It increases if the files, or the meaning of a key, change."""
 FIRST_TOKENS, MOST_TOKENS = 2**20, 2**24
-"""A chunk has twice the tokens of the one before: training begins after a short one, and shuffles in long ones."""
+"""Each chunk has twice the tokens of the one before: training starts after a short chunk and shuffles in long ones."""
 
 
 class Texts(Protocol):
-    """Texts that can be read from anywhere between two batches."""
+    """Texts that can be read from the end of any batch on."""
 
     def batches(self, state: Any = None) -> Iterator[tuple[list[str], Any]]:
-        """The texts in batches, each with the state behind it as JSON; from a state on, or from the beginning."""
+        """The texts in batches, each with the state after it as JSON; from a state on, or from the beginning."""
 
     def identity(self) -> dict[str, Any]:
-        """What the texts are, as JSON."""
+        """A key of the texts, as JSON."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some documents in a row.
+    """Consecutive documents.
 
-    dtype: of the tokens. empty: texts left out among them, as they hold no token. last: no more follow. state: where
-        reading goes on behind it.
+    dtype: of the tokens. empty: the number of texts left out because they have no token. last: no chunk follows.
+    state: from which reading continues.
     """
 
     folder: Path
@@ -58,9 +58,9 @@ class Chunk:
     state: Any
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens, mapped from the disk, and the lengths of the documents, int64.
+        """The tokens, memory-mapped, and the lengths of the documents, int64.
 
-        Raises RequestError where they are not what was written.
+        Raises RequestError if they are not as they were written.
         """
         file, dtype = self.folder / "tokens.bin", getattr(torch, self.dtype)
         try:
@@ -70,19 +70,19 @@ class Chunk:
             raise _damaged(self.folder, error) from error
         if (len(lengths), lengths.sum(), size) != (self.documents, self.tokens, self.tokens * dtype.itemsize):
             raise _damaged(self.folder, "it is not what was written")
-        # Not numpy's own map: that holds a file descriptor each, of which a large corpus takes too many.
+        # Each map of numpy holds a file descriptor; a large corpus would need too many.
         return torch.from_file(str(file), shared=False, size=self.tokens, dtype=dtype).numpy(), lengths
 
 
 class TokenCache:
-    """The chunks of one source, made when they are first asked for; processes that want the same wait for one."""
+    """The chunks of one source, made on first request. Of several processes one makes a chunk and the others wait."""
 
     def __init__(
         self, texts: Texts, tokenizer: Any, end: int, cache: Path, progress: Callable[[int], None] | None = None
     ) -> None:
         """end: the token that closes every text. cache: the folder of all sources.
 
-        progress: called with the tokens of each batch of texts, as they are made.
+        progress: called with the number of tokens of each batch of texts that is tokenised.
         Raises RequestError for a folder that cannot be written.
         """
         self.texts = texts
@@ -94,7 +94,7 @@ class TokenCache:
         self.folder = cache / hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / "source.json").exists():  # for people who look
+            if not (self.folder / "source.json").exists():  # for human readers
                 write_text(self.folder / "source.json", to_json(about) + "\n")
         except OSError as error:
             raise self._unwritable(error) from error
@@ -102,7 +102,7 @@ class TokenCache:
         self._reading: tuple[int, Iterator[tuple[list[str], Any]]] | None = None
 
     def chunk(self, number: int) -> Chunk | None:
-        """The chunk of this number, None behind the last. RequestError for texts that cannot be read."""
+        """The chunk of this number, None after the last. Raises RequestError for texts that cannot be read."""
         while number >= len(self._chunks):
             if self._chunks and self._chunks[-1].last:
                 return None
@@ -110,7 +110,7 @@ class TokenCache:
         return self._chunks[number]
 
     def chunks(self) -> list[Chunk]:
-        """All of them."""
+        """All chunks."""
         number = 0
         while self.chunk(number) is not None:
             number += 1
@@ -123,7 +123,7 @@ class TokenCache:
                 with FileLock(self.folder / "lock"):
                     if not folder.is_dir():
                         self._make(number, folder)
-            except OSError as error:  # of the lock: texts and folders speak for themselves
+            except OSError as error:  # of the lock; texts and folders raise errors of their own
                 raise self._unwritable(error) from error
         try:
             return Chunk(folder, **json.loads((folder / "chunk.json").read_text(encoding="utf-8")))
@@ -136,11 +136,11 @@ class TokenCache:
         )
 
     def _make(self, number: int, folder: Path) -> None:
-        if self._reading is None or self._reading[0] != number:  # another process may have made the one before
+        if self._reading is None or self._reading[0] != number:  # another process may have made the chunk before
             state = self._chunks[-1].state if self._chunks else None
             self._reading = (number, self.texts.batches(state))
         batches = self._reading[1]
-        self._reading = None  # should it break off half-way
+        self._reading = None  # in case of an exception below
         state, tokens, lengths = None, [np.empty(0, self.dtype)], [np.empty(0, np.uint32)]
         made = empty = 0
         wanted = min(FIRST_TOKENS << number, MOST_TOKENS)
@@ -150,9 +150,9 @@ class TokenCache:
                 break
             ids = tokenise(batch, self.tokenizer)
             sizes = np.fromiter(map(len, ids), np.uint32, len(ids))
-            found = np.fromiter(chain.from_iterable(ids), self.dtype, int(sizes.sum()))
+            flat = np.fromiter(chain.from_iterable(ids), self.dtype, int(sizes.sum()))
             sizes = sizes[sizes > 0]
-            tokens.append(np.insert(found, np.cumsum(sizes, dtype=np.int64), self.end))
+            tokens.append(np.insert(flat, np.cumsum(sizes, dtype=np.int64), self.end))
             lengths.append(sizes + 1)
             count = len(tokens[-1])
             made += count
@@ -170,7 +170,7 @@ class TokenCache:
 
 
 def tokenise(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Token ids of each text, nothing added to them and nothing cut off."""
+    """Token ids of each text, without special tokens or truncation."""
     if not texts:
         return []
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -179,19 +179,19 @@ def tokenise(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
-    # As the tokenizer itself would, which also finds where each token lies in the text: a third more time.
-    return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    # The same ids as from the tokenizer itself, which takes a third more time as it also computes offsets.
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """What a tokenizer makes of a text is the same where this is: the sha256 of all its rules."""
+    """The sha256 of all rules of a tokenizer: tokenizers with the same fingerprint give the same tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # one written in Python: of the files that it is made from
+    if backend is None:  # one written in Python: the hash of its files
         with tempfile.TemporaryDirectory() as folder:
             files = sorted(map(Path, tokenizer.save_pretrained(folder)))
             return hashlib.sha256(b"\0".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
     rules = json.loads(backend.to_str())
-    del rules["padding"], rules["truncation"]  # how it was last called
+    del rules["padding"], rules["truncation"]  # state of the last call
     rules["split_special_tokens"] = tokenizer.split_special_tokens
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Documents as windows of tokens, in which each token of a text is predicted once, and sums over documents."""
+"""Documents as windows of tokens, in which each token of a text is predicted once, and statistics over documents."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from scale_cli.data.tokens import tokenise
 DEFAULT_LENGTH = 2048
 BATCH_TOKENS = 2**14
 BATCH_LOGIT_BYTES = 2**30
-"""A forward pass takes as many windows as keep within both, and one at least."""
+"""Bounds of a forward pass: it takes as many windows as both allow, and at least one."""
 CHUNK_POSITIONS = 512
+"""Positions per chunk for log-probabilities, which are computed piecewise."""
 TOKENISE_DOCUMENTS = 1000
-"""The positions whose log-probabilities are computed, and the documents that are tokenised, at a time."""
+"""Documents per call of the tokenizer."""
 
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """How documents become windows.
+    """How documents are cut into windows.
 
-    length: tokens that a window shows the model; None: what the model takes at most, or 2,048 if that is less.
-    stride: new tokens that a window predicts; None: length, so that windows do not overlap.
-    packing: "concat", documents laid end to end with a token between them, as in training; "documents", each its own.
+    length: tokens per window; None: the model's maximum, but not more than 2,048.
+    stride: new tokens that a window predicts; None: length, so windows do not overlap.
+    packing: "concat": documents laid end to end with a token between them, as in training; "documents": each document
+        separately.
     """
 
     length: int | None = None
@@ -46,7 +48,7 @@ class WindowOptions:
             raise RequestError(f"--perplexity-packing {self.packing}: choose {' or '.join(PACKINGS)}")
 
     def resolve(self, config: Any) -> tuple[int, int]:
-        """Length and stride for a model with this config. RequestError where the model or the length is too short."""
+        """Length and stride for a model with this config. Raises RequestError if either exceeds its maximum."""
         most = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_LENGTH
         length = self.length or min(most, DEFAULT_LENGTH)
         if self.length is not None and length > most:
@@ -58,7 +60,7 @@ class WindowOptions:
 
 
 class Window(NamedTuple):
-    """A piece of a token stream: the model reads start to stop - 1 and is asked for the tokens first to stop - 1."""
+    """A part of a token stream: the model reads `start` to `stop - 1` and predicts the tokens `first` to `stop - 1`."""
 
     start: int
     first: int
@@ -67,11 +69,11 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows side by side, filled up on the right, which a causal model does not see from where it is asked.
+    """Windows side by side, padded on the right, where a causal model's predictions do not depend on the padding.
 
-    inputs: (rows, length). kept: the first position that is asked anything.
-    positions: (n,), those that are asked, counted through the rows of `length - kept` from `kept` on.
-    targets, owners: (n,), the token that each is asked for, and the number of its document.
+    inputs: (rows, length). kept: the first position with a prediction.
+    positions: (n,), the positions with predictions, counted through the rows of `length - kept` from `kept` on.
+    targets, owners: (n,), the token to predict at each position, and the number of its document.
     """
 
     inputs: Tensor
@@ -81,29 +83,30 @@ class Batch:
     owners: Tensor
 
     def forward(self, model: Any, **arguments: Any) -> Any:
-        """The model's output for the inputs, computing no logits before `kept`, where it knows how not to."""
+        """The model's output for the inputs; logits before `kept` are not computed if the model supports that."""
         if self.kept and model._supports_logits_to_keep():
             arguments["logits_to_keep"] = torch.arange(self.kept, self.inputs.shape[1], device=self.inputs.device)
         return model(input_ids=self.inputs, use_cache=False, **arguments)
 
     def rows_of(self, tensor: Tensor) -> Tensor:
-        """An output (rows, length or only from `kept` on, ...) in the form that `positions` counts through."""
+        """An output (rows, length or only from `kept` on, ...) in the flat form that `positions` indexes."""
         return tensor[:, tensor.shape[1] + self.kept - self.inputs.shape[1] :].flatten(0, 1)
 
     def chunks(self) -> Iterator[slice]:
-        """The positions in pieces small enough for what takes much memory a position."""
+        """Slices of the positions, small enough for work that takes much memory per position."""
         for start in range(0, len(self.positions), CHUNK_POSITIONS):
             yield slice(start, start + CHUNK_POSITIONS)
 
 
 class Windows:
-    """Documents in a tokenizer's tokens, cut into windows so that each of their tokens is a target exactly once.
+    """Tokenised documents, cut into windows in which each of their tokens is a target exactly once.
 
-    Before every document stands one token from which its first is predicted: end-of-text under packing "concat", as
-    training puts it between texts, begin-of-text under "documents", as the harness does; where a tokenizer has only one
-    of these, that one. These are never targets themselves.
+    A lead token before every document predicts the document's first token: end-of-text under packing "concat", as
+    between texts in training, begin-of-text under "documents", as in the harness. A tokenizer that has only one of the
+    two leads with that. Lead tokens are never targets.
 
-    tokens: of all documents, with what stands before each. lead: that. lengths: tokens of each document without it.
+    tokens: of all documents, each after its lead token. lead: the lead token. lengths: tokens of each document without
+    it.
     """
 
     def __init__(
@@ -116,42 +119,44 @@ class Windows:
         packing: Packing,
         max_tokens: int | None = None,
     ) -> None:
-        """max_tokens: take only the first so many tokens of the texts. RequestError where the tokenizer has neither
-        token, or makes no tokens of the texts."""
+        """max_tokens: the greatest number of tokens that are taken from the beginning of the texts.
+
+        Raises RequestError if the tokenizer has no lead token, or if the texts have no tokens.
+        """
         self.lead = lead_token(tokenizer, packing)
-        pieces: list[np.ndarray] = []
+        documents: list[np.ndarray] = []
         left = math.inf if max_tokens is None else max_tokens
         for start in range(0, len(texts), TOKENISE_DOCUMENTS):
             for ids in tokenise(texts[start : start + TOKENISE_DOCUMENTS], tokenizer):
                 if left > 0:
-                    pieces.append(np.array(ids if left >= len(ids) else ids[: int(left)], dtype=np.int64))
+                    documents.append(np.array(ids if left >= len(ids) else ids[: int(left)], dtype=np.int64))
                     left -= len(ids)
             if left <= 0:
                 break
-        self.lengths = np.array([len(piece) for piece in pieces])
+        self.lengths = np.array([len(document) for document in documents])
         if not self.lengths.any():
             raise RequestError("the checkpoint's tokenizer makes no token of the texts")
         ends = np.cumsum(self.lengths + 1)
         begins = ends - self.lengths - 1
         self.tokens = np.full(ends[-1], self.lead, dtype=np.int64)
-        self.owners = np.repeat(np.arange(len(pieces)), self.lengths + 1)
+        self.owners = np.repeat(np.arange(len(documents)), self.lengths + 1)
         is_text = np.ones(len(self.tokens), dtype=bool)
         is_text[begins] = False
-        self.tokens[is_text] = np.concatenate(pieces)
+        self.tokens[is_text] = np.concatenate(documents)
         self.owners[begins] = -1
         spans = [(0, len(self.tokens))] if packing == "concat" else zip(begins.tolist(), ends.tolist(), strict=True)
         self.windows = [window for span in spans for window in cut(*span, length=length, stride=stride)]
 
     def sums(self) -> Tensor:
-        """A zero for each document, to add up in."""
+        """A zero per document, to accumulate sums in."""
         return torch.zeros(len(self.lengths), dtype=torch.float64)
 
     def batches(
         self, rows: int, device: Any = None, advance: Callable[..., None] = lambda **steps: None
     ) -> Iterator[Batch]:
-        """The windows, the longest first, at most `rows` at a time; of several processes each gets its share of them.
+        """The windows, the longest first, at most `rows` per batch; each of several processes gets its share.
 
-        advance: called after each batch with this process's windows `done` and the `total` of them.
+        advance: called after each batch with `done`, the number of this process's windows so far, and their `total`.
         """
         windows = sorted(self.windows, key=lambda window: window.start - window.stop)
         if _several_processes():
@@ -166,18 +171,18 @@ class Windows:
         inputs = np.full((len(windows), length), self.tokens[0])
         targets, owners = (np.full((len(windows), length), -1) for _ in range(2))
         for row, (start, first, stop) in enumerate(windows):
-            asked = slice(first - start - 1, stop - start - 1)
+            predicted = slice(first - start - 1, stop - start - 1)
             inputs[row, : stop - start - 1] = self.tokens[start : stop - 1]
-            targets[row, asked] = self.tokens[first:stop]
-            owners[row, asked] = self.owners[first:stop]
+            targets[row, predicted] = self.tokens[first:stop]
+            owners[row, predicted] = self.owners[first:stop]
         (positions,) = np.nonzero(owners[:, kept:].ravel() >= 0)
-        asked_of = (array[:, kept:].ravel()[positions] for array in (targets, owners))
-        on_device = [torch.from_numpy(array).to(device) for array in (inputs, positions, *asked_of)]
+        at_positions = (array[:, kept:].ravel()[positions] for array in (targets, owners))
+        on_device = [torch.from_numpy(array).to(device) for array in (inputs, positions, *at_positions)]
         return Batch(on_device[0], kept, *on_device[1:])
 
 
-def total(sums: Tensor, device: Any) -> np.ndarray:
-    """Sums of this process, added to those of the others, if there are any, on the device on which they speak."""
+def sum_over_processes(sums: Tensor, device: Any) -> np.ndarray:
+    """The sums of this process and of the others, if there are any, added on the device that they communicate by."""
     if _several_processes():
         sums = sums.to(device)
         distributed.all_reduce(sums)
@@ -189,7 +194,7 @@ def _several_processes() -> bool:
 
 
 def lead_token(tokenizer: Any, packing: Packing) -> int:
-    """The token before a document. RequestError where the tokenizer has none for it."""
+    """The token before a document. Raises RequestError if the tokenizer has none."""
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     order = (end, begin) if packing == "concat" else (begin, end)
     for token in order:
@@ -202,10 +207,10 @@ def lead_token(tokenizer: Any, packing: Packing) -> int:
 
 
 def cut(begin: int, end: int, *, length: int, stride: int) -> Iterator[Window]:
-    """Windows over the tokens begin to end - 1 of a stream, in which all but the first are targets once.
+    """Windows over the tokens `begin` to `end - 1` of a stream; each token but the first is a target once.
 
-    The first window predicts `length` tokens, each later one the next `stride`, with all the tokens before them that
-    a window of `length` holds; so the last one, which has fewer to predict, sees the more before them.
+    The first window predicts `length` tokens and each later window the next `stride` tokens. The rest of a later
+    window is context: as many earlier tokens as `length` leaves room for, so the last window has the most context.
     """
     first = begin + 1
     while first < end:
@@ -215,7 +220,7 @@ def cut(begin: int, end: int, *, length: int, stride: int) -> Iterator[Window]:
 
 
 def rows_for(model: Any, length: int) -> int:
-    """Windows of so many tokens for a forward pass of the model."""
+    """The number of windows of `length` tokens in a forward pass of the model."""
     logit_bytes = model.config.get_text_config().vocab_size * model.dtype.itemsize
     return max(1, min(BATCH_TOKENS, BATCH_LOGIT_BYTES // logit_bytes) // length)
 
@@ -225,8 +230,8 @@ def ratio(
 ) -> tuple[float, float | None]:
     """sum(numerators) / sum(denominators) over documents, and the standard error of this ratio.
 
-    By the delta method with a document as the unit that was drawn: sqrt(n / (n - 1) sum (y - R x)^2) / sum x for the
-    n documents' y and x. No error for a single document. What is no number stays none.
+    The error is that of the delta method with the document as the sampling unit: for the n documents' y and x it is
+    sqrt(n / (n - 1) sum (y - R x)^2) / sum x. A single document has no error. NaN and infinite values stay as they are.
     """
     y, x = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     value = math.fsum(y) / math.fsum(x)
@@ -239,10 +244,10 @@ def ratio(
 
 
 def ratio_scores(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    """A score of each of n documents, in float64, of which `ratio` is the mean and its error the error of the mean.
+    """A score per document, float64 (n,): their mean is `ratio`'s value, and the error of the mean is its error.
 
-    R + n (y - R x) / sum x. Two ratios over the same denominators differ by the mean of the differences of their
-    scores, so that what both models find hard in a document counts for neither.
+    The score is R + n (y - R x) / sum x. Two ratios over the same denominators differ by the mean of the differences of
+    their scores, so the difficulty that a document has for both models cancels.
     """
     y, x = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     value, size = math.fsum(y) / math.fsum(x), math.fsum(x)

@@ -21,7 +21,7 @@ from scale_cli.checkpoints.card import history
 from scale_cli.checkpoints.load import Checkpoint, config_of, describe, load_model, load_tokenizer
 from scale_cli.core.errors import RequestError
 from scale_cli.data.corpora import Corpus
-from scale_cli.data.windows import WindowOptions, Windows, lead_token, ratio, rows_for, total
+from scale_cli.data.windows import WindowOptions, Windows, lead_token, ratio, rows_for, sum_over_processes
 from scale_cli.evaluation.evaluate import Advance, Outcome
 from scale_cli.evaluation.subject import DTYPES, Subject, Target, fingerprint
 from scale_cli.model import ScaleConfig, ScaleForCausalLM, family_of
@@ -287,7 +287,7 @@ def compare(
             agreements.index_add_(0, owners[chunk], same.double().cpu())
         if getattr(ours, "preserved", None) is not None:
             preserved.index_add_(0, owners, batch.rows_of(ours.preserved)[batch.positions].double().cpu())
-    of_all: Callable[[Tensor], np.ndarray] = lambda sums: total(sums, model.device)  # noqa: E731
+    of_all: Callable[[Tensor], np.ndarray] = lambda sums: sum_over_processes(sums, model.device)  # noqa: E731
     return Comparison(
         cosines=[of_all(sums) for sums in cosines],
         divergences=of_all(divergences),

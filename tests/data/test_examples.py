@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -34,7 +33,7 @@ from scale_cli.data.examples import (
 )
 from scale_cli.data.options import Packing
 from scale_cli.data.packing import Windows, interleave
-from scale_cli.data.texts import read_file
+from scale_cli.data.sources import READ
 from scale_cli.data.tokens import tokenise
 from scale_cli.training import TrainRecipe
 from tests.data.chunks import group_of, packed_plainly, random_documents
@@ -238,9 +237,11 @@ def test_sources_with_weights_are_mixed(world: World, files: dict[str, list[str]
 def test_folders_and_globs(world: World, files: dict[str, list[str]], tmp_path: Path) -> None:
     a, b, c = files
     wanted = all_of(load_examples(text_recipe(world, a, c), world.tokenizer))
-    Path(b).unlink()
+    Path(b).rename(tmp_path / "b.md")
     for source in (tmp_path, f"{tmp_path}/*.jsonl"):
-        examples = load_examples(text_recipe(world, str(source)), world.tokenizer)
+        lines: list[str] = []
+        examples = load_examples(text_recipe(world, str(source)), world.tokenizer, say=lines.append)
+        assert lines == ([f"--data {tmp_path}: not read: 1 .md"] if source == tmp_path else [])
         assert torch.equal(all_of(examples), wanted)
         assert examples.fingerprints == {
             str(source): hashlib.sha256(f"{sha256_file(Path(a))}\n{sha256_file(Path(c))}".encode()).hexdigest()
@@ -271,64 +272,6 @@ def test_a_tokenizer_without_end_of_text_is_refused(world: World) -> None:
         end_of_text(bare)
 
 
-def test_texts_from_files(tmp_path: Path) -> None:
-    texts = ["one\n", "두 번째", "three\u2028lines\x0cin\x85one"]
-    (tmp_path / "a.txt").write_text("".join(texts), encoding="utf-8", newline="")
-    assert list(read_file(tmp_path / "a.txt")) == ["".join(texts)]
-    for escape in (True, False):
-        rows = [json.dumps({"text": text, "more": 1}, ensure_ascii=escape) for text in texts]
-        (tmp_path / "a.jsonl").write_text("\n".join([*rows, "", " "]), encoding="utf-8")
-        assert list(read_file(tmp_path / "a.jsonl")) == texts
-    for kind in (pa.string(), pa.large_string()):
-        pq.write_table(pa.table({"id": [1, 2, 3], "text": pa.array(texts, kind)}), tmp_path / "a.parquet")
-        assert list(read_file(tmp_path / "a.parquet")) == texts
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        (
-            "a.txt",
-            b"one\r\ntwo\ncaf\xe9\n",
-            "a.txt, line 3 is not UTF-8: 'utf-8' codec can't decode byte 0xe9 in position 12",
-        ),
-        (
-            "a.jsonl",
-            b'{"text": "a"}\n{"text": "\xff"}',
-            "a.jsonl, line 2 is not UTF-8: 'utf-8' codec can't decode byte 0xff",
-        ),
-        (
-            "a.jsonl",
-            b'{"text": "\\ud800"}',
-            "a.jsonl, line 1: the field `text` holds half a surrogate pair, which is no",
-        ),
-        ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}', "a.jsonl, line 2: not a JSON object with a field `text`"),
-        ("a.jsonl", b'{"text": "a"}\n\n{"text": ', "a.jsonl, line 3: not a JSON object with a field `text`"),
-        ("a.jsonl", b'["text"]', "a.jsonl, line 1: not a JSON object with a field `text`"),
-        ("a.jsonl", b'{"text": null}', "a.jsonl, line 1: the field `text` is null, not text"),
-        ("a.jsonl", b'{"text": 5}', "a.jsonl, line 1: the field `text` is 5, not text"),
-        ("a.parquet", b"PAR1", "a.parquet is damaged or no Parquet file: "),
-    ],
-)
-def test_files_with_something_else_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(RequestError) as caught:
-        list(read_file(tmp_path / name))
-    assert str(caught.value).startswith(f"{tmp_path}/{message}")
-    assert "\n" not in str(caught.value)
-
-
-def test_parquet_needs_a_column_of_text(tmp_path: Path) -> None:
-    for columns, message in (
-        ({"body": ["a"], "id": [1]}, "has no column `text`; it has body, id"),
-        ({"text": [1]}, ", row 1: the field `text` is 1, not text"),
-        ({"text": ["a", None]}, ", row 2: the field `text` is null, not text"),
-    ):
-        pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-        with pytest.raises(RequestError, match=f"a.parquet ?{message}$"):
-            list(read_file(tmp_path / "a.parquet"))
-
-
 def refused(recipe: TrainRecipe) -> str:
     """The line with which `check_data` refuses a recipe's data."""
     with pytest.raises(RequestError) as caught:
@@ -338,7 +281,7 @@ def refused(recipe: TrainRecipe) -> str:
 
 
 def test_sources_are_checked_before_they_are_read(world: World, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").touch()
+    (tmp_path / "a.md").touch()
     (tmp_path / "a.txt").touch()
     (tmp_path / "folder.txt").mkdir()
     text, data = f"{tmp_path}/a.txt", str(world.data)
@@ -347,7 +290,6 @@ def test_sources_are_checked_before_they_are_read(world: World, tmp_path: Path) 
     check_data(world.recipe("fft"))
     check_data(world.recipe("fft", objective="lm", data=(f"{data}:1",)))
     qa, lm = {"objective": "qa"}, {"objective": "lm"}
-    kinds = "a .txt, .jsonl or .parquet file, a folder or glob of such files, or a data set of the hub"
     for changes, message in (
         (qa | {"data": (f"{tmp_path}/b.txt",)}, "--data TMP/b.txt: no such file or folder"),
         (qa | {"data": (text,)}, "--data TMP/a.txt: --objective qa needs a gen-bios folder (scale gen-bios)"),
@@ -360,13 +302,19 @@ def test_sources_are_checked_before_they_are_read(world: World, tmp_path: Path) 
     ):
         assert refused(world.recipe("fft", **changes)) == message.replace("TMP", str(tmp_path))
     for given, message in (
-        ((f"{tmp_path}/a.csv",), f"--data TMP/a.csv: give a gen-bios folder or {kinds}"),
-        ((f"{tmp_path}/folder.txt",), "--data TMP/folder.txt: a folder without .txt, .jsonl or .parquet files"),
+        (
+            (f"{tmp_path}/a.md",),
+            f"--data TMP/a.md: a.md is not read, as its ending is none of {READ}; give a text the ending .txt",
+        ),
+        (
+            (f"{tmp_path}/folder.txt",),
+            f"--data TMP/folder.txt: a folder without texts (empty); files that are read end in {READ}",
+        ),
         ((f"{tmp_path}/*.jsonl",), "--data TMP/*.jsonl: no such file or folder"),
         ((f"{tmp_path}/b.txt:0.5",), "--data TMP/b.txt:0.5: no such file or folder"),
         (
             (f"{text}:0.5x",),
-            "--data TMP/a.txt:0.5x: '0.5x' is neither a weight, which is a number, nor a field: .txt has none",
+            "--data TMP/a.txt:0.5x: '0.5x' is not a field, as .txt files have none; a weight of --data is a number",
         ),
         (
             (f"{text}:-1", data),
@@ -380,8 +328,8 @@ def test_sources_are_checked_before_they_are_read(world: World, tmp_path: Path) 
         ),
         (
             (text, "org/x"),
-            "--data TMP/a.txt,org/x: how long a data set of the hub is, is not known; give every source "
-            "a weight, as in a.txt:0.95,org/name:0.05",
+            "--data TMP/a.txt,org/x: the length of a data set of the hub is not known; give every source a weight, as "
+            "in a.txt:0.95,org/name:0.05",
         ),
     ):
         message = message.replace("TMP", str(tmp_path)).replace("DATA", data)

@@ -60,6 +60,54 @@ def test_what_a_source_is(tmp_path: Path) -> None:
     )
 
 
+def test_the_texts_of_a_folder(tmp_path: Path) -> None:
+    """Each visible file once, whatever links lead to it, in the order of paths without links."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for folder in (root / "b" / "deep", root / ".hidden", elsewhere):
+        folder.mkdir(parents=True)
+    read = ["a.jsonl", "b/E.JSONL", "b/deep/c.ndjson.gz", "b/deep/d.parquet", "b.arrow", "e.txt"]
+    unread = ["b/README.md", "f.csv", "g.json.gz", "a.jsonl~", "e.txt.bak", ".a.txt.swp", "LICENSE", "h.parquet.gz"]
+    for name in [*read, *unread, ".hidden/x.txt", "b/.x.txt", "b/._e.txt"]:
+        (root / name).touch()
+    (elsewhere / "z.txt").touch()
+    (elsewhere / "y.md").touch()
+    (root / "a").symlink_to(root / "b")  # before the folder itself
+    (root / "b" / "up").symlink_to("..")
+    (root / "0.txt").symlink_to("e.txt")
+    (root / "c").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(root)
+    source = find_source("--data", str(root))
+    assert isinstance(source, FileSource)
+    assert source.files == tuple(sorted(root / name for name in [*read, "c/z.txt"]))
+    assert source.unread == (
+        "not read: 2 .md, 1 .bak, 1 .csv, 1 .json.gz, 1 .jsonl~, 1 .parquet.gz, 1 without an ending; "
+        "a glob reads .json and .csv"
+    )
+    for number in range(9):
+        (root / f"part.{number}").touch()
+    more = find_source("--data", str(root))
+    assert isinstance(more, FileSource)
+    assert more.unread.startswith("not read: 2 .md, 1 .0, 1 .1, 1 .2, 1 .3, 1 .4, 1 .5, 1 .6, 8 others; a glob")
+    tables = find_source("--data", f"{root}/*.csv")
+    assert isinstance(tables, FileSource)
+    assert (tables.files, tables.unread) == ((root / "f.csv",), "")
+    for name in [*read, "0.txt"]:
+        (root / name).unlink()
+    (elsewhere / "z.txt").unlink()
+    with pytest.raises(RequestError, match=r"^--data: a folder without texts \(not read: 2 .md, .*\); files"):
+        find_source("--data", str(root))
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.jsonl").touch()
+    for value in ("~/a.jsonl", "~/a.jsonl:body", "~/*.jsonl", "~"):
+        source = find_source("--data", value)
+        assert isinstance(source, FileSource)
+        assert source.files == (tmp_path / "a.jsonl",)
+        assert source.place.is_relative_to(tmp_path)
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubTexts:
     """A data set `org/name` in three files, of which one is all that is held at a time."""

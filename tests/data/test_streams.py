@@ -187,8 +187,8 @@ def test_data_that_is_no_good_is_refused_before_anything_is_written(
         (("org/name:::body",), "--data org/name:::body: it has no field `body`; it has text"),
         (("org/other",), "--data org/other: no such file, and as a data set of the hub it is not in the cache and the "
          "hub cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"),
-        ((str(broken),), f"{broken}, line 2: not a JSON object with a field `text`"),
-        ((f"{file}:x",), f"{file}, line 1: not a JSON object with a field `x`"),
+        ((str(broken),), f"{broken}, line 2 has no field `text`; it has txt"),
+        ((f"{file}:x",), f"{file}, line 1 has no field `x`; it has text"),
         ((f"{file}:1", "org/name:-2"), "--data org/name:-2: a weight is a number, 0 at least; it is a share of the "
          "tokens"),
     ):  # fmt: skip

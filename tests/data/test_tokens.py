@@ -153,14 +153,15 @@ def test_what_differs_lies_apart(world: World, file: Path, tmp_path: Path) -> No
     split.split_special_tokens = True
     longer = tmp_path / "longer.jsonl"
     longer.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    text = tmp_path / "texts.txt"
-    text.write_bytes(file.read_bytes())
+    others = [tmp_path / f"texts{ending}" for ending in (".txt", ".csv", ".json", ".txt.gz", ".jsonl.gz")]
+    for other_format in others:
+        other_format.write_bytes(file.read_bytes())
     bios = world.data
     made = [
         (source_of(file), world.tokenizer, END),
         (source_of(file, field="body"), world.tokenizer, END),
         (source_of(longer), world.tokenizer, END),
-        (source_of(text), world.tokenizer, END),
+        *((source_of(other_format), world.tokenizer, END) for other_format in others),
         (FileSource(tmp_path, (file, longer)), world.tokenizer, END),
         (FileSource(tmp_path, (longer, file)), world.tokenizer, END),
         (source_of(file), other, END),
@@ -243,7 +244,7 @@ def test_a_text_that_cannot_be_read_leaves_what_is_before_it(world: World, file:
     cache = cache_of(world, file, tmp_path / "cache")
     with pytest.raises(RequestError) as caught:
         cache.chunks()
-    assert str(caught.value) == f"{file}, line 41: not a JSON object with a field `text`"
+    assert str(caught.value) == f"{file}, line 41 has no field `text`; it has txt"
     assert [path for path in cache.folder.rglob("*") if "partial" in path.name] == []
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scale_cli.data.texts import read_file
+from scale_cli.data.texts import read_texts
 from scale_cli.material import fetch
 from scale_cli.material.corpora import CORPORA, HELD_OUT_EVERY, RUN_WORDS, leave_out, read_corpus, split
 from tests.material.packaged import wheel
@@ -85,7 +85,7 @@ def test_the_folder_is_what_training_reads(tiny: Path, tmp_path: Path, monkeypat
     fetch.write_corpus("english", out, cache=tiny / "english")
     parts = split(texts)
     assert 0 < len(parts.test) < 10
-    assert list(read_file(out / "text.jsonl")) == parts.train
+    assert list(read_texts([out / "text.jsonl"])) == parts.train
     assert json.loads((out / "text.jsonl").read_text(encoding="utf-8").splitlines()[1]) == {"text": parts.train[1]}
     train, test = len(parts.train), len(parts.test)
     assert (out / "README.md").read_text(encoding="utf-8") == (

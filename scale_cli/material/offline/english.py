@@ -8,20 +8,17 @@ passages.
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder
 from scale_cli.core.versions import package_version
+from scale_cli.data.texts import read_rows
 from scale_cli.material.corpora import CORPORA, read_corpus, split
 from scale_cli.material.offline.folder import DataSet, finish, write_group, write_lines, write_task, write_text_file
 from scale_cli.material.packages import PACKAGES, unpack
@@ -98,18 +95,16 @@ def _boolq(folder: Path) -> Iterator[Row]:
 
 
 def _docs(file: Path) -> Iterator[Row]:
-    """The items behind requests, each once: a request is one choice of an item, or, at the end, one without context."""
+    """The items of requests, each once: a request is one choice of an item, or, at the end, one without context."""
     number = 0
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        for request in map(json.loads, lines):
-            if request["doc_id"] == number:
-                number += 1
-                yield request["doc"]
+    for _, request in read_rows(file):
+        if request["doc_id"] == number:
+            number += 1
+            yield request["doc"]
 
 
 def _read_arrow(file: Path) -> list[Row]:
-    with pa.memory_map(str(file)) as source:
-        return list(pa.ipc.open_stream(source).read_all().to_pylist())
+    return [dict(row) for _, row in read_rows(file)]
 
 
 BENCHMARKS = {
