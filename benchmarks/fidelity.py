@@ -1,36 +1,30 @@
-"""What upscaling leaves of a real base, measured on real text: `python -m benchmarks.fidelity BASE --out RECORD`.
-
-BASE, a checkpoint with a byte-level tokenizer such as `scale fetch smollm2` writes, is widened and deepened, and each
-result runs beside the base's own class of the library, in float32, on 8 x 256 tokens of English and of Korean.
-Compared are the logits (the largest difference), the base's hidden states (bitwise), what greedy generation says, and
-bits per byte. The upscaled checkpoints go into a temporary folder, or stay in --keep.
-"""
+"""Equality of an upscaled real model and its base, on real text: `python -m benchmarks.fidelity BASE --out RECORD`."""
 
 from __future__ import annotations
 
-import argparse
 import math
-import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from rich.console import Console
+import typer
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 from transformers.utils.logging import disable_progress_bar
 
+from benchmarks.command import Result, run
 from scale_cli.checkpoints.load import describe, load_model, load_tokenizer
+from scale_cli.cli.output import say
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import CACHE_VARIABLE, default_cache
-from scale_cli.core.records import fingerprint_folder, write_record
+from scale_cli.core.records import fingerprint_folder
 from scale_cli.material.corpora import CORPORA, read_corpus
 from scale_cli.surgery import upscale
 
@@ -41,14 +35,14 @@ PROMPT_TOKENS, NEW_TOKENS = 32, 32
 
 @dataclass(frozen=True)
 class Fidelity:
-    """An upscaled model beside its base on one text, both in float32.
+    """The comparison of an upscaled model with its base on one text, both in float32.
 
     max_delta_logit: largest |difference| over all tokens and the vocabulary.
-    hidden_states_equal: whether all hidden states of the base are there bitwise: after the embedding, each of its
+    hidden_states_equal: whether all hidden states of the base are reproduced bitwise: after the embedding, each of its
         layers and the final norm.
-    generation_equal: whether greedy generation goes on with the same tokens; base_generates: the base's, its prompt
-        included.
-    base_bits_per_byte, bits_per_byte: -log2 of each token's probability, all but the first of a sequence, over their
+    generation_equal: whether greedy generation continues with the same tokens. base_generates: the base's text, its
+        prompt included.
+    base_bits_per_byte, bits_per_byte: -log2 of the probability of all tokens but the first of each sequence, over their
         UTF-8 bytes.
     """
 
@@ -63,10 +57,10 @@ class Fidelity:
 
 
 def sequences(texts: Sequence[str], tokenizer: Any, *, count: int = SEQUENCES, length: int = TOKENS) -> Tensor:
-    """(count, length) token ids: the beginnings of documents from all over a corpus.
+    """Token ids, (count, length): the beginnings of documents spread over a corpus.
 
-    The first document with enough tokens in each of `count` equal stretches of it. Raises RequestError where a stretch
-    has none.
+    They are the first document with enough tokens in each of `count` equal stretches of it. Raises RequestError if a
+    stretch has no such document.
     """
     rows = []
     for stretch in range(count):
@@ -82,13 +76,13 @@ def sequences(texts: Sequence[str], tokenizer: Any, *, count: int = SEQUENCES, l
 
 
 def token_bytes(ids: Tensor, tokenizer: Any) -> int:
-    """The UTF-8 bytes that token ids stand for. Raises RequestError unless the tokenizer is byte-level.
+    """The number of UTF-8 bytes of token ids. Raises RequestError unless the tokenizer is byte-level.
 
-    There a token is spelled with one character for each byte, so that it has a length even where it ends within a
-    character, as most Korean tokens of an English tokenizer do.
+    A byte-level tokenizer spells a token with one character per byte. A token therefore has a length even if it ends
+    within a character, as most Korean tokens of an English tokenizer do.
     """
     if type(tokenizer.backend_tokenizer.decoder).__name__ != "ByteLevel":
-        raise RequestError("bits per byte needs a base with a byte-level tokenizer, as SmolLM2 has")
+        raise RequestError("bits per byte needs a byte-level tokenizer; choose a base such as SmolLM2")
     return sum(map(len, tokenizer.convert_ids_to_tokens(ids.flatten().tolist())))
 
 
@@ -98,18 +92,18 @@ def compare(
 ) -> Fidelity:
     """Run both models, in eval mode, on the sequences `ids` (count, length), one at a time.
 
-    new_layers: the layers of the upscaled model that the base does not have.
+    new_layers: indices of the upscaled model's layers that the base lacks.
     """
     deltas, equal, base_bits, bits = [], True, 0.0, 0.0
     for sequence in ids.split(1):
         expected = base(input_ids=sequence, output_hidden_states=True, use_cache=False)
-        found = upscaled(input_ids=sequence, output_hidden_states=True, use_cache=False)
-        deltas.append((found.logits - expected.logits).abs().max())
-        # State i is what layer i reads: what a new layer reads, the next layer of the base reads as well.
-        kept = [state for i, state in enumerate(found.hidden_states) if i not in new_layers]
+        actual = upscaled(input_ids=sequence, output_hidden_states=True, use_cache=False)
+        deltas.append((actual.logits - expected.logits).abs().max())
+        # State i is the input of layer i. A new layer's input is also the input of the base's next layer.
+        kept = [state for i, state in enumerate(actual.hidden_states) if i not in new_layers]
         equal &= all(torch.equal(a, b) for a, b in zip(expected.hidden_states, kept, strict=True))
         base_bits += _bits(expected.logits, sequence)
-        bits += _bits(found.logits, sequence)
+        bits += _bits(actual.logits, sequence)
     size = token_bytes(ids[:, 1:], tokenizer)
     base_generated, generated = (_generate(model, ids[:1, :PROMPT_TOKENS]) for model in (base, upscaled))
     return Fidelity(
@@ -130,7 +124,7 @@ def _bits(logits: Tensor, ids: Tensor) -> float:
 
 
 def _generate(model: Any, prompt: Tensor) -> Tensor:
-    """A prompt (1, length) and what follows it by greedy generation: (length and up to NEW_TOKENS)."""
+    """A prompt (1, length) and its greedy continuation: (length + up to NEW_TOKENS,)."""
     output: Tensor = model.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NEW_TOKENS, do_sample=False
     )
@@ -143,11 +137,10 @@ def measure(
     *,
     sizes: Mapping[str, Mapping[str, int]],
     texts: Mapping[str, Sequence[str]],
-    say: Callable[[str], None] = lambda line: None,
 ) -> list[Fidelity]:
-    """Upscale the model folder `base` into folders below `folder` and compare each with it on every text.
+    """Upscale the model folder `base` into subfolders of `folder` and compare each with it on every text.
 
-    sizes: of `upscale`, by "width" and "depth". texts: documents by name. say: told what begins.
+    sizes: arguments of `upscale`, by "width" and "depth". texts: documents by name.
     Raises RequestError for a base that cannot be measured.
     """
     if not base.is_dir():
@@ -155,7 +148,7 @@ def measure(
     checkpoint = describe(str(base))
     tokenizer = load_tokenizer(checkpoint)
     ids = {name: sequences(documents, tokenizer) for name, documents in texts.items()}
-    ours = load_model(checkpoint, dtype=torch.float32)
+    original = load_model(checkpoint, dtype=torch.float32)
     rows = []
     for by, size in sizes.items():
         say(f"{by}: upscaling")
@@ -165,7 +158,7 @@ def measure(
         for name in texts:
             say(f"{by}: {name}")
             new_layers = described.new_layers
-            rows.append(compare(ours, upscaled, ids[name], tokenizer, by=by, text=name, new_layers=new_layers))
+            rows.append(compare(original, upscaled, ids[name], tokenizer, by=by, text=name, new_layers=new_layers))
     return rows
 
 
@@ -187,48 +180,43 @@ def fidelity_table(rows: Sequence[Fidelity], *, title: str) -> Table:
     return table
 
 
-def main() -> None:
-    """The command line of this measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path, help="model folder")
-    parser.add_argument("--hidden", type=int, default=64, help="width: hidden features to add")
-    parser.add_argument("--layers", type=int, default=35, help="depth: layers in all")
-    parser.add_argument("--cache", type=Path, help=f"keeps what is fetched  [${CACHE_VARIABLE} or ~/.cache/scale]")
-    parser.add_argument("--keep", type=Path, help="write the upscaled checkpoints here")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="write a record here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    base: Annotated[Path, typer.Argument(help="Folder of a model.", metavar="BASE")],
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden features to add by width.")] = 64,
+    layers: Annotated[int, typer.Option(min=1, help="Layers after deepening.")] = 35,
+    cache: Annotated[Path | None, typer.Option(help=f"Keeps downloads.  [${CACHE_VARIABLE} or ~/.cache/scale]")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Keep the upscaled checkpoints in this folder.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = torch.get_num_threads(),
+) -> Result:
+    """Compare upscaled checkpoints of a real model with their base, on real text.
+
+    BASE is a checkpoint with a byte-level tokenizer, such as `scale fetch smollm2` writes. It is widened and deepened.
+    Each result is compared with the base, loaded by the library's own class, in float32 on 8 x 256 tokens of English
+    and of Korean: the logits (largest difference), the base's hidden states (bitwise), greedy generation, and bits per
+    byte.
+    """
+    torch.set_num_threads(threads)
     disable_progress_bar()
-    sizes = {"width": {"hidden": arguments.hidden}, "depth": {"layers": arguments.layers}}
-    cache, start = arguments.cache or default_cache(), time.perf_counter()
-    try:
-        texts = {name: read_corpus(name, cache=cache) for name in TEXTS}
-        with nullcontext(arguments.keep) if arguments.keep else tempfile.TemporaryDirectory() as folder:
-            rows = measure(arguments.base, Path(folder), sizes=sizes, texts=texts, say=_say)
-    except RequestError as error:
-        print(f"fidelity: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    title = f"{arguments.base} upscaled, {SEQUENCES} x {TOKENS} tokens of each text, float32"
-    Console().print(fidelity_table(rows, title=title))
-    if arguments.out:
-        write_record(
-            arguments.out,
-            command=shlex.join(["python", "-m", "benchmarks.fidelity", *sys.argv[1:]]),
-            base_sha256=fingerprint_folder(arguments.base),
-            sizes=sizes,
-            texts={name: CORPORA[name].package for name in texts},
-            sequences=SEQUENCES,
-            tokens=TOKENS,
-            rows=rows,
-            threads=arguments.threads,
-            seconds=time.perf_counter() - start,
-        )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sizes = {"width": {"hidden": hidden}, "depth": {"layers": layers}}
+    start = time.perf_counter()
+    texts = {name: read_corpus(name, cache=cache or default_cache()) for name in TEXTS}
+    with nullcontext(keep) if keep else tempfile.TemporaryDirectory() as folder:
+        rows = measure(base, Path(folder), sizes=sizes, texts=texts)
+    title = f"{base} upscaled, {SEQUENCES} x {TOKENS} tokens of each text, float32"
+    return Result(
+        [fidelity_table(rows, title=title)],
+        {
+            "base_sha256": fingerprint_folder(base),
+            "sizes": sizes,
+            "texts": {name: CORPORA[name].package for name in texts},
+            "sequences": SEQUENCES,
+            "tokens": TOKENS,
+            "rows": rows,
+            "threads": threads,
+            "seconds": time.perf_counter() - start,
+        },
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "python -m benchmarks.fidelity", sys.argv[1:]))

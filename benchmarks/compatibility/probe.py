@@ -1,6 +1,6 @@
-"""Generates from checkpoints in every way of the library and writes the texts as JSON. Imports nothing of ours.
+"""Generates from checkpoints in every way of the library and writes the texts as JSON. Imports no code of ours.
 
-Run by its path in the environment that is looked at: `python probe.py OUT.json BASE FOLDER... [--import MODULE]`.
+Run it by its path in the environment to test: `python probe.py OUT.json BASE FOLDER... [--import MODULE]`.
 """
 
 import argparse
@@ -25,36 +25,35 @@ WAYS: dict[str, dict[str, Any]] = {
     "static cache": {"cache_implementation": "static"},
     "assisted": {},
 }
-"""Each way of generating, with the options that ask for it."""
+"""Ways of generating, with the options of each."""
 
 
 def main() -> None:
-    """Read the command line, generate, write the texts and the class of each model."""
+    """Write the texts, the class's module and the tokenizer's class of each folder."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("base")
     parser.add_argument("folders", nargs="*")
     parser.add_argument("--import", dest="module")
-    words = parser.parse_args()
-    if words.module:
-        importlib.import_module(words.module)
+    arguments = parser.parse_args()
+    if arguments.module:
+        importlib.import_module(arguments.module)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(2)
-    base = AutoModelForCausalLM.from_pretrained(words.base).eval()
-    found = {}
-    for folder in (words.base, *words.folders):
+    base = AutoModelForCausalLM.from_pretrained(arguments.base).eval()
+    probed = {}
+    for folder in (arguments.base, *arguments.folders):
         model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, padding_side="left")
         texts = {way: generated(model, base, tokenizer, way) for way in WAYS}
         names = {"class": type(model).__module__, "tokenizer": type(tokenizer).__name__}
-        found[folder] = names | {"texts": texts}
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    words.out.write_text(json.dumps({"versions": versions, "found": found}), encoding="utf-8")
+        probed[folder] = names | {"texts": texts}
+    arguments.out.write_text(json.dumps(probed), encoding="utf-8")
 
 
 def generated(model: Any, base: Any, tokenizer: Any, way: str) -> str:
-    """The text that the model writes greedily after the first prompt, or the first line of the error."""
+    """The model's greedy continuation of the first prompt, or the first line of the error."""
     options: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "repetition_penalty": 1.0} | WAYS[way]
     if way == "assisted":
         options["assistant_model"] = base

@@ -1,77 +1,36 @@
-"""Evaluation of a widened model against its base: `python -m benchmarks.speed eval`.
-
-Perplexity and multiple choice run as `scale eval` runs them, on random text and one token a byte: windows as long as
-the shape says, and questions of some 64 tokens with four answers of 4 to 12 through the harness's own model class.
-Every repetition measures the base and the three methods in turn, so that a busy machine slows all alike. Of each the
-medians: tokens a second of the wall's clock, and the ratio of its seconds to the base's, by CPU seconds (on a GPU by
-the wall's), beside the ratio that counting weights gives: 1 + E/N for N weights of the base and E of the expansion, and
-for SCALE-Route all above its fork twice. The one over the other is 1 at the arithmetic's floor.
-"""
+"""Perplexity and multiple choice by a widened model, against its base."""
 
 from __future__ import annotations
 
 import functools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.speed import common
-from benchmarks.speed.common import interleave
-from benchmarks.speed.shapes import SHAPES, Shape
+from benchmarks.command import Result
+from benchmarks.speed import frame
+from benchmarks.speed.frame import interleave
+from benchmarks.speed.generate import BASE, KINDS, LIMIT, RATIOS, add_ratios
+from benchmarks.speed.shapes import SHAPES, Shape, ShapeName
 from benchmarks.speed.train_step import build
 from scale_cli.checkpoints.load import Checkpoint
 from scale_cli.data.windows import Windows
 from scale_cli.evaluation.harness import harness_model
 from scale_cli.evaluation.perplexity import document_sums
 from scale_cli.evaluation.subject import DTYPES, Subject, Target
-from scale_cli.planning.plan import generation_weights
 
-BASE = "base"
-KINDS = (BASE, "scale-preserve", "scale-adapt", "scale-route")
-WORK = ("perplexity", "choice")
 CHOICE_ROWS = 16
-"""Requests a forward pass of multiple choice."""
+"""Requests per forward pass of multiple choice."""
 QUESTIONS, ANSWERS = 8, 4
 END = "</s>"
 
 
-@dataclass(frozen=True)
-class Line:
-    """What one model took for one kind of work: medians over repetitions.
-
-    work: of `WORK`. tokens: that a repetition has put through the model. weights: multiply-adds of a token.
-    spread: half the distance of the quartiles over the median, of the seconds compared.
-    ratio: of the seconds to the base's; model_ratio: of the weights.
-    """
-
-    kind: str
-    work: str
-    tokens: int
-    weights: int
-    cpu_seconds: float
-    wall_seconds: float
-    spread: float
-    ratio: float
-    model_ratio: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.wall_seconds
-
-    @property
-    def over_floor(self) -> float:
-        """The measured ratio over that of the weights: 1 is the arithmetic's floor."""
-        return self.ratio / self.model_ratio
-
-
 def prepare(kind: str, shape: Shape, *, device: str) -> Subject:
-    """A model of this shape with random weights, as loading a checkpoint of this kind would give it."""
+    """A model of this shape with random weights, in the form in which `scale eval` loads a checkpoint."""
     torch.manual_seed(0)
     dtype = "bfloat16" if device == "cuda" else "float32"
     model = build("fft" if kind == BASE else kind, shape).to(device, DTYPES[dtype]).eval()
@@ -80,7 +39,7 @@ def prepare(kind: str, shape: Shape, *, device: str) -> Subject:
 
 
 def byte_tokenizer() -> Any:
-    """A tokenizer of one token a byte, and an end-of-text."""
+    """A tokenizer with one token per byte and an end-of-text token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -97,16 +56,15 @@ def text(draw: random.Random, size_bytes: int) -> str:
 
 
 def perplexity_work(subject: Subject, shape: Shape) -> tuple[Callable[[], Any], int]:
-    """Scoring a batch of windows as `--perplexity` does, and the tokens that this puts through the model."""
-    draw = random.Random(0)
-    size = shape.batch_size * shape.seq_length
-    windows = Windows([text(draw, size)], subject.tokenizer, length=shape.seq_length, stride=shape.seq_length,
-                      packing="concat")  # fmt: skip
+    """Scoring a batch of windows as `--perplexity` does, and the number of tokens that the model reads."""
+    size, length = shape.batch_size * shape.seq_length, shape.seq_length
+    texts = [text(random.Random(0), size)]
+    windows = Windows(texts, subject.tokenizer, length=length, stride=length, packing="concat")
     return functools.partial(document_sums, subject.model, windows, shape.batch_size), size
 
 
-def choice_work(subject: Subject) -> tuple[Callable[[], Any], int]:
-    """Scoring the answers to some questions by the harness, and the tokens that this puts through the model."""
+def choice_work(subject: Subject, shape: Shape) -> tuple[Callable[[], Any], int]:
+    """Scoring the answers to questions by the harness, and the number of tokens that the model reads."""
     from lm_eval.api.instance import Instance
 
     draw = random.Random(0)
@@ -120,76 +78,54 @@ def choice_work(subject: Subject) -> tuple[Callable[[], Any], int]:
     return functools.partial(lm.loglikelihood, requests, disable_tqdm=True), tokens
 
 
-def measure(shape: Shape, *, repetitions: int, warmup: int, device: str) -> list[Line]:
-    """A line for each kind and work, work by work."""
+WORK = {"perplexity": perplexity_work, "choice": choice_work}
+
+
+def measure(shape: Shape, *, repetitions: int, warmup: int, device: str) -> pd.DataFrame:
+    """One row per work and kind of model, with the columns of `generate.add_ratios`.
+
+    tokens: read by the model in one repetition. tokens_per_second: by wall seconds.
+    """
     subjects = {kind: prepare(kind, shape, device=device) for kind in KINDS}
-    works: dict[tuple[str, str], tuple[Callable[[], Any], int]] = {}
-    for kind, subject in subjects.items():
-        works["perplexity", kind] = perplexity_work(subject, shape)
-        works["choice", kind] = choice_work(subject)
-    clocks = interleave(
-        {key: work for key, (work, _) in works.items()}, repetitions=repetitions, warmup=warmup, device=device
-    )
-    weights = {kind: generation_weights(kind, subject.model) for kind, subject in subjects.items()}
-    lines = []
-    for name, kind in sorted(works, key=lambda key: WORK.index(key[0])):
-        clock, base = clocks[name, kind], clocks[name, BASE]
-        lines.append(
-            Line(
-                kind=kind,
-                work=name,
-                tokens=works[name, kind][1],
-                weights=weights[kind],
-                cpu_seconds=clock.cpu_seconds,
-                wall_seconds=clock.wall_seconds,
-                spread=clock.spread,
-                ratio=clock.compared_seconds / base.compared_seconds,
-                model_ratio=weights[kind] / weights[BASE],
-            )
-        )
+    works = {(work, kind): make(subjects[kind], shape) for work, make in WORK.items() for kind in KINDS}
+    calls = {key: call for key, (call, _) in works.items()}
+    lines = interleave(calls, "work", "kind", repetitions=repetitions, warmup=warmup, device=device)
+    lines["tokens"] = [tokens for _, tokens in works.values()]
+    lines["tokens_per_second"] = lines.tokens / lines.wall_seconds
+    add_ratios(lines, {kind: subject.model for kind, subject in subjects.items()})
     return lines
 
 
-def speed_table(lines: list[Line], *, title: str) -> Table:
-    """The lines for a terminal of 80 columns."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("work", no_wrap=True)
-    table.add_column("model", no_wrap=True)
-    for heading in ("tokens/s", "spread", "/ base", "weights", "over"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for line in lines:
-        numbers = [line.spread, line.ratio, line.model_ratio, line.over_floor]
-        table.add_row(
-            line.work if line.kind == BASE else "",
-            line.kind,
-            f"{line.tokens_per_second:,.0f}",
-            *(f"{number:.3f}" for number in numbers),
-        )
-    return table
+def main(
+    shape: ShapeName = "llama-small",
+    repetitions: frame.Repetitions = 15,
+    warmup: frame.Warmup = 2,
+    threads: frame.Threads = frame.CORES,
+) -> Result:
+    """Time perplexity and multiple choice by the base and the three SCALE methods.
 
-
-def main(words: list[str]) -> None:
-    """The command line of this measurement."""
-    parser = common.parser("eval", __doc__, shape="llama-small", repetitions=15)
-    parser.add_argument("--warmup", type=int, default=2, help="repetitions before those that count")
-    arguments = parser.parse_args(words)
-    torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    shape = SHAPES[arguments.shape]
-    lines = measure(shape, repetitions=arguments.repetitions, warmup=arguments.warmup, device=device)
-    title = f"Evaluation, {arguments.shape}, {device}, windows of {shape.batch_size} x {shape.seq_length} tokens"
-    Console().print(speed_table(lines, title=title))
-    common.write_speed_record(
-        arguments.out,
-        "eval",
-        words,
-        shape=shape,
-        threads=arguments.threads,
-        repetitions=arguments.repetitions,
-        targets=[
-            common.Target(f"{line.work} by {line.kind} over its weights'", line.over_floor, 1.1) for line in lines
-        ],
-        lines=[
-            vars(line) | {name: getattr(line, name) for name in ("tokens_per_second", "over_floor")} for line in lines
-        ],
+    Both run as `scale eval` runs them, on random text with one token per byte: windows of the shape's length, and
+    questions of about 64 tokens with four answers of 4 to 12 through the harness's own model class. Every repetition
+    measures the base and the three methods in turn, so that other load slows all of them alike. Printed are medians:
+    tokens per second (wall), the ratio of the CPU seconds (on a GPU, the device's) to the base's, the ratio of the
+    weights that a token is multiplied with, and the first ratio over the second: 1 is the arithmetic's floor.
+    """
+    torch.set_num_threads(threads)
+    size, device = SHAPES[shape], frame.device()
+    lines = measure(size, repetitions=repetitions, warmup=warmup, device=device)
+    columns = [("work", "work", ""), ("model", "kind", ""), ("tokens/s", "tokens_per_second", ",.0f"), *RATIOS]
+    title = f"Evaluation, {shape}, {device}, windows of {size.batch_size} x {size.seq_length} tokens"
+    targets = [
+        frame.Target(f"{work} by {kind} over its weights'", over_floor, LIMIT).record
+        for work, kind, over_floor in zip(lines.work, lines.kind, lines.over_floor, strict=True)
+    ]
+    return Result(
+        [frame.table(lines, columns, title=title)],
+        {
+            "shape": size,
+            "threads": threads,
+            "repetitions": repetitions,
+            "targets": targets,
+            "lines": frame.rows(lines),
+        },
     )

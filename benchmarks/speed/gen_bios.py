@@ -1,95 +1,67 @@
-"""Synthetic biographies: `python -m benchmarks.speed gen-bios`.
-
-Every repetition generates so many people, as `scale gen-bios` does, in a process of its own; imports are not counted.
-The medians: people a second of the wall's clock, and the most memory that the process held, imports included.
-"""
+"""People per second and memory of generating biographies."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.speed import common
-from benchmarks.speed.common import Target, clocked, in_own_process
+from benchmarks.command import Result
+from benchmarks.speed import frame
+from benchmarks.speed.frame import Target, clocked, in_own_process
 from scale_cli.core.records import peak_memory_bytes
 
 PEOPLE = 200_000
-"""The data set of the first benchmark, which shall take 20 seconds and 1.5 GB on two cores."""
+"""Size of the first benchmark's data set. The targets are 20 seconds and 1.5 GB on two cores."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One measurement. peak_bytes: the most memory of the process."""
-
-    people: int
-    wall_seconds: float
-    cpu_seconds: float
-    peak_bytes: int
-
-    @property
-    def people_per_second(self) -> float:
-        return self.people / self.wall_seconds
-
-
-def generate(people: int, workers: int) -> Run:
-    """Generate people into a temporary folder, in this process."""
+def generate(people: int, workers: int) -> dict[str, Any]:
+    """Generate biographies into a temporary folder: people, wall_seconds, cpu_seconds, peak_bytes of this process."""
     import data_gen
 
     with tempfile.TemporaryDirectory() as folder:
         _, cpu, wall = clocked(lambda: data_gen.generate(Path(folder) / "bios", people=people, workers=workers))
-    return Run(people, wall, cpu, peak_memory_bytes())
+    return {"people": people, "wall_seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak_memory_bytes()}
 
 
-def summary(runs: list[Run]) -> Run:
-    """The medians, and the most memory of any."""
-    return Run(
-        people=runs[0].people,
-        wall_seconds=statistics.median(run.wall_seconds for run in runs),
-        cpu_seconds=statistics.median(run.cpu_seconds for run in runs),
-        peak_bytes=max(run.peak_bytes for run in runs),
-    )
+def main(
+    people: frame.Count = PEOPLE, repetitions: frame.Repetitions = 3, threads: frame.Threads = frame.CORES
+) -> Result:
+    """Time the generation of biographies.
 
-
-def speed_table(run: Run, *, title: str) -> Table:
-    """The summary for a terminal."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("people", "people/s", "wall s", "CPU s", "CPU ms/person", "peak MB"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_row(
-        f"{run.people:,}",
-        f"{run.people_per_second:,.0f}",
-        f"{run.wall_seconds:.1f}",
-        f"{run.cpu_seconds:.1f}",
-        f"{1e3 * run.cpu_seconds / run.people:.3f}",
-        f"{run.peak_bytes / 1e6:,.0f}",
-    )
-    return table
-
-
-def main(words: list[str]) -> None:
-    """The command line of this measurement."""
-    parser = common.parser("gen-bios", __doc__, repetitions=3)
-    parser.add_argument("--people", type=common.positive, default=PEOPLE)
-    arguments = parser.parse_args(words)
-    runs = [in_own_process(generate, arguments.people, arguments.threads) for _ in range(arguments.repetitions)]
-    found = summary(runs)
-    Console().print(speed_table(found, title=f"Generating biographies, {arguments.threads} threads"))
-    share = arguments.people / PEOPLE
-    common.write_speed_record(
-        arguments.out,
-        "gen-bios",
-        words,
-        targets=[
-            Target(f"seconds for {arguments.people:,} people", found.wall_seconds, 20 * share),
-            Target("peak GB", found.peak_bytes / 1e9, 1.5),
-        ],
-        threads=arguments.threads,
-        repetitions=arguments.repetitions,
-        summary=vars(found) | {"people_per_second": found.people_per_second},
-        runs=runs,
+    Every repetition generates the data set of `scale gen-bios` in a new process; imports are not timed. Printed are
+    medians, people per second of wall time, and the largest peak memory of the process, imports included.
+    """
+    runs = [in_own_process(generate, people, threads) for _ in range(repetitions)]
+    wall, cpu = (statistics.median(run[name] for run in runs) for name in ("wall_seconds", "cpu_seconds"))
+    summary = {
+        "people": people,
+        "people_per_second": people / wall,
+        "wall_seconds": wall,
+        "cpu_seconds": cpu,
+        "peak_bytes": max(run["peak_bytes"] for run in runs),
+    }
+    targets = [
+        Target(f"seconds for {people:,} people", wall, 20 * people / PEOPLE).record,
+        Target("peak GB", summary["peak_bytes"] / 1e9, 1.5).record,
+    ]
+    lines = [summary | {"cpu_ms": 1e3 * cpu / people, "peak_mb": summary["peak_bytes"] / 1e6}]
+    columns = [
+        ("people", "people", ","),
+        ("people/s", "people_per_second", ",.0f"),
+        ("wall s", "wall_seconds", ".1f"),
+        ("CPU s", "cpu_seconds", ".1f"),
+        ("CPU ms/person", "cpu_ms", ".3f"),
+        ("peak MB", "peak_mb", ",.0f"),
+    ]
+    return Result(
+        [frame.table(lines, columns, title=f"Generating biographies, {threads} threads")],
+        {
+            "threads": threads,
+            "repetitions": repetitions,
+            "targets": targets,
+            "summary": summary,
+            "runs": runs,
+        },
     )

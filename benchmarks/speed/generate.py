@@ -1,56 +1,32 @@
-"""Greedy generation with a cache by a widened model against its base: `python -m benchmarks.speed generate`.
-
-The library's `generate` continues a prompt of random tokens by a fixed number. Every repetition does so with the base
-and the three methods in turn, so that a busy machine slows all alike. Of each the medians: milliseconds a token of the
-wall's clock, and the ratio of its seconds to the base's, by CPU seconds (on a GPU by the device's), beside the ratio of
-the weights that a token is multiplied with: 1 + E/N for N weights of the base and E of the expansion, and for
-SCALE-Route all above its fork twice. The one over the other is 1 at the arithmetic's floor, and may be below it: a
-token reads every weight once, also where it is multiplied with it twice.
-"""
+"""Greedy generation with a cache by a widened model, against its base."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from benchmarks.speed import common
-from benchmarks.speed.common import Target, interleave
-from benchmarks.speed.shapes import SHAPES, Shape
+from benchmarks.command import Result
+from benchmarks.speed import frame
+from benchmarks.speed.frame import Target, interleave, over_first
+from benchmarks.speed.shapes import SHAPES, Shape, ShapeName
 from benchmarks.speed.train_step import build
 from scale_cli.planning.plan import generation_weights
 
 BASE = "base"
 KINDS = (BASE, "scale-preserve", "scale-adapt", "scale-route")
-
-
-@dataclass(frozen=True)
-class Line:
-    """What generating took with one model: medians over repetitions.
-
-    seconds_per_token: of the wall's clock, the prompt's included. weights: multiply-adds of a token.
-    spread: half the distance of the quartiles over the median, of the seconds compared.
-    ratio: of the seconds to the base's; model_ratio: of the weights.
-    """
-
-    kind: str
-    weights: int
-    cpu_seconds: float
-    wall_seconds: float
-    seconds_per_token: float
-    spread: float
-    ratio: float
-    model_ratio: float
-
-    @property
-    def over_floor(self) -> float:
-        """The measured ratio over that of the weights: 1 is the arithmetic's floor."""
-        return self.ratio / self.model_ratio
+LIMIT = 1.1
+"""The largest `over_floor` that is a target."""
+RATIOS = [
+    ("spread", "spread", ".3f"),
+    ("/ base", "ratio", ".3f"),
+    ("weights", "model_ratio", ".3f"),
+    ("over", "over_floor", ".3f"),
+]
 
 
 def prepare(kind: str, shape: Shape, *, device: str) -> Any:
@@ -61,77 +37,87 @@ def prepare(kind: str, shape: Shape, *, device: str) -> Any:
 
 
 def generation(model: Any, prompt: torch.Tensor, new_tokens: int) -> Callable[[], torch.Tensor]:
-    """Continuing the prompt (B, T) greedily by so many tokens, none of which ends it."""
+    """Greedy generation of exactly `new_tokens` tokens after the prompt, (batch_size, prompt_tokens)."""
     options = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     return functools.partial(model.generate, prompt, attention_mask=torch.ones_like(prompt), **options)
 
 
+def add_ratios(lines: pd.DataFrame, models: dict[str, Any]) -> None:
+    """Add the columns weights, ratio, model_ratio and over_floor, against the base, which is the first kind.
+
+    weights: multiply-adds of weights per token: 1 + E/N times the base's, for N weights of the base and E of the
+    expansion; for SCALE-Route, everything above the fork counts twice.
+    ratio: of the compared seconds to the base's in the same work, if there is a column work. model_ratio: of the
+    weights. over_floor: ratio / model_ratio; 1 is the floor that the arithmetic sets.
+    """
+    groups = lines.get("work")
+    weights = {kind: generation_weights(kind, model) for kind, model in models.items()}
+    lines["weights"] = lines.kind.map(weights)
+    lines["ratio"] = over_first(lines.compared_seconds, groups)
+    lines["model_ratio"] = over_first(lines.weights, groups)
+    lines["over_floor"] = lines.ratio / lines.model_ratio
+
+
 def measure(
     shape: Shape, *, repetitions: int, warmup: int, device: str, batch_size: int, prompt_tokens: int, new_tokens: int
-) -> list[Line]:
-    """A line for each kind of model."""
+) -> pd.DataFrame:
+    """One row per kind of model, with the columns of `add_ratios`.
+
+    seconds_per_token: wall seconds, those of the prompt included, per new token.
+    """
     models = {kind: prepare(kind, shape, device=device) for kind in KINDS}
     draw = torch.Generator().manual_seed(0)
     prompt = torch.randint(shape.config["vocab_size"], (batch_size, prompt_tokens), generator=draw).to(device)
     works = {kind: generation(model, prompt, new_tokens) for kind, model in models.items()}
-    clocks = interleave(works, repetitions=repetitions, warmup=warmup, device=device)
-    weights = {kind: generation_weights(kind, model) for kind, model in models.items()}
-    return [
-        Line(
-            kind=kind,
-            weights=weights[kind],
-            cpu_seconds=clock.cpu_seconds,
-            wall_seconds=clock.wall_seconds,
-            seconds_per_token=clock.wall_seconds / new_tokens,
-            spread=clock.spread,
-            ratio=clock.compared_seconds / clocks[BASE].compared_seconds,
-            model_ratio=weights[kind] / weights[BASE],
-        )
-        for kind, clock in clocks.items()
-    ]
+    lines = interleave(works, "kind", repetitions=repetitions, warmup=warmup, device=device)
+    lines["seconds_per_token"] = lines.wall_seconds / new_tokens
+    add_ratios(lines, models)
+    return lines
 
 
-def speed_table(lines: list[Line], *, title: str) -> Table:
-    """The lines for a terminal of 80 columns."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("model", no_wrap=True)
-    for heading in ("ms/token", "spread", "/ base", "weights", "over"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for line in lines:
-        numbers = [line.spread, line.ratio, line.model_ratio, line.over_floor]
-        table.add_row(line.kind, f"{1e3 * line.seconds_per_token:.2f}", *(f"{number:.3f}" for number in numbers))
-    return table
+def main(
+    shape: ShapeName = "llama-small",
+    repetitions: frame.Repetitions = 9,
+    warmup: frame.Warmup = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per call.")] = 1,
+    prompt_tokens: frame.Count = 16,
+    new_tokens: frame.Count = 64,
+    threads: frame.Threads = frame.CORES,
+) -> Result:
+    """Time greedy generation with a cache by the base and the three SCALE methods.
 
-
-def main(words: list[str]) -> None:
-    """The command line of this measurement."""
-    parser = common.parser("generate", __doc__, shape="llama-small", repetitions=9)
-    parser.add_argument("--warmup", type=int, default=1, help="repetitions before those that count")
-    parser.add_argument("--batch-size", type=common.positive, default=1, help="sequences generated at a time")
-    parser.add_argument("--prompt-tokens", type=common.positive, default=16)
-    parser.add_argument("--new-tokens", type=common.positive, default=64)
-    arguments = parser.parse_args(words)
-    torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    The library's `generate` continues a prompt of random tokens by a fixed number. Every repetition runs the base and
+    the three methods in turn, so that other load slows all of them alike. Printed are medians: milliseconds per token
+    (wall), the ratio of the CPU seconds (on a GPU, the device's) to the base's, the ratio of the weights that a token
+    is multiplied with, and the first ratio over the second. 1 is the arithmetic's floor. The result may be below it,
+    because a weight is read once even if it is multiplied with twice.
+    """
+    torch.set_num_threads(threads)
+    device = frame.device()
     lines = measure(
-        SHAPES[arguments.shape],
-        repetitions=arguments.repetitions,
-        warmup=arguments.warmup,
+        SHAPES[shape],
+        repetitions=repetitions,
+        warmup=warmup,
         device=device,
-        batch_size=arguments.batch_size,
-        prompt_tokens=arguments.prompt_tokens,
-        new_tokens=arguments.new_tokens,
+        batch_size=batch_size,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
     )
-    title = f"Generating {arguments.new_tokens} tokens, {arguments.shape}, {device}, batch {arguments.batch_size}"
-    Console().print(speed_table(lines, title=title))
-    common.write_speed_record(
-        arguments.out,
-        "generate",
-        words,
-        targets=[Target(f"{line.kind} / base over its weights'", line.over_floor, 1.1) for line in lines[1:]],
-        shape=SHAPES[arguments.shape],
-        device=device,
-        threads=arguments.threads,
-        repetitions=arguments.repetitions,
-        lines=[vars(line) | {"over_floor": line.over_floor} for line in lines],
+    columns = [("model", "kind", ""), ("ms/token", "ms", ".2f"), *RATIOS]
+    title = f"Generating {new_tokens} tokens, {shape}, {device}, batch {batch_size}"
+    widened = lines[lines.kind != BASE]
+    targets = [
+        Target(f"{kind} / base over its weights'", over_floor, LIMIT).record
+        for kind, over_floor in zip(widened.kind, widened.over_floor, strict=True)
+    ]
+    return Result(
+        [frame.table(lines.assign(ms=1e3 * lines.seconds_per_token), columns, title=title)],
+        {
+            "shape": SHAPES[shape],
+            "device": device,
+            "threads": threads,
+            "repetitions": repetitions,
+            "targets": targets,
+            "lines": frame.rows(lines),
+        },
     )

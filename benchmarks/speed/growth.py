@@ -1,15 +1,4 @@
-"""How the time grows: `python -m benchmarks.speed growth`.
-
-Six sweeps, each from small to large: a training step of the small Llama against the size of the expansion (up to 100%
-of the base's weights), the depth, the length and the batch; upscaling against the size of the checkpoint, and
-generating biographies against the number of people. All the steps of a sweep are taken in turn, repetition by
-repetition; upscaling and generating happen once for each size, in a process of their own, without the imports.
-
-For each the exponent of a power law, fitted to the logarithms of all points, that between the last two points, where
-what does not grow weighs least, and the exponent that the cost model gives at the same points. Steps are in seconds of
-the processor (on a GPU of the device), the others by the wall's clock. With --out the plots, log-log, are beside the
-record.
-"""
+"""Growth of time with the size of the expansion, depth, length, batch, checkpoint and data."""
 
 from __future__ import annotations
 
@@ -17,43 +6,56 @@ import dataclasses
 import functools
 import gc
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from benchmarks.speed import common, gen_bios, upscale
-from benchmarks.speed.common import in_own_process, interleave
-from benchmarks.speed.shapes import SHAPES, Shape
+from benchmarks.command import Result
+from benchmarks.speed import frame, gen_bios, upscale
+from benchmarks.speed.frame import in_own_process, interleave
+from benchmarks.speed.shapes import SHAPES, Shape, ShapeName, expansion
 from benchmarks.speed.train_step import Prepared, prepare, step, tokens
+from scale_cli.cli.output import say
 from scale_cli.core.errors import RequestError
-from scale_cli.methods.cost import Weights, multiply_adds
+from scale_cli.methods.cost import multiply_adds
 from scale_cli.reporting.figures import growth_figure
 from scale_cli.reporting.growth import GrowthPanel, GrowthSeries, power_law
 
 METHODS = ("fft", "scale-preserve", "scale-adapt")
-SHAPE = "llama-small"
+SHAPE: ShapeName = "llama-small"
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.63)
-"""Of the base's sizes, what is added to each: the expansion's weights are about the share and its square, as an added
-row reads both halves."""
+"""Shares of the base's sizes that are added. An added row reads both halves, so the expansion's weights, as a share of
+the base's, are about the share plus its square."""
 DEPTHS = (2, 4, 8, 16)
 LENGTHS = (128, 256, 512, 1024, 2048)
 BATCHES = (1, 2, 4, 8, 16)
 STEP_SIZE = (2, 256)
-"""Sequences and tokens of a step where neither grows; a growing batch is of `SHORT` tokens each."""
+"""Sequences and tokens of a step whose batch and length do not grow."""
 SHORT = 64
+"""Tokens per sequence of a growing batch."""
 HIDDEN = (256, 512, 1024, 1536)
-"""Of the checkpoints to upscale."""
+"""Hidden sizes of the checkpoints that are upscaled."""
 MOST_PEOPLE = 1_000_000
+SWEEPS = {
+    "expansion": ("A step, by the expansion's size", "E, % of the base's weights N (dotted: E = 0)"),
+    "depth": ("A step, by depth", "layers"),
+    "length": ("A step, by length", "tokens of a sequence"),
+    "batch": ("A step, by batch", f"sequences of {SHORT} tokens"),
+    "upscale": ("Upscaling", "MB of the checkpoint"),
+    "gen-bios": ("Generating biographies", "people"),
+}
+"""The sweeps, with the title and x axis of each plot."""
+WALL = ("upscale", "gen-bios")
+"""The sweeps in wall seconds."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a piece of work of size x took. counted: operations by the cost model, None where it says nothing."""
+    """The seconds of a work of size x. counted: its operations by the cost model, None if the model lacks it."""
 
     x: float
     seconds: float
@@ -62,7 +64,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of growing x. method: the one whose colour it has in figures. at_zero: the seconds where x is 0."""
+    """Points of growing x. method: whose colour the series has in figures. at_zero: the seconds at x = 0."""
 
     sweep: str
     label: str
@@ -71,98 +73,106 @@ class Series:
     at_zero: float | None = None
 
     @property
-    def drawn(self) -> GrowthSeries:
-        """What figures show of it, and what it is fitted by."""
+    def curve(self) -> GrowthSeries:
+        """The series as `scale_cli.reporting` plots and fits it."""
         points = tuple((point.x, point.seconds) for point in self.points)
         return GrowthSeries(self.label, self.method, points, self.at_zero)
 
     @property
     def exponents(self) -> dict[str, float | None]:
-        """That of all points, that of the last two, and that of what the cost model counts at all points."""
+        """Exponents of a power law: of all points, of the last two, and of the cost model's counts at all points."""
         counted = [(point.x, point.counted) for point in self.points if point.counted is not None]
         return {
-            "exponent": self.drawn.exponent,
-            "last_exponent": self.drawn.last_exponent,
+            "exponent": self.curve.exponent,
+            "last_exponent": self.curve.last_exponent,
             "model_exponent": power_law(counted)[0] if counted else None,
         }
 
 
 def sized(shape: Shape, *, share: float | None = None, **config: int) -> Shape:
-    """The shape with a base of another config, and this share of its sizes added to it."""
+    """The shape with changes to the base's config, and expanded by a share of the base's sizes if one is given."""
     base = shape.config | config
-    expansion = shape.expansion if share is None else added(base, share)
-    return dataclasses.replace(shape, config=base, expansion=expansion)
-
-
-def added(config: Mapping[str, int], share: float) -> dict[str, int]:
-    """An expansion by this share of a base's sizes; heads come in whole groups, one at least."""
-    groups = max(1, round(share * config["num_key_value_heads"]))
-    return {
-        "hidden_size": round(share * config["hidden_size"]),
-        "num_attention_heads": groups * config["num_attention_heads"] // config["num_key_value_heads"],
-        "num_key_value_heads": groups,
-        "intermediate_size": round(share * config["intermediate_size"]),
-    }
+    added = shape.expansion if share is None else expansion(base, share)
+    return dataclasses.replace(shape, config=base, expansion=added)
 
 
 def with_step(shape: Shape, batch_size: int, seq_length: int) -> Shape:
-    """The shape with a step of so many sequences of so many tokens."""
+    """The shape with another size of a step."""
     return dataclasses.replace(shape, batch_size=batch_size, seq_length=seq_length)
 
 
-class Machine:
-    """Takes training steps, in the precision of its device."""
+def step_shapes(sweep: str, shape: Shape) -> dict[float, Shape]:
+    """The shapes of a sweep of training steps: by share, layers, tokens per sequence or sequences.
 
-    def __init__(self, *, repetitions: int, device: str) -> None:
-        self.repetitions = repetitions
-        self.device = device
-        self.bfloat16 = device == "cuda"
+    The share of preserved layers is the same at every depth.
+    """
+    preserved = shape.preserve_layers / shape.config["num_hidden_layers"]
 
-    def prepare(self, method: str, shape: Shape) -> Prepared:
-        return prepare(method, shape, device=self.device, bfloat16=self.bfloat16)
+    def deep(layers: int) -> Shape:
+        deeper = dataclasses.replace(shape, preserve_layers=max(1, round(preserved * layers)), layers=layers + 1)
+        return with_step(sized(deeper, num_hidden_layers=layers), *STEP_SIZE)
 
-    def work(self, prepared: Prepared, shape: Shape) -> Callable[[], None]:
-        return functools.partial(step, prepared, tokens(shape, device=self.device), bfloat16=self.bfloat16)
+    match sweep:
+        case "expansion":
+            return {share: with_step(sized(shape, share=share), *STEP_SIZE) for share in SHARES}
+        case "depth":
+            return {layers: deep(layers) for layers in DEPTHS}
+        case "length":
+            return {length: with_step(shape, 1, length) for length in LENGTHS}
+        case "batch":
+            return {size: with_step(shape, size, SHORT) for size in BATCHES}
+    raise AssertionError(sweep)
 
-    def seconds(self, works: Mapping[tuple[str, float], Callable[[], Any]]) -> dict[tuple[str, float], float]:
-        clocks = interleave(works, repetitions=self.repetitions, warmup=1, device=self.device)
-        return {key: clock.compared_seconds for key, clock in clocks.items()}
 
+def grow_steps(sweep: str, shape: Shape, *, repetitions: int, device: str) -> list[Series]:
+    """Training steps of every method, against the sizes of a sweep. All steps are timed in turn.
 
-def grow_expansion(machine: Machine, shape: Shape) -> list[Series]:
-    """A step against E, in percent of N: x is 0 where there is no expansion at all, for fft always."""
-    shape = with_step(shape, *STEP_SIZE)
-    works, weights = {}, {}
-    for method in METHODS[1:]:
-        works[method, 0.0] = without_expansion(machine, method, shape)
-        for share in SHARES:
-            wide = sized(shape, share=share)
-            prepared = machine.prepare(method, wide)
-            works[method, share], weights[method, share] = machine.work(prepared, wide), prepared.weights
-    seconds = machine.seconds(works)
-
-    def point(method: str, share: float) -> Point:
-        counts = weights[method, share]
-        counted = _operations(method, counts, shape)
-        return Point(100 * counts.added / counts.base, seconds[method, share], counted)
-
+    The sweep "expansion" is against E in percent of N, and has the step without an expansion, which replaces fft's.
+    """
+    expands, bfloat16 = sweep == "expansion", device == "cuda"
+    works: dict[tuple[str, float], Callable[[], None]] = {}
+    points: dict[str, dict[float, Point]] = {}
+    for method in METHODS[1:] if expands else METHODS:
+        points[method] = {}
+        if expands:
+            works[method, 0.0] = without_expansion(method, with_step(shape, *STEP_SIZE), device=device)
+        prepared: Prepared | None = None
+        model: Any = None
+        for size, larger in step_shapes(sweep, shape).items():
+            if prepared is None or model != (larger.config, larger.expansion):  # length and batch share one model
+                prepared = prepare(method, larger, device=device, bfloat16=bfloat16)
+                model = (larger.config, larger.expansion)
+            weights = prepared.weights
+            works[method, size] = functools.partial(step, prepared, tokens(larger, device=device), bfloat16=bfloat16)
+            x = 100 * weights.added / weights.base if expands else float(size)
+            points[method][size] = Point(x, 0.0, multiply_adds(method, weights) * larger.batch_size * larger.seq_length)
+    timed = interleave(works, "method", "size", repetitions=repetitions, warmup=1, device=device)
+    seconds = timed.set_index(["method", "size"]).compared_seconds.to_dict()
     return [
-        Series("expansion", method, method, tuple(point(method, share) for share in SHARES), seconds[method, 0.0])
-        for method in METHODS[1:]
+        Series(
+            sweep,
+            method,
+            method,
+            tuple(dataclasses.replace(point, seconds=seconds[method, size]) for size, point in by_size.items()),
+            seconds.get((method, 0.0)),
+        )
+        for method, by_size in points.items()
     ]
 
 
-def without_expansion(machine: Machine, method: str, shape: Shape) -> Callable[[], None]:
-    """What is left of a method's step if the expansion has no weight at all: the base's forward pass, and the backward
-    pass to the lowest layer that would collaborate; nothing is updated."""
-    base = machine.prepare("fft", shape).model.requires_grad_(False)
+def without_expansion(method: str, shape: Shape, *, device: str) -> Callable[[], None]:
+    """The part of a method's step that does not depend on the expansion.
+
+    It is the base's forward pass, and the backward pass down to the lowest collaborating layer. No weight is updated.
+    """
+    base = prepare("fft", shape, device=device, bfloat16=device == "cuda").model.requires_grad_(False)
     if method == "scale-adapt":
         lowest = base.model.layers[shape.preserve_layers]
         lowest.register_forward_pre_hook(lambda layer, args: (args[0].detach().requires_grad_(), *args[1:]))
-    batch = tokens(shape, device=machine.device)
+    batch = tokens(shape, device=device)
 
     def work() -> None:
-        with torch.autocast(machine.device, torch.bfloat16, enabled=machine.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             loss = base(input_ids=batch, labels=batch, use_cache=False).loss
         if loss.requires_grad:
             loss.backward()
@@ -170,55 +180,8 @@ def without_expansion(machine: Machine, method: str, shape: Shape) -> Callable[[
     return work
 
 
-def grow_depth(machine: Machine, shape: Shape) -> list[Series]:
-    """A step against the layers, of which the same share is preserved."""
-    share = shape.preserve_layers / shape.config["num_hidden_layers"]
-
-    def deep(layers: int) -> Shape:
-        deeper = dataclasses.replace(shape, preserve_layers=max(1, round(share * layers)), layers=layers + 1)
-        return with_step(sized(deeper, num_hidden_layers=layers), *STEP_SIZE)
-
-    return _steps("depth", machine, {layers: deep(layers) for layers in DEPTHS})
-
-
-def grow_length(machine: Machine, shape: Shape) -> list[Series]:
-    """A step against the tokens of its one sequence."""
-    return _steps("length", machine, {length: with_step(shape, 1, length) for length in LENGTHS}, same_model=True)
-
-
-def grow_batch(machine: Machine, shape: Shape) -> list[Series]:
-    """A step against its sequences."""
-    return _steps("batch", machine, {size: with_step(shape, size, SHORT) for size in BATCHES}, same_model=True)
-
-
-def _steps(sweep: str, machine: Machine, shapes: Mapping[int, Shape], *, same_model: bool = False) -> list[Series]:
-    """A step of each method against the sizes; same_model: of one model for all of them."""
-    works, counted = {}, {}
-    for method in METHODS:
-        prepared = None
-        for size, shape in shapes.items():
-            if prepared is None or not same_model:
-                prepared = machine.prepare(method, shape)
-            works[method, float(size)] = machine.work(prepared, shape)
-            counted[method, float(size)] = _operations(method, prepared.weights, shape)
-    seconds = machine.seconds(works)
-    return [
-        Series(
-            sweep,
-            method,
-            method,
-            tuple(Point(x, seconds[method, x], counted[method, x]) for x in map(float, shapes)),
-        )
-        for method in METHODS
-    ]
-
-
-def _operations(method: str, weights: Weights, shape: Shape) -> float:
-    return multiply_adds(method, weights) * shape.batch_size * shape.seq_length
-
-
 def grow_upscale(shape: Shape, *, threads: int) -> list[Series]:
-    """Upscaling by width, the SVD apart, and by depth, against the megabytes of the checkpoint."""
+    """Upscaling by width, with the SVD apart, and by depth, against the megabytes of the checkpoint."""
     points: dict[str, list[Point]] = {"SVD of width": [], "rest of width": [], "depth": []}
     for hidden in HIDDEN:
         factor = hidden / shape.config["hidden_size"]
@@ -238,107 +201,90 @@ def grow_upscale(shape: Shape, *, threads: int) -> list[Series]:
             points[label].append(Point(megabytes, seconds))
     colours = ("scale-route", "scale-adapt", "llama-pro")
     return [
-        Series("upscale", label, colour, tuple(found))
-        for (label, found), colour in zip(points.items(), colours, strict=True)
+        Series("upscale", label, colour, tuple(measured))
+        for (label, measured), colour in zip(points.items(), colours, strict=True)
     ]
 
 
 def grow_people(most: int, *, threads: int) -> list[Series]:
-    """Generating biographies against people: a thousand, ten thousand and so on up to the most."""
+    """Generating biographies against the number of people: a thousand, ten thousand and so on, up to `most`."""
     counts = [10**power for power in range(3, 10) if 10**power <= most]
     runs = [in_own_process(gen_bios.generate, people, threads) for people in counts]
-    points = tuple(Point(float(run.people), run.wall_seconds) for run in runs)
+    points = tuple(Point(float(run["people"]), run["wall_seconds"]) for run in runs)
     return [Series("gen-bios", "gen-bios", "scale-preserve", points)]
 
 
-SWEEPS = {
-    "expansion": ("A step, by the expansion's size", "E, % of the base's weights N (dotted: E = 0)"),
-    "depth": ("A step, by depth", "layers"),
-    "length": ("A step, by length", "tokens of a sequence"),
-    "batch": ("A step, by batch", f"sequences of {SHORT} tokens"),
-    "upscale": ("Upscaling", "MB of the checkpoint"),
-    "gen-bios": ("Generating biographies", "people"),
-}
-"""What grows: the title and the x axis of each plot."""
-
-
-def measure(sweep: str, machine: Machine, *, threads: int, people: int) -> list[Series]:
+def measure(sweep: str, *, repetitions: int, threads: int, people: int, device: str) -> list[Series]:
     """The series of a sweep of `SWEEPS`."""
-    shape = SHAPES[SHAPE]
     match sweep:
         case "upscale":
-            return grow_upscale(shape, threads=threads)
+            return grow_upscale(SHAPES[SHAPE], threads=threads)
         case "gen-bios":
             return grow_people(people, threads=threads)
-        case _:
-            of_steps = {
-                "expansion": grow_expansion,
-                "depth": grow_depth,
-                "length": grow_length,
-                "batch": grow_batch,
-            }
-            return of_steps[sweep](machine, shape)
+    return grow_steps(sweep, SHAPES[SHAPE], repetitions=repetitions, device=device)
 
 
-def panels(series: list[Series], *, device: str) -> list[GrowthPanel]:
-    """The plots of the series, one a sweep."""
-    by_processor = "seconds" if device == "cuda" else "CPU seconds"
+def panels(series: Sequence[Series], *, device: str) -> list[GrowthPanel]:
+    """The plots of the series, one per sweep."""
+    axis = dict.fromkeys(SWEEPS, "seconds" if device == "cuda" else "CPU seconds") | dict.fromkeys(WALL, "seconds")
+    by_sweep = {sweep: [line for line in series if line.sweep == sweep] for sweep in SWEEPS}
     return [
-        GrowthPanel(
-            *SWEEPS[sweep],
-            "seconds" if sweep in ("upscale", "gen-bios") else by_processor,
-            tuple(one.drawn for one in series if one.sweep == sweep),
-        )
-        for sweep in dict.fromkeys(one.sweep for one in series)
+        GrowthPanel(*SWEEPS[sweep], axis[sweep], tuple(line.curve for line in lines))
+        for sweep, lines in by_sweep.items()
+        if lines
     ]
 
 
-def growth_table(series: list[Series]) -> Table:
-    """The exponents for a terminal of 80 columns."""
-    table = Table("against", title="Growth of seconds: exponents", title_justify="left")
-    table.add_column("what", no_wrap=True)
-    for heading in ("from", "to", "of all", "last two", "counted"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for i, one in enumerate(series):
-        table.add_row(
-            one.sweep if not i or series[i - 1].sweep != one.sweep else "",
-            one.label,
-            *(f"{point.x:,.0f}" for point in (one.points[0], one.points[-1])),
-            *("-" if exponent is None else f"{exponent:.2f}" for exponent in one.exponents.values()),
-        )
-    return table
+def main(
+    only: Annotated[str, typer.Option(help="Sweeps, separated by commas.")] = ",".join(SWEEPS),
+    people: Annotated[int, typer.Option(min=1, help="The most people that are generated.")] = MOST_PEOPLE,
+    repetitions: frame.Repetitions = 4,
+    threads: frame.Threads = frame.CORES,
+) -> Result:
+    """Measure how time grows with size.
 
+    Six sweeps, each from small to large: a training step of the small Llama against the size of the expansion (up to
+    100% of the base's weights), the depth, the length and the batch; upscaling against the size of the checkpoint; and
+    generating biographies against the number of people. The steps of a sweep are timed in turn, repetition by
+    repetition. Upscaling and generating run once per size, in a new process, without the imports.
 
-def main(words: list[str]) -> None:
-    """The command line of this measurement. Raises RequestError for a sweep that is none, and too few people."""
-    parser = common.parser("growth", __doc__, repetitions=4)
-    parser.add_argument("--only", default=",".join(SWEEPS), help="these sweeps, with commas between")
-    parser.add_argument("--people", type=common.positive, default=MOST_PEOPLE, help="the most that are generated")
-    arguments = parser.parse_args(words)
-    chosen = arguments.only.split(",")
-    if unknown := [sweep for sweep in chosen if sweep not in SWEEPS]:
-        raise RequestError(f"--only {arguments.only}: {unknown[0]!r} is not one of {', '.join(SWEEPS)}")
-    if arguments.people < 10_000:
-        raise RequestError(f"--people {arguments.people}: at least 10000, as two numbers of people show a growth")
-    torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    machine = Machine(repetitions=arguments.repetitions, device=device)
-    console = Console(stderr=True)
+    Printed are, for each series, the exponent of a power law fitted to the logarithms of all points, the exponent
+    between the last two points, which constant costs disturb least, and the exponent of the cost model's counts at the
+    same points. Steps are in CPU seconds (on a GPU, the device's), the others in wall seconds. With --out, log-log
+    plots are written beside the record.
+    """
+    sweeps = frame.chosen("--only", only, SWEEPS)
+    if people < 10_000:
+        raise RequestError(f"--people {people}: at least 10000, because growth needs two numbers of people")
+    torch.set_num_threads(threads)
+    device = frame.device()
     series: list[Series] = []
-    for sweep in chosen:
-        console.print(f"{sweep} ...")
-        series += measure(sweep, machine, threads=arguments.threads, people=arguments.people)
-        gc.collect()  # a model hangs in reference cycles
-    Console().print(growth_table(series))
-    if arguments.out:
-        growth_figure(panels(series, device=device), arguments.out.with_suffix(".png"))
-    common.write_speed_record(
-        arguments.out,
-        "growth",
-        words,
-        shape=SHAPES[SHAPE],
-        device=device,
-        threads=arguments.threads,
-        repetitions=arguments.repetitions,
-        series=[vars(one) | one.exponents for one in series],
+    for sweep in sweeps:
+        say(f"{sweep} ...")
+        series += measure(sweep, repetitions=repetitions, threads=threads, people=people, device=device)
+        gc.collect()  # reference cycles keep a sweep's models alive
+    lines = [
+        {"sweep": line.sweep, "label": line.label, "from": line.points[0].x, "to": line.points[-1].x} | line.exponents
+        for line in series
+    ]
+    columns = [
+        ("against", "sweep", ""),
+        ("series", "label", ""),
+        ("from", "from", ",.0f"),
+        ("to", "to", ",.0f"),
+        ("all points", "exponent", ".2f"),
+        ("last two", "last_exponent", ".2f"),
+        ("model", "model_exponent", ".2f"),
+    ]
+    return Result(
+        [frame.table(lines, columns, title="Growth of seconds: exponents")],
+        {
+            "shape": SHAPES[SHAPE],
+            "device": device,
+            "threads": threads,
+            "repetitions": repetitions,
+            "targets": [],
+            "series": [vars(line) | line.exponents for line in series],
+        },
+        figure=lambda path: growth_figure(panels(series, device=device), path),
     )

@@ -1,49 +1,31 @@
-"""The memory of training with every method: `python -m benchmarks.speed memory`.
-
-Every method takes a few training steps in a process of its own, in float32, or on a GPU in bfloat16. What the process
-then held at the most, weights, gradients and AdamW's moments included and what it held before left out, is compared
-with full fine-tuning's and with what `scale plan` foresees from tensors without values. In RAM it counts pages, and
-with them what the allocator holds back; on CUDA it counts tensors, as the estimate does.
-
---estimate leaves out the steps: for a shape that does not fit this machine, as `scale train` would have it on a GPU.
-"""
+"""Peak memory of training with every method, measured and estimated."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
-from rich.console import Console
+import typer
 from rich.table import Table
 
-from benchmarks.speed import common
-from benchmarks.speed.common import Target, in_own_process
-from benchmarks.speed.shapes import SHAPES, Shape
-from benchmarks.speed.train_step import build, parse_methods, prepare, step, tokens
+from benchmarks.command import Result
+from benchmarks.speed import frame
+from benchmarks.speed.frame import Target, in_own_process
+from benchmarks.speed.shapes import SHAPES, Shape, ShapeName
+from benchmarks.speed.train_step import ALL_METHODS, Methods, build, parse_methods, prepare, step, tokens
 from scale_cli.core.records import forget_peak_memory, peak_memory_bytes
-from scale_cli.methods import METHODS
 from scale_cli.methods.step import halve_frozen
 from scale_cli.planning.memory import step_memory
 
 STEPS = 3
-"""AdamW's moments are there from the second on."""
+"""AdamW's moments exist from the second step on."""
 TARGET_SHAPE = "llama-1b"
-"""The one that the target is for."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A method's memory, all in bytes: of its weights, foreseen at the most, and measured at the most, if it was."""
-
-    method: str
-    weights: int
-    estimated: int
-    measured: int | None
+"""The shape that the target is for."""
 
 
 def estimate(method: str, shape: Shape, *, bfloat16: bool) -> tuple[int, int]:
-    """The bytes of a method's weights in training, and the most of all in a training step."""
+    """The bytes of a method's weights in training, and the estimated peak bytes of a training step."""
     with torch.device("meta"):
         model = build(method, shape)
     if bfloat16:
@@ -56,9 +38,9 @@ def estimate(method: str, shape: Shape, *, bfloat16: bool) -> tuple[int, int]:
 
 
 def measure(method: str, shape: Shape, *, device: str, bfloat16: bool, threads: int) -> int:
-    """The most bytes that some training steps take in this process."""
+    """The peak bytes of `STEPS` training steps in this process, above what it held before."""
     torch.set_num_threads(threads)
-    torch.zeros(1, device=device)  # what a device takes for itself is there before
+    torch.zeros(1, device=device)  # allocates the device's own context before the peak is reset
     forget_peak_memory()
     before = peak_memory_bytes()
     prepared = prepare(method, shape, device=device, bfloat16=bfloat16)
@@ -68,67 +50,77 @@ def measure(method: str, shape: Shape, *, device: str, bfloat16: bool, threads: 
     return peak_memory_bytes() - before
 
 
-def targets(lines: list[Line], shape: str) -> list[Target]:
-    """At the shape of a real model SCALE-Preserve is meant to take less than a third of full fine-tuning."""
-    of = {line.method: line for line in lines}
-    if shape != TARGET_SHAPE or "scale-preserve" not in of:
+def targets(lines: list[dict[str, Any]], shape: str) -> list[Target]:
+    """The target at the shape of a real model: SCALE-Preserve takes at most a third of full fine-tuning's memory."""
+    by_method = {line["method"]: line for line in lines}
+    if shape != TARGET_SHAPE or "scale-preserve" not in by_method:
         return []
-    preserve, fft = of["scale-preserve"], of["fft"]
-    found = [Target("scale-preserve / fft, estimated", preserve.estimated / fft.estimated, 1 / 3)]
-    if preserve.measured and fft.measured:
-        found.append(Target("scale-preserve / fft, measured", preserve.measured / fft.measured, 1 / 3))
-    return found
+    preserve, fft = by_method["scale-preserve"], by_method["fft"]
+    return [
+        Target(f"scale-preserve / fft, {name}", preserve[name] / fft[name], 1 / 3)
+        for name in ("estimated", "measured")
+        if preserve[name] and fft[name]
+    ]
 
 
-def memory_table(lines: list[Line], *, title: str) -> Table:
-    """The lines for a terminal of 80 columns; the first one's method is what the others are compared to."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("method", no_wrap=True)
-    for heading in ("weights", "estimate", "/ fft", "peak", "/ fft", "/ estimate"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    first = lines[0]
-    for line in lines:
-        cells = [f"{line.weights / 1e6:,.0f}", f"{line.estimated / 1e6:,.0f}"]
-        cells.append(f"{line.estimated / first.estimated:.3f}")
-        if line.measured and first.measured:  # of a tiny model none may show
-            ratios = (line.measured / first.measured, line.measured / line.estimated)
-            cells += [f"{line.measured / 1e6:,.0f}", *(f"{ratio:.3f}" for ratio in ratios)]
-        else:
-            cells += ["-"] * 3
-        table.add_row(line.method, *cells)
-    return table
+def main(
+    shape: ShapeName = "llama-small",
+    methods: Methods = ALL_METHODS,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences per step.  [the shape's]")] = None,
+    seq_length: Annotated[int | None, typer.Option(min=1, help="Tokens per sequence.  [the shape's]")] = None,
+    estimate_only: Annotated[bool, typer.Option("--estimate", help="Take no steps; estimate in bfloat16.")] = False,
+    threads: frame.Threads = frame.CORES,
+) -> Result:
+    """Measure the peak memory of training with every method.
 
+    Every method takes a few training steps in a new process, in float32, or in bfloat16 on a GPU. The peak includes
+    weights, gradients and AdamW's moments, and excludes what the process held before. It is compared with full
+    fine-tuning's and with the estimate of `scale plan`, which is computed from tensors without values. RAM is counted
+    in pages, so it includes memory that the allocator holds back; CUDA counts tensors, as the estimate does.
 
-def main(words: list[str]) -> None:
-    """The command line of this measurement. Raises RequestError for a method that is none."""
-    parser = common.parser("memory", __doc__, shape="llama-small")
-    parser.add_argument("--methods", default=",".join(METHODS), help="with commas between; fft is always among them")
-    parser.add_argument("--batch-size", type=common.positive, help="sequences of a step  [the shape's]")
-    parser.add_argument("--seq-length", type=common.positive, help="tokens of each  [the shape's]")
-    parser.add_argument("--estimate", action="store_true", help="take no step; in bfloat16")
-    arguments = parser.parse_args(words)
-    methods = parse_methods(arguments.methods)
-    given = {"batch_size": arguments.batch_size, "seq_length": arguments.seq_length}
-    shape = dataclasses.replace(SHAPES[arguments.shape], **{name: size for name, size in given.items() if size})
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    bfloat16 = arguments.estimate or device == "cuda"
-    options = {"device": device, "bfloat16": bfloat16, "threads": arguments.threads}
+    --estimate takes no steps: for a shape that does not fit this machine, in the dtypes of `scale train` on a GPU.
+    """
+    size = SHAPES[shape]
+    batch_size, seq_length = batch_size or size.batch_size, seq_length or size.seq_length
+    size = dataclasses.replace(size, batch_size=batch_size, seq_length=seq_length)
+    device = frame.device()
+    bfloat16 = estimate_only or device == "cuda"
     lines = []
-    for method in methods:
-        weights, estimated = estimate(method, shape, bfloat16=bfloat16)
-        measured = None if arguments.estimate else in_own_process(measure, method, shape, **options)
-        lines.append(Line(method, weights, estimated, measured))
-    where = "estimated" if arguments.estimate else device
-    precision = "bfloat16" if bfloat16 else "float32"
-    size = f"{shape.batch_size} x {shape.seq_length} tokens"
-    Console().print(memory_table(lines, title=f"MB in training, {arguments.shape}, {size}, {precision}, {where}"))
-    common.write_speed_record(
-        arguments.out,
-        "memory",
-        words,
-        targets=targets(lines, arguments.shape),
-        shape=shape,
-        device=where,
-        precision=precision,
-        lines=lines,
+    for method in parse_methods(methods):
+        weights, estimated = estimate(method, size, bfloat16=bfloat16)
+        options = {"device": device, "bfloat16": bfloat16, "threads": threads}
+        measured = None if estimate_only else in_own_process(measure, method, size, **options)
+        lines.append({"method": method, "weights": weights, "estimated": estimated, "measured": measured})
+    source, precision = "estimated" if estimate_only else device, "bfloat16" if bfloat16 else "float32"
+    title = f"MB in training, {shape}, {size.batch_size} x {size.seq_length} tokens, {precision}, {source}"
+    return Result(
+        [memory_table(lines, title=title)],
+        {
+            "shape": size,
+            "device": source,
+            "precision": precision,
+            "targets": [target.record for target in targets(lines, shape)],
+            "lines": lines,
+        },
     )
+
+
+def memory_table(lines: list[dict[str, Any]], *, title: str) -> Table:
+    """The methods' memory in MB, and ratios to the first method's and to the estimate."""
+    import pandas as pd
+
+    printed = pd.DataFrame(lines).set_index("method").astype(float).replace(0, float("nan"))  # tiny models: 0 bytes
+    ratios = printed / printed.iloc[0]
+    printed /= 1e6
+    printed["estimated_ratio"], printed["measured_ratio"] = ratios.estimated, ratios.measured
+    printed["over_estimate"] = printed.measured / printed.estimated
+    columns = [
+        ("method", "method", ""),
+        ("weights", "weights", ",.0f"),
+        ("estimate", "estimated", ",.0f"),
+        ("/ fft", "estimated_ratio", ".3f"),
+        ("peak", "measured", ",.0f"),
+        ("/ fft", "measured_ratio", ".3f"),
+        ("/ estimate", "over_estimate", ".3f"),
+    ]
+    return frame.table(printed.reset_index(), columns, title=title)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+ShapeName = Literal["llama-small", "pythia-160m", "smollm2-135m", "llama-1b"]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model to measure on, and how it is upscaled: `config` of a base of this type, `expansion` for ScaleConfig.
+    """A base model's sizes and how it is upscaled.
 
-    layers: how many there are when it is deepened. batch_size, seq_length: of a training step.
+    config: of the base, for `AutoConfig.for_model(model_type)`. expansion: for ScaleConfig.
+    layers: number of layers after block expansion. batch_size, seq_length: of a training step, in sequences and tokens.
     """
 
     config: dict[str, Any]
@@ -23,15 +27,33 @@ class Shape:
 
 
 def base_config(shape: Shape, **changes: Any) -> Any:
-    """The config of the base of this shape."""
+    """The Hugging Face config of a shape's base, with `changes` to its sizes."""
     from transformers import AutoConfig
 
     return AutoConfig.for_model(shape.model_type, **shape.config | changes)
 
 
-SHAPES = {
-    "llama-small": Shape(
-        config={
+def expansion(config: Mapping[str, int], share: float) -> dict[str, int]:
+    """The expansion by a share of a base's sizes. Heads are added in whole groups, at least one."""
+    heads = config["num_attention_heads"]
+    key_value_heads = config.get("num_key_value_heads", heads)
+    groups = max(1, round(share * key_value_heads))
+    return {
+        "hidden_size": round(share * config["hidden_size"]),
+        "num_attention_heads": groups * heads // key_value_heads,
+        "num_key_value_heads": groups,
+        "intermediate_size": round(share * config["intermediate_size"]),
+    }
+
+
+def _wider(config: dict[str, Any], *, layers: int, seq_length: int = 256, model_type: str = "llama") -> Shape:
+    """The shape of a base that is widened by an eighth, with a step of four sequences."""
+    return Shape(config, expansion(config, 1 / 8), layers, 3, 4, seq_length, model_type)
+
+
+SHAPES: dict[ShapeName, Shape] = {
+    "llama-small": _wider(
+        {
             "vocab_size": 8192,
             "hidden_size": 512,
             "intermediate_size": 1408,
@@ -40,20 +62,10 @@ SHAPES = {
             "num_key_value_heads": 4,
             "tie_word_embeddings": False,
         },
-        expansion={
-            "hidden_size": 64,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "intermediate_size": 176,
-        },
         layers=10,
-        preserve_layers=3,
-        batch_size=4,
-        seq_length=256,
     ),
-    "pythia-160m": Shape(
-        model_type="gpt_neox",
-        config={
+    "pythia-160m": _wider(
+        {
             "vocab_size": 50304,
             "hidden_size": 768,
             "intermediate_size": 3072,
@@ -61,19 +73,11 @@ SHAPES = {
             "num_attention_heads": 12,
             "tie_word_embeddings": False,
         },
-        expansion={
-            "hidden_size": 96,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "intermediate_size": 384,
-        },
         layers=14,
-        preserve_layers=3,
-        batch_size=4,
-        seq_length=256,
+        model_type="gpt_neox",
     ),
-    "smollm2-135m": Shape(
-        config={
+    "smollm2-135m": _wider(
+        {
             "vocab_size": 49152,
             "hidden_size": 576,
             "intermediate_size": 1536,
@@ -82,19 +86,10 @@ SHAPES = {
             "num_key_value_heads": 3,
             "tie_word_embeddings": True,
         },
-        expansion={
-            "hidden_size": 72,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
-            "intermediate_size": 192,
-        },
         layers=34,
-        preserve_layers=3,
-        batch_size=4,
-        seq_length=256,
     ),
-    "llama-1b": Shape(
-        config={
+    "llama-1b": _wider(
+        {
             "vocab_size": 128256,
             "hidden_size": 2048,
             "intermediate_size": 8192,
@@ -103,17 +98,9 @@ SHAPES = {
             "num_key_value_heads": 8,
             "tie_word_embeddings": True,
         },
-        expansion={
-            "hidden_size": 256,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 1,
-            "intermediate_size": 1024,
-        },
         layers=20,
-        preserve_layers=3,
-        batch_size=4,
         seq_length=2048,
     ),
 }
-"""By name; `llama-small` is the model of the first benchmark; `llama-1b` is Llama-3.2-1B's shape, widened and deepened
-as in the paper (arXiv 2511.03270, section 6). All are widened by an eighth."""
+"""Shapes by name. `llama-small` is the first benchmark's model. `llama-1b` is Llama-3.2-1B's shape, widened and
+deepened as in the paper (arXiv 2511.03270, section 6)."""

@@ -1,27 +1,20 @@
-"""Tokenising and packing a corpus against the tokenizers library alone: `python -m benchmarks.speed tokenise`.
-
-Every repetition puts the same biographies through the library's own batch encoder, all that it offers, and then through
-what `scale train --data` does: read the files, tokenise, close every text, write the cache of tokens, and gather every
-window of an epoch in its drawn order. Of each the medians: tokens a second of the wall's clock and of the processor's
-seconds, and the ratio to the library's by both. The tokenizer is a byte-level BPE trained on some of the texts.
-"""
+"""Tokenising and packing texts, against the tokenizers library alone."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+import pandas as pd
+import typer
 
-from benchmarks.speed import common
-from benchmarks.speed.common import Target, interleave
+from benchmarks.command import Result
+from benchmarks.speed import frame
+from benchmarks.speed.frame import Target, interleave, over_first
 from scale_cli.bench.bios import train_tokenizer
 from scale_cli.data.examples import PackedTexts
 from scale_cli.data.packing import Windows
@@ -30,36 +23,15 @@ from scale_cli.data.tokens import TokenCache
 
 LIBRARY, CACHE, WINDOWS = "library", "cache", "windows"
 VOCABULARY, TRAINED_ON = 8192, 10_000
-"""Tokens of the tokenizer at most, and the texts that it is trained on."""
+"""Largest vocabulary of the tokenizer, and the number of texts that it is trained on."""
 LIMIT = 1.15
-"""Of the time that the library itself takes."""
+"""The largest ratio to the library's time that is a target."""
 LENGTH, ROWS = 512, 64
-"""Tokens of a window, and the windows gathered at a time."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """What one piece of work took: medians over repetitions.
-
-    work: the library's encoding, making the cache of tokens, or gathering all windows from it. tokens: that it makes.
-    spread: half the distance of the quartiles over the median, of the processor's seconds.
-    """
-
-    work: str
-    tokens: int
-    wall_seconds: float
-    cpu_seconds: float
-    spread: float
-    wall_ratio: float
-    cpu_ratio: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.wall_seconds
+"""Tokens per window, and windows gathered per call."""
 
 
 class Corpus:
-    """Biographies in a folder, a tokenizer of them, and the pieces of work."""
+    """Biographies in a folder, a tokenizer trained on them, and the three works that are timed."""
 
     def __init__(self, folder: Path, *, people: int, workers: int) -> None:
         from transformers import PreTrainedTokenizerFast
@@ -82,90 +54,71 @@ class Corpus:
         return TokenCache(self.source, self.tokenizer, 0, self.folder / f"tokens-{self.caches}")
 
     def encode(self) -> int:
-        """The library's own batches of texts, each as it comes; the tokens."""
+        """Encode all texts by the library's own batch encoder. Returns the number of tokens."""
         backend: Any = self.tokenizer.backend_tokenizer
         encoded = (backend.encode_batch_fast(batch, add_special_tokens=False) for batch in self.texts)
         return sum(sum(map(len, batch)) for batch in encoded)
 
     def make_cache(self) -> int:
-        """All chunks of a new cache; the tokens, ends of texts included."""
+        """Write all chunks of a new cache. Returns the number of tokens, the end of each text included."""
         self.cache = self._new_cache()
         return sum(chunk.tokens for chunk in self.cache.chunks())
 
     def gather(self) -> int:
-        """Every window of an epoch; the tokens."""
+        """Gather every window of an epoch in its order. Returns the number of tokens."""
         chunks = self.cache.chunks()
         windows = Windows("texts", lambda number: chunks if number == 0 else None, LENGTH, (0, 0))
-        total = sum(chunk.tokens for chunk in chunks) // LENGTH
-        packed = PackedTexts([windows], LENGTH, total)
-        return sum(batch["input_ids"].size for batch in _batches(packed, total))
+        count = sum(chunk.tokens for chunk in chunks) // LENGTH
+        packed = PackedTexts([windows], LENGTH, count)
+        batches = (np.arange(first, min(first + ROWS, count)) for first in range(0, count, ROWS))
+        return sum(packed.batch(batch)["input_ids"].size for batch in batches)
 
 
-def _batches(packed: PackedTexts, total: int) -> Iterator[dict[str, np.ndarray]]:
-    for first in range(0, total, ROWS):
-        yield packed.batch(np.arange(first, min(first + ROWS, total)))
+def measure(folder: Path, *, people: int, repetitions: int, warmup: int, threads: int) -> pd.DataFrame:
+    """One row per work: the library's encoding, writing the cache of tokens, gathering all windows from it.
 
-
-def measure(folder: Path, *, people: int, repetitions: int, warmup: int, threads: int) -> list[Line]:
-    """A line for each piece of work. folder: a new one."""
+    folder: a new one. tokens: produced by one repetition. wall_ratio, cpu_ratio: to the library's seconds.
+    """
     corpus = Corpus(folder, people=people, workers=threads)
     works = {LIBRARY: corpus.encode, CACHE: corpus.make_cache, WINDOWS: corpus.gather}
-    tokens = {name: work() for name, work in works.items()}
-    clocks = interleave(works, repetitions=repetitions, warmup=warmup)
-    library = clocks[LIBRARY]
-    return [
-        Line(
-            work=name,
-            tokens=tokens[name],
-            wall_seconds=clock.wall_seconds,
-            cpu_seconds=clock.cpu_seconds,
-            spread=clock.spread,
-            wall_ratio=clock.wall_seconds / library.wall_seconds,
-            cpu_ratio=clock.cpu_seconds / library.cpu_seconds,
-        )
-        for name, clock in clocks.items()
-    ]
+    tokens = [work() for work in works.values()]
+    lines = interleave(works, "work", repetitions=repetitions, warmup=warmup)
+    lines["tokens"] = tokens
+    lines["tokens_per_second"] = lines.tokens / lines.wall_seconds
+    lines["wall_ratio"] = over_first(lines.wall_seconds)
+    lines["cpu_ratio"] = over_first(lines.cpu_seconds)
+    return lines
 
 
-def speed_table(lines: list[Line], *, title: str) -> Table:
-    """The lines for a terminal of 80 columns."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("work", no_wrap=True)
-    for heading in ("tokens", "tokens/s", "spread", "/ library", "CPU"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for line in lines:
-        numbers = (line.spread, line.wall_ratio, line.cpu_ratio)
-        table.add_row(
-            line.work, f"{line.tokens:,}", f"{line.tokens_per_second:,.0f}", *(f"{number:.3f}" for number in numbers)
-        )
-    return table
+def main(
+    people: Annotated[int, typer.Option(min=1, help="People with five biographies each.")] = 10_000,
+    repetitions: frame.Repetitions = 5,
+    threads: frame.Threads = frame.CORES,
+) -> Result:
+    """Time tokenising and packing a corpus, against the tokenizers library alone.
 
-
-def main(words: list[str]) -> None:
-    """The command line of this measurement."""
-    parser = common.parser("tokenise", __doc__, repetitions=5)
-    parser.add_argument("--people", type=common.positive, default=10_000, help="five biographies each")
-    arguments = parser.parse_args(words)
-    os.environ["RAYON_NUM_THREADS"] = str(arguments.threads)  # of the tokenizers library, before it begins
+    Every repetition encodes the same biographies by the library's batch encoder and then as `scale train --data` does:
+    read the files, tokenise, close every text, write the cache of tokens, and gather every window of an epoch in its
+    shuffled order. Printed are medians: tokens per second (wall) and the ratios of wall and CPU seconds to the
+    library's. The tokenizer is a byte-level BPE trained on some of the texts.
+    """
+    os.environ["RAYON_NUM_THREADS"] = str(threads)  # read by the tokenizers library when it first encodes
     with tempfile.TemporaryDirectory() as folder:
-        lines = measure(
-            Path(folder),
-            people=arguments.people,
-            repetitions=arguments.repetitions,
-            warmup=1,
-            threads=arguments.threads,
-        )
-    Console().print(speed_table(lines, title=f"Tokenising {arguments.people:,} people, {arguments.threads} threads"))
-    of = {line.work: line for line in lines}
-    common.write_speed_record(
-        arguments.out,
-        "tokenise",
-        words,
-        targets=[
-            Target("making the cache of tokens / the library's encoding", of[CACHE].wall_ratio, LIMIT),
-            Target("gathering windows / the library's encoding", of[WINDOWS].wall_ratio, LIMIT),
-        ],
-        threads=arguments.threads,
-        repetitions=arguments.repetitions,
-        lines=[vars(line) | {"tokens_per_second": line.tokens_per_second} for line in lines],
+        lines = measure(Path(folder), people=people, repetitions=repetitions, warmup=1, threads=threads)
+    columns = [
+        ("work", "work", ""),
+        ("tokens", "tokens", ","),
+        ("tokens/s", "tokens_per_second", ",.0f"),
+        ("spread", "spread", ".3f"),
+        ("/ library", "wall_ratio", ".3f"),
+        ("CPU", "cpu_ratio", ".3f"),
+    ]
+    ratios = lines.set_index("work").wall_ratio
+    targets = [
+        Target("making the cache of tokens / the library's encoding", ratios[CACHE], LIMIT).record,
+        Target("gathering windows / the library's encoding", ratios[WINDOWS], LIMIT).record,
+    ]
+    return Result(
+        [frame.table(lines, columns, title=f"Tokenising {people:,} people, {threads} threads")],
+        {"threads": threads, "repetitions": repetitions, "targets": targets, "lines": frame.rows(lines)},
     )

@@ -1,15 +1,4 @@
-"""Upscaling against copying the folder: `python -m benchmarks.speed upscale`.
-
-A checkpoint of the shape with random weights in bfloat16 is made once. Then every repetition copies its folder
-(`shutil.copytree`), widens and deepens it in turn, so that a busy machine slows all alike, each in a process of its own
-that says what it took; imports are not counted. The proof is left out and measured apart, once. The base lies in the
-page cache all the time, as after a download, and what was written goes to the disk between two measurements and not in
-one: what is compared is the work, not the disk.
-
-Of each, the medians: seconds of the wall's clock by stage, peak resident memory (torch alone takes some 400 MB of it,
-of the plain copy's too), and what is more than the SVD as a multiple of the plain copy, by the wall's clock and by the
-processor's.
-"""
+"""Seconds and memory of upscaling a checkpoint, against copying its folder."""
 
 from __future__ import annotations
 
@@ -18,17 +7,19 @@ import os
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from rich.console import Console
+import typer
 from rich.table import Table
 
-from benchmarks.speed import common
-from benchmarks.speed.common import in_own_process
-from benchmarks.speed.shapes import SHAPES, Shape, base_config
+from benchmarks.command import Result
+from benchmarks.speed import frame
+from benchmarks.speed.frame import clocked, in_own_process
+from benchmarks.speed.shapes import SHAPES, Shape, ShapeName, base_config
+from scale_cli.cli.output import say
 from scale_cli.core.files import new_folder
 from scale_cli.core.records import peak_memory_bytes
 
@@ -39,12 +30,12 @@ DEPTH: Final = "depth"
 
 @dataclass(frozen=True)
 class Run:
-    """One measurement.
+    """One copy or upscaling.
 
-    seconds, cpu_seconds: by stage, of the wall's clock and of the processor (user and system, all threads); the stages
-    of an upscaling are `scale_cli.surgery.UpscaleResult.seconds`', a plain copy has "copy".
-    total_seconds, total_cpu_seconds: the same of the whole call.
-    peak_bytes: the most memory that the process held before the proof ("write") and with it ("verify").
+    seconds, cpu_seconds: wall and CPU seconds (user and system, all threads) by stage. The stages of an upscaling are
+    those of `scale_cli.surgery.UpscaleResult.seconds`; a plain copy has the stage "copy".
+    total_seconds, total_cpu_seconds: of the whole call.
+    peak_bytes: peak memory of the process before the proof ("write") and with it ("verify").
     """
 
     kind: str
@@ -55,28 +46,8 @@ class Run:
     peak_bytes: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """The medians of a kind's runs, and its proof; None where it has no such stage.
-
-    over_copy, cpu_over_copy: the seconds but the SVD's over those of the plain copy.
-    proof_seconds, proof_peak_bytes: of the run with the proof.
-    """
-
-    kind: str
-    copy_seconds: float
-    svd_seconds: float | None
-    write_seconds: float | None
-    total_seconds: float
-    over_copy: float
-    cpu_over_copy: float
-    peak_bytes: int
-    proof_seconds: float | None
-    proof_peak_bytes: int | None
-
-
 def make_base(shape: Shape, folder: Path) -> None:
-    """Write a model of this shape with random bfloat16 weights, a tensor at a time."""
+    """Write a model of this shape with random bfloat16 weights, one tensor at a time."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -98,14 +69,14 @@ def make_base(shape: Shape, folder: Path) -> None:
 
 
 def copy_folder(base: Path, out: Path) -> Run:
-    """Copy the folder as any program would, after the imports of an upscaling.
+    """Copy a folder after the imports of an upscaling.
 
-    Without them it would begin while the pages of the file deleted before are still at hand, and an upscaling, later,
-    finds them given back to the machine's host: four times the seconds for the same bytes, on a virtual machine.
+    Without the imports the copy would reuse memory pages of the file deleted before. An upscaling starts later, when a
+    virtual machine has returned these pages to its host, and would need four times the seconds for the same bytes.
     """
     import scale_cli.surgery  # noqa: F401
 
-    _, cpu, wall = common.clocked(lambda: shutil.copytree(base, out))
+    _, cpu, wall = clocked(lambda: shutil.copytree(base, out))
     return Run(COPY, {"copy": wall}, {"copy": cpu}, wall, cpu, {"write": peak_memory_bytes()})
 
 
@@ -123,32 +94,29 @@ def upscale(kind: Literal["width", "depth"], shape: Shape, base: Path, out: Path
         expansion = shape.expansion
         sizes = {"hidden": expansion["hidden_size"], "heads": expansion["num_attention_heads"]}
         sizes["ffn"] = expansion["intermediate_size"]
-    result, cpu, wall = common.clocked(
-        lambda: scale_cli.surgery.upscale(str(base), out, by=kind, verify=verify, **sizes)
-    )
+    result, cpu, wall = clocked(lambda: scale_cli.surgery.upscale(str(base), out, by=kind, verify=verify, **sizes))
     return Run(kind, result.seconds, result.cpu_seconds, wall, cpu, result.peak_bytes)
 
 
-def measure(
-    shape: Shape, work: Path, *, repetitions: int, threads: int, say: Callable[[str], None] = lambda line: None
-) -> tuple[list[Run], list[Run]]:
-    """The runs without the proof, repetition by repetition, and those with it, in the folder `work`, which is kept.
+def measure(shape: Shape, work: Path, *, repetitions: int, threads: int) -> tuple[list[Run], list[Run]]:
+    """The runs without the proof, in their order, and one run of each kind with the proof.
 
-    The base is `work`/base, made where it is not there. A first copy is not counted: it brings it into the page cache.
+    work: a folder that is kept. Its subfolder base is the checkpoint, which is written if it is missing. A first copy
+    is not counted; it brings the base into the page cache.
     """
     base, out = work / "base", work / "out"
     if not base.exists():
         say("making the base")
         in_own_process(make_base, shape, base)
 
-    def run(function: Callable[..., Run], *arguments: Any, **keywords: Any) -> Run:
+    def run(function: Any, *arguments: Any, **keywords: Any) -> Run:
         os.sync()
         try:
-            made: Run = in_own_process(function, *arguments, base, out, **keywords)
+            finished: Run = in_own_process(function, *arguments, base, out, **keywords)
         finally:
             shutil.rmtree(out, ignore_errors=True)
-        say(f"{made.kind}: {made.total_seconds:.1f} s")
-        return made
+        say(f"{finished.kind}: {finished.total_seconds:.1f} s")
+        return finished
 
     run(copy_folder)
     plain = []
@@ -158,91 +126,92 @@ def measure(
     return plain, [run(upscale, kind, shape, verify=True, threads=threads) for kind in (WIDTH, DEPTH)]
 
 
-def summarise(plain: list[Run], proved: list[Run]) -> list[Summary]:
-    """One line a kind, the plain copy first."""
-    of_copy = [run for run in plain if run.kind == COPY]
-    copy, copy_cpu = _median(of_copy, lambda r: r.total_seconds), _median(of_copy, lambda r: r.total_cpu_seconds)
+def summarise(plain: Sequence[Run], proved: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row per kind, the plain copy first: medians, except peak_bytes, which is the largest.
+
+    A stage that a kind lacks is None. over_copy, cpu_over_copy: wall and CPU seconds without the SVD's, over those of
+    the plain copy. proof_seconds, proof_peak_bytes: of the run with the proof.
+    """
     proofs = {run.kind: run for run in proved}
-    lines = []
+    lines: list[dict[str, Any]] = []
     for kind in dict.fromkeys(run.kind for run in plain):
         runs, proof = [run for run in plain if run.kind == kind], proofs.get(kind)
-        svd, svd_cpu = (_median(runs, lambda r: r.seconds.get("svd", 0.0)), _median(runs, _svd_cpu))
-        total, total_cpu = _median(runs, lambda r: r.total_seconds), _median(runs, lambda r: r.total_cpu_seconds)
+        wall = {stage: statistics.median(run.seconds[stage] for run in runs) for stage in runs[0].seconds}
+        total = statistics.median(run.total_seconds for run in runs)
+        total_cpu = statistics.median(run.total_cpu_seconds for run in runs)
+        svd_cpu = statistics.median(run.cpu_seconds.get("svd", 0.0) for run in runs)
+        if kind == COPY:
+            copy, copy_cpu = total, total_cpu
         lines.append(
-            Summary(
-                kind=kind,
-                copy_seconds=_median(runs, lambda r: r.seconds["copy"]),
-                svd_seconds=svd if "svd" in runs[0].seconds else None,
-                write_seconds=_median(runs, lambda r: r.seconds["write"]) if "write" in runs[0].seconds else None,
-                total_seconds=total,
-                over_copy=(total - svd) / copy,
-                cpu_over_copy=(total_cpu - svd_cpu) / copy_cpu,
-                peak_bytes=max(run.peak_bytes["write"] for run in runs),
-                proof_seconds=proof.seconds["verify"] if proof else None,
-                proof_peak_bytes=proof.peak_bytes["verify"] if proof else None,
-            )
+            {
+                "kind": kind,
+                "copy_seconds": wall["copy"],
+                "svd_seconds": wall.get("svd"),
+                "write_seconds": wall.get("write"),
+                "total_seconds": total,
+                "over_copy": (total - wall.get("svd", 0.0)) / copy,
+                "cpu_over_copy": (total_cpu - svd_cpu) / copy_cpu,
+                "peak_bytes": max(run.peak_bytes["write"] for run in runs),
+                "proof_seconds": proof and proof.seconds["verify"],
+                "proof_peak_bytes": proof and proof.peak_bytes["verify"],
+            }
         )
     return lines
 
 
-def _svd_cpu(run: Run) -> float:
-    return run.cpu_seconds.get("svd", 0.0)
-
-
-def _median(runs: list[Run], value: Callable[[Run], float]) -> float:
-    return statistics.median(value(run) for run in runs)
-
-
-def summary_table(lines: list[Summary], *, title: str) -> Table:
-    """The summary for a terminal of 80 columns, a column a kind."""
-    table = Table("", title=title, title_justify="left")
+def summary_table(lines: Sequence[Mapping[str, Any]], *, title: str) -> Table:
+    """The summary with one column per kind."""
+    printed = Table("", title=title, title_justify="left")
     for line in lines:
-        table.add_column(line.kind, justify="right", no_wrap=True)
-    for heading, value, form in (
-        ("seconds to copy", lambda line: line.copy_seconds, ".1f"),
-        ("seconds of the svd", lambda line: line.svd_seconds, ".1f"),
-        ("seconds to write what is added", lambda line: line.write_seconds, ".1f"),
-        ("seconds in all", lambda line: line.total_seconds, ".1f"),
-        ("all but the svd / copy, wall", lambda line: line.over_copy, ".2f"),
-        ("all but the svd / copy, CPU", lambda line: line.cpu_over_copy, ".2f"),
-        ("peak MB", lambda line: line.peak_bytes / 1e6, ".0f"),
-        ("seconds of the proof", lambda line: line.proof_seconds, ".1f"),
-        ("peak MB with the proof", lambda line: line.proof_peak_bytes and line.proof_peak_bytes / 1e6, ".0f"),
+        printed.add_column(line["kind"], justify="right", no_wrap=True)
+    for heading, name, form, unit in (
+        ("seconds to copy", "copy_seconds", ".1f", 1),
+        ("seconds of the SVD", "svd_seconds", ".1f", 1),
+        ("seconds to write the expansion", "write_seconds", ".1f", 1),
+        ("seconds in total", "total_seconds", ".1f", 1),
+        ("without the SVD / copy, wall", "over_copy", ".2f", 1),
+        ("without the SVD / copy, CPU", "cpu_over_copy", ".2f", 1),
+        ("peak MB", "peak_bytes", ".0f", 1e6),
+        ("seconds of the proof", "proof_seconds", ".1f", 1),
+        ("peak MB with the proof", "proof_peak_bytes", ".0f", 1e6),
     ):
-        table.add_row(heading, *(_cell(value(line), form) for line in lines))
-    return table
+        values = (line[name] for line in lines)
+        printed.add_row(heading, *("-" if value is None else format(value / unit, form) for value in values))
+    return printed
 
 
-def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def main(
+    shape: ShapeName = "llama-1b",
+    repetitions: frame.Repetitions = 3,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of the checkpoints, whose base is kept.  [a temporary one]")
+    ] = None,
+    threads: frame.Threads = frame.CORES,
+) -> Result:
+    """Time upscaling a checkpoint, against copying its folder.
 
+    A checkpoint of the shape with random bfloat16 weights is written once. Then every repetition copies its folder
+    (shutil.copytree), widens it and deepens it, each in a new process that times itself; imports are not timed. The
+    proof is left out and measured once, separately. The base stays in the page cache, as after a download, and written
+    files are flushed to the disk between two measurements: the work is compared, not the disk.
 
-def main(words: list[str]) -> None:
-    """The command line of this measurement."""
-    parser = common.parser("upscale", __doc__, shape="llama-1b", repetitions=3)
-    parser.add_argument("--work", type=Path, help="folder for the checkpoints, whose base is kept  [a temporary one]")
-    arguments = parser.parse_args(words)
-    shape = SHAPES[arguments.shape]
-    console = Console(stderr=True)
+    Printed are medians: wall seconds by stage, peak resident memory (torch alone takes about 400 MB of it, in the plain
+    copy too), and the seconds without the SVD's as a multiple of the plain copy's, by wall and by CPU time.
+    """
+    size = SHAPES[shape]
     with contextlib.ExitStack() as stack:
-        work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        plain, proved = measure(
-            shape,
-            work / arguments.shape,
-            repetitions=arguments.repetitions,
-            threads=arguments.threads,
-            say=console.print,
-        )
+        parent = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        plain, proved = measure(size, parent / shape, repetitions=repetitions, threads=threads)
     lines = summarise(plain, proved)
-    title = f"Upscaling {arguments.shape}, bfloat16, medians of {arguments.repetitions}, {arguments.threads} threads"
-    Console().print(summary_table(lines, title=title))
-    common.write_speed_record(
-        arguments.out,
-        "upscale",
-        words,
-        shape=shape,
-        threads=arguments.threads,
-        repetitions=arguments.repetitions,
-        lines=lines,
-        runs=[*plain, *proved],
+    title = f"Upscaling {shape}, bfloat16, medians of {repetitions}, {threads} threads"
+    return Result(
+        [summary_table(lines, title=title)],
+        {
+            "shape": size,
+            "threads": threads,
+            "repetitions": repetitions,
+            "targets": [],
+            "lines": lines,
+            "runs": [*plain, *proved],
+        },
     )

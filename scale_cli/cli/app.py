@@ -64,27 +64,35 @@ for _name, _command in COMMANDS.items():
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `scale` and give its exit code: 0 done, 2 a mistake in the request, 130 interrupted, 143 terminated.
+    """Run `scale` and return its exit code, as `run_app` does.
 
-    arguments: the words after `scale`; None: those of this process. None at all means `--help`.
-    A mistake in the request ends with one line on stderr; any other exception leaves with its traceback (exit code 1).
-    SIGTERM ends a command as Ctrl-C does, with all that is cleaned up then.
+    arguments: the arguments after `scale`; None takes those of this process. Without any, print `--help`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return run_app(app, words or ["--help"], program="scale")
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
+    """Run a Typer app. Returns the exit code: 0 done, 2 a mistake in the request, 130 interrupted, 143 terminated.
+
+    program: the name that begins the usage line and error messages.
+    A mistake in the request prints one line on stderr. Any other exception propagates with its traceback (exit code 1).
+    SIGTERM ends a command as Ctrl-C does, with the same clean-up.
+    """
     terminated: list[int] = []
     try:
         with _sigterm_interrupts(terminated):
-            code = app(words or ["--help"], prog_name="scale", standalone_mode=False) or 0
+            code = app(list(arguments), prog_name=program, standalone_mode=False) or 0
     except RequestError as error:
-        return _fail(str(error), code=2)
+        return _fail(program, str(error), code=2)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see: {context.command_path} --help)" if context else ""
-        return _fail(f"{error.format_message()}{hint}", code=2)
+        return _fail(program, f"{error.format_message()}{hint}", code=2)
     except KeyboardInterrupt:
         code = 130
     if code == 130:
-        return _fail("terminated", 143) if terminated else _fail("interrupted", code)
+        return _fail(program, "terminated", code=143) if terminated else _fail(program, "interrupted", code=code)
     return int(code)
 
 
@@ -109,6 +117,6 @@ def _sigterm_interrupts(came: list[int]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"scale: {' '.join(message.split())}", file=sys.stderr)
+def _fail(program: str, message: str, *, code: int) -> int:
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -1,1 +1,1 @@
-"""The ground floor: errors, files, the hub, recipes, records, versions of libraries. Loads no torch."""
+"""Errors, files, hub downloads, recipes, records and library versions, shared by every room. Loads no torch."""

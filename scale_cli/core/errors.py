@@ -1,9 +1,9 @@
-"""The one error a user can mend: a mistake in what was asked."""
+"""The error type for mistakes in a user's request."""
 
 
 class RequestError(ValueError):
-    """A mistake in what was asked: what was given, what is allowed, what to do, in one line.
+    """A mistake in the request. The message is one line: what was given, what is allowed, what to do.
 
-    The command line prints the message alone and exits with 2. Every other exception is ours to mend and keeps its
-    traceback.
+    The command line prints only the message and exits with 2. Every other exception is a bug of this package and keeps
+    its traceback.
     """

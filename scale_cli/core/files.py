@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: new folders and small text files; values in their JSON form; the cache."""
+"""Atomic writing of folders and text files, JSON conversion of values, and the location of the cache."""
 
 import contextlib
 import dataclasses
@@ -17,28 +17,28 @@ CACHE_VARIABLE = "SCALE_CACHE"
 
 
 def default_cache() -> Path:
-    """Where what can be made again is kept unless the caller says otherwise: $SCALE_CACHE, or else ~/.cache/scale."""
+    """The default folder for data that can be recomputed: $SCALE_CACHE if set, else ~/.cache/scale."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "scale").expanduser()
 
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` to write into; it becomes `out` when the block ends well.
+    """A temporary folder beside `out` to write into. It is renamed to `out` when the block ends without an exception.
 
-    On any exception, Ctrl-C included, nothing stays behind; what a killed process has left is removed by the next call
-    for the same `out`. An empty folder at `out` is taken over. Nothing is forced onto the disk: this guards against
-    what may happen to a process, and after a power cut the work is done again, as after one during a plain copy.
-    Raises RequestError if `out` is a file, a folder that holds something, or cannot be created or written to: what the
-    system says to anything in the block, a full disk first of all, becomes one.
+    On any exception, Ctrl-C included, the temporary folder is removed. The leftovers of a killed process are removed by
+    the next call for the same `out`. An empty folder at `out` is replaced. There is no fsync: the rename protects
+    against a killed process, not against a power cut.
+    Raises RequestError if `out` is a file, a folder with content or a mount point, or cannot be created or written.
+    Every OSError of the operating system inside the block, such as a full disk, becomes a RequestError.
     """
     target = Path(os.path.realpath(out))
     temporary = _temporary(target)
-    with _system_errors_told(out, target, temporary):
-        if target.is_mount():  # nothing can be renamed to it
-            raise RequestError(f"{out} is where a disk is mounted; choose a folder in it")
+    with _system_errors_as_request_errors(out, target, temporary):
+        if target.is_mount():  # a rename onto a mount point fails
+            raise RequestError(f"{out} is a mount point; choose a folder inside it")
         if target.is_dir() and any(target.iterdir()):
             raise RequestError(f"{out} already holds files; choose a new or an empty folder")
-        if os.path.lexists(target) and not target.is_dir():  # or a link to itself
+        if os.path.lexists(target) and not target.is_dir():  # a link to itself is neither file nor folder
             raise RequestError(f"{out} is a file; choose a new or an empty folder")
         new_parents = [parent for parent in target.parents if not parent.exists()]
         _remove_abandoned(target)
@@ -55,7 +55,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def require_room(folder: Path, needed_bytes: int, *, name: Path) -> None:
-    """Raise RequestError where the disk of `folder` has less room than needed. name: what to call the folder."""
+    """Raise RequestError if the disk of `folder` has less than `needed_bytes` free. name: the message's subject."""
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
         raise RequestError(
@@ -65,22 +65,22 @@ def require_room(folder: Path, needed_bytes: int, *, name: Path) -> None:
 
 
 @contextlib.contextmanager
-def _system_errors_told(out: Path, *its_paths: Path) -> Iterator[None]:
-    """What the system says while `out` is written, as a RequestError that also names any file but `its_paths`."""
+def _system_errors_as_request_errors(out: Path, *own_paths: Path) -> Iterator[None]:
+    """Turn the operating system's errors into RequestErrors that also name the file, if it is outside `own_paths`."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # not the system's but a library's own: no mistake in the request
+        if error.errno is None:  # raised by a library, not by the operating system
             raise
         file = "" if error.filename is None else str(error.filename)
-        about = f" ({file})" if file and not any(Path(file).is_relative_to(path) for path in its_paths) else ""
+        suffix = f" ({file})" if file and not any(Path(file).is_relative_to(path) for path in own_paths) else ""
         raise RequestError(
-            f"{out} cannot be written: {error.strerror}{about}; mend that or choose another folder"
+            f"{out} cannot be written: {error.strerror}{suffix}; mend that or choose another folder"
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file at once: a reader sees the old file or the new one, never a part."""
+    """Write a UTF-8 text file atomically: a reader gets the old file or the new one, never a part."""
     temporary = _temporary(path)
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -94,29 +94,29 @@ def _temporary(path: Path) -> Path:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove the temporary folders for `target` of processes of this machine that are gone."""
+    """Remove temporary folders for `target` whose process on this machine has ended."""
     pattern = re.compile(rf"{re.escape(f'.{target.name}.{socket.gethostname()}.')}(\d{{1,9}})\.partial")
     for folder in target.parent.iterdir() if target.parent.is_dir() else ():
-        found = pattern.fullmatch(folder.name)
-        if found and not _is_running(int(found[1])):
+        match = pattern.fullmatch(folder.name)
+        if match and not _is_running(int(match[1])):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_running(process: int) -> bool:
-    """Whether another process has this id; one that had ours is gone."""
-    if process == os.getpid():
+def _is_running(process_id: int) -> bool:
+    """Whether another process has this id. An earlier process with this process's own id has ended."""
+    if process_id == os.getpid():
         return False
     try:
-        os.kill(process, 0)
+        os.kill(process_id, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it belongs to somebody else
+    except OSError:  # the process belongs to another user
         pass
     return True
 
 
 def plain(value: Any) -> Any:
-    """A value in builtins, as JSON and YAML know them: dataclasses become dicts, tuples lists, paths text."""
+    """The value as builtins, for JSON and YAML: dataclasses become dicts, tuples become lists, paths become strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -129,6 +129,6 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """`value` as indented JSON with sorted keys. A number that is not finite, which JSON lacks, becomes null."""
+    """`value` as indented JSON with sorted keys. NaN and infinite numbers become null."""
     finite = json.loads(json.dumps(plain(value)), parse_constant=lambda _: None)
     return json.dumps(finite, indent=2, sort_keys=True, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Fetching what a hub id names: the one place that knows what can go wrong on the way."""
+"""Downloading checkpoint files by hub id, with every failure as a RequestError."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from scale_cli.core.errors import RequestError
 
 
 def fetch(given: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:
-    """The local snapshot of a hub id, its folder named after the commit; only files of these patterns are fetched.
+    """The local snapshot folder of a hub id, named after the commit. Only files that match `patterns` are downloaded.
 
-    given: a hub id, as it is no folder here. revision: branch, tag or commit.
-    Raises RequestError for what is no hub id, cannot be reached, or is refused.
+    given: a hub id; the caller has checked that it is not a local folder. revision: branch, tag or commit.
+    Raises RequestError if `given` is not a hub id, or if the hub cannot be reached or refuses the request.
     """
     if given.count("/") > 1 or given.startswith((".", "/", "~")):
         raise RequestError(f"{given}: no such folder; give a checkpoint's folder or a hub id like org/name")
@@ -20,9 +20,9 @@ def fetch(given: str, patterns: Sequence[str], *, revision: str | None = None) -
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(given, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"])
+        snapshot = snapshot_download(given, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"])
     except HFValidationError as error:
-        raise RequestError(f"{given}: no such folder, and no hub id, which looks like org/name") from error
+        raise RequestError(f"{given}: no such folder, and not a hub id either; a hub id looks like org/name") from error
     except LocalEntryNotFoundError as error:
         raise RequestError(
             f"{given}: no such folder, and as a hub id it is not in the cache and the hub cannot be reached; give a "
@@ -31,4 +31,4 @@ def fetch(given: str, patterns: Sequence[str], *, revision: str | None = None) -
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RequestError(f"{given}: no such folder, and the hub refuses it: {reason}") from error
-    return Path(found)
+    return Path(snapshot)

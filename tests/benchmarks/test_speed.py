@@ -1,20 +1,19 @@
-"""The speed measurements measure what they say: methods take real steps, the cost model gets true counts, checkpoints
-are really copied, widened and deepened; and their command line."""
+"""The speed measurements time real work: methods take training steps, the cost model gets true counts, checkpoints are
+copied, widened and deepened; and their common frame."""
 
+import functools
 import io
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from benchmarks.speed import common, train_step, upscale
-from benchmarks.speed.__main__ import MEASUREMENTS, main
-from benchmarks.speed.shapes import SHAPES, Shape
+from benchmarks.speed import frame, train_step, upscale
+from benchmarks.speed.shapes import Shape
 from benchmarks.speed.upscale import Run, summarise, summary_table
 from scale_cli.methods import METHODS
 from tests.helpers import load
@@ -67,25 +66,60 @@ def test_the_cost_model_gets_the_true_counts() -> None:
     assert freeze.above == BLOCK + HEAD
 
 
-def test_the_table_has_every_method_and_fft_as_one() -> None:
-    timings = train_step.train_step(
-        TINY, methods=("fft", "scale-preserve"), repetitions=2, warmup=1, device="cpu", bfloat16=False
-    )
-    assert [timing.method for timing in timings] == ["fft", "scale-preserve"]
-    assert timings[0].cpu_ratio == timings[0].model_ratio == timings[0].over_floor == 1.0
-    preserve = timings[1]
-    assert preserve.over_floor == pytest.approx(preserve.cpu_ratio / preserve.model_ratio)
-    written = io.StringIO()
-    Console(file=written, width=80).print(train_step.timing_table(timings, title="steps"))
-    assert "scale-preserve" in written.getvalue()
-    assert "…" not in written.getvalue()
+def test_the_ratios_are_to_fft() -> None:
+    methods = ("fft", "scale-preserve")
+    lines = train_step.measure(TINY, methods=methods, repetitions=2, warmup=1, device="cpu", bfloat16=False)
+    fft, preserve = lines.to_dict("records")
+    assert (fft["method"], preserve["method"]) == methods
+    assert fft["cpu_ratio"] == fft["wall_ratio"] == fft["model_ratio"] == fft["over_floor"] == 1.0
+    assert preserve["cpu_ratio"] == preserve["cpu_seconds"] / fft["cpu_seconds"]
+    assert preserve["wall_ratio"] == preserve["wall_seconds"] / fft["wall_seconds"]
+    assert preserve["over_floor"] == preserve["cpu_ratio"] / preserve["model_ratio"]
 
 
-def test_what_takes_time_is_clocked() -> None:
-    made, cpu, wall = common.clocked(lambda: sum(range(2_000_000)))
-    assert made == 1999999000000
+def test_work_is_clocked() -> None:
+    result, cpu, wall = frame.clocked(lambda: sum(range(2_000_000)))
+    assert result == 1999999000000
     assert 0 < cpu < 10
     assert 0 < wall < 10
+
+
+def test_medians() -> None:
+    runs = [(1.0, 2.0), (2.0, 8.0), (4.0, 4.0)]
+    by_cpu, by_wall = frame.medians(runs), frame.medians(runs, by_wall=True)
+    assert by_cpu == {"cpu_seconds": 2.0, "wall_seconds": 4.0, "compared_seconds": 2.0, "spread": 0.75}
+    assert by_wall == by_cpu | {"compared_seconds": 4.0}
+    assert frame.medians(runs[:1])["spread"] == 0.0
+
+
+def test_works_are_done_in_turn_and_warmup_is_not_counted() -> None:
+    calls: list[str] = []
+    works = {("x", name): functools.partial(calls.append, name) for name in "ab"}
+    lines = frame.interleave(works, "group", "name", repetitions=2, warmup=1)
+    assert calls == ["a", "b"] * 3
+    assert lines[["group", "name"]].values.tolist() == [["x", "a"], ["x", "b"]]
+    assert set(frame.rows(lines)[0]) == {"group", "name", "cpu_seconds", "wall_seconds", "spread"}
+
+
+def test_a_table() -> None:
+    lines = [
+        {"work": "eval", "kind": "base", "tokens": 12345, "ratio": None},
+        {"work": "eval", "kind": "wide", "tokens": 7, "ratio": 1.25},
+        {"work": "train", "kind": "wide", "tokens": 7, "ratio": float("nan")},
+    ]
+    columns = [("work", "work", ""), ("model", "kind", ""), ("tokens", "tokens", ","), ("/ base", "ratio", ".3f")]
+    written = io.StringIO()
+    Console(file=written, width=80).print(frame.table(lines, columns, title="speed"))
+    assert [line.rstrip() for line in written.getvalue().splitlines()] == [
+        "speed",
+        "┏━━━━━━━┳━━━━━━━┳━━━━━━━━┳━━━━━━━━┓",
+        "┃ work  ┃ model ┃ tokens ┃ / base ┃",
+        "┡━━━━━━━╇━━━━━━━╇━━━━━━━━╇━━━━━━━━┩",
+        "│ eval  │ base  │ 12,345 │      - │",
+        "│       │ wide  │      7 │  1.250 │",
+        "│ train │ wide  │      7 │      - │",
+        "└───────┴───────┴────────┴────────┘",
+    ]
 
 
 @pytest.fixture
@@ -102,12 +136,12 @@ def test_the_base_has_the_shape_and_loads(base: Path) -> None:
     assert model.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
-def test_what_is_measured_is_made(base: Path, tmp_path: Path) -> None:
-    copied = upscale.copy_folder(base, tmp_path / "copy")
+def test_the_folders_are_copied_widened_and_deepened(base: Path, tmp_path: Path) -> None:
+    copy = upscale.copy_folder(base, tmp_path / "copy")
     assert {file.name: file.read_bytes() for file in base.iterdir()} == {
         file.name: file.read_bytes() for file in (tmp_path / "copy").iterdir()
     }
-    assert (copied.kind, copied.seconds) == ("copy", {"copy": copied.total_seconds})
+    assert (copy.kind, copy.seconds) == ("copy", {"copy": copy.total_seconds})
     runs = {
         kind: upscale.upscale(kind, TINY, base, tmp_path / kind, verify=kind == "depth", threads=1)
         for kind in ("width", "depth")
@@ -121,7 +155,7 @@ def test_what_is_measured_is_made(base: Path, tmp_path: Path) -> None:
 
 
 def run_of(kind: str, total: float, peak: int, **seconds: float) -> Run:
-    """A run whose CPU seconds are twice those of the wall."""
+    """A run whose CPU seconds are twice its wall seconds."""
     cpu = {stage: 2 * value for stage, value in seconds.items()}
     peaks = {"write": peak} | ({"verify": 2 * peak} if "verify" in seconds else {})
     return Run(kind, seconds, cpu, total, 2 * total, peaks)
@@ -137,14 +171,33 @@ def test_the_summary() -> None:
         run_of("width", 11.0, 35, copy=1.5, svd=8.0, write=1.5),
     ]
     copy, width = summarise(plain, [run_of("width", 99.0, 50, copy=1.0, svd=7.0, write=0.5, verify=90.0)])
-    assert (copy.kind, copy.copy_seconds, copy.total_seconds, copy.over_copy, copy.peak_bytes) == ("copy", 2, 2, 1, 20)
-    assert (copy.svd_seconds, copy.write_seconds, copy.proof_seconds, copy.proof_peak_bytes) == (None,) * 4
-    assert (width.copy_seconds, width.svd_seconds, width.write_seconds, width.total_seconds) == (1.5, 8.0, 0.5, 11.0)
-    assert (width.over_copy, width.cpu_over_copy) == (1.5, 1.5)
-    assert (width.peak_bytes, width.proof_seconds, width.proof_peak_bytes) == (40, 90.0, 100)
+    assert copy == {
+        "kind": "copy",
+        "copy_seconds": 2.0,
+        "svd_seconds": None,
+        "write_seconds": None,
+        "total_seconds": 2.0,
+        "over_copy": 1.0,
+        "cpu_over_copy": 1.0,
+        "peak_bytes": 20,
+        "proof_seconds": None,
+        "proof_peak_bytes": None,
+    }
+    assert width == {
+        "kind": "width",
+        "copy_seconds": 1.5,
+        "svd_seconds": 8.0,
+        "write_seconds": 0.5,
+        "total_seconds": 11.0,
+        "over_copy": 1.5,
+        "cpu_over_copy": 1.5,
+        "peak_bytes": 40,
+        "proof_seconds": 90.0,
+        "proof_peak_bytes": 100,
+    }
 
 
-def test_the_table_says_it_all() -> None:
+def test_the_table_of_the_summary() -> None:
     plain = [
         run_of("copy", 1.0, 27_000_000, copy=1.0),
         run_of("width", 13.0, 898_000_000, copy=1.25, svd=11.0, write=0.5),
@@ -155,94 +208,24 @@ def test_the_table_says_it_all() -> None:
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in written.getvalue().splitlines() if "│" in line]
     assert rows == [
         ["seconds to copy", "1.0", "1.2"],
-        ["seconds of the svd", "-", "11.0"],
-        ["seconds to write what is added", "-", "0.5"],
-        ["seconds in all", "1.0", "13.0"],
-        ["all but the svd / copy, wall", "1.00", "2.00"],
-        ["all but the svd / copy, CPU", "1.00", "2.00"],
+        ["seconds of the SVD", "-", "11.0"],
+        ["seconds to write the expansion", "-", "0.5"],
+        ["seconds in total", "1.0", "13.0"],
+        ["without the SVD / copy, wall", "1.00", "2.00"],
+        ["without the SVD / copy, CPU", "1.00", "2.00"],
         ["peak MB", "27", "898"],
         ["seconds of the proof", "-", "90.0"],
         ["peak MB with the proof", "-", "1796"],
     ]
 
 
-def test_a_record_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(SHAPES, "llama-1b", TINY)
-    asked: list[Any] = []
-
-    def measure(shape: Shape, work: Path, **options: Any) -> tuple[list[Run], list[Run]]:
-        asked.append((shape, work, options["repetitions"], options["threads"]))
-        return [run_of("copy", 1.0, 20, copy=1.0)], []
-
-    monkeypatch.setattr(upscale, "measure", measure)
-    words = ["--repetitions", "2", "--threads", "1", "--work", str(tmp_path), "--out", str(tmp_path / "record.json")]
-    assert main(["upscale", *words]) == 0
-    assert asked == [(TINY, tmp_path / "llama-1b", 2, 1)]
-    assert "Upscaling llama-1b" in capsys.readouterr().out
-    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
-    assert record["command"] == " ".join(["python -m benchmarks.speed upscale", *words])
-    assert (record["shape"]["layers"], record["repetitions"], record["threads"]) == (5, 2, 1)
-    assert record["lines"][0]["total_seconds"] == 1.0
-    assert record["runs"][0]["peak_bytes"] == {"write": 20}
-
-
-def test_the_command_line_of_a_training_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(SHAPES, "llama-small", TINY)
-    words = ["--methods", "scale-preserve", "--repetitions", "1", "--warmup", "0", "--threads", "1"]
-    assert main(["train-step", *words, "--out", str(tmp_path / "record.json")]) == 0
-    assert "scale-preserve" in capsys.readouterr().out
-    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
-    assert record["command"].startswith("python -m benchmarks.speed train-step --methods scale-preserve ")
-    assert [timing["method"] for timing in record["timings"]] == ["fft", "scale-preserve"]
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["walk"], f"walk: choose one of {', '.join(MEASUREMENTS)}"),
-        (
-            ["train-step", "--methods", "fft,ftt"],
-            f"--methods fft,ftt: 'ftt' is not one of {', '.join(METHODS)}",
-        ),
-        (
-            ["upscale", "--work", "/dev/null/x", "--repetitions", "1"],
-            "/dev/null/x/llama-1b/base cannot be written: Not a directory; mend that or choose another folder",
-        ),
-    ],
-)
-def test_a_mistake_ends_with_one_line(
-    words: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(upscale, "in_own_process", lambda function, *arguments: function(*arguments))
-    assert main(words) == 2
-    ended = capsys.readouterr()
-    assert (ended.out, ended.err.splitlines()[-1]) == ("", f"benchmarks.speed: {line}")
-
-
-def test_numbers_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["upscale", "--repetitions", "0"])
-    assert ended.value.code == 2
-    assert "argument --repetitions: 0: at least 1" in capsys.readouterr().err
-
-
-def test_help_lists_what_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == main(["--help"]) == 0
-    printed = capsys.readouterr().out
-    assert all(printed.count(f"\n  {name} ") == 2 for name in MEASUREMENTS)
-
-
 @pytest.mark.slow
-def test_upscaling_is_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_upscaling_is_measured_in_new_processes(tmp_path: Path) -> None:
     words = ["upscale", "--shape", "llama-small", "--repetitions", "1", "--threads", "1", "--work", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks.speed", *words, "--out", str(tmp_path / "record.json")]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert "seconds of the svd" in ended.stdout
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    assert "seconds of the SVD" in completed.stdout
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     runs = record["runs"]
     assert [run["kind"] for run in runs] == ["copy", "width", "depth", "width", "depth"]

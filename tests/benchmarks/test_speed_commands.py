@@ -1,11 +1,10 @@
-"""Every measurement's command line prints its table and writes its record, in tiny; and `all` runs them one by one."""
+"""Every measurement's command prints its table and writes its record, at tiny sizes; and `all` runs them in turn."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,35 +13,55 @@ import pytest
 import torch
 
 from benchmarks.speed import all as speed_all
-from benchmarks.speed import gen_bios, generate, memory, startup, tokenise
+from benchmarks.speed import generate, growth, memory, startup, tokenise, upscale
 from benchmarks.speed.__main__ import MEASUREMENTS, main
+from benchmarks.speed.all import RUNS
 from benchmarks.speed.generate import KINDS
-from benchmarks.speed.shapes import SHAPES
+from benchmarks.speed.shapes import SHAPES, Shape
+from scale_cli.bench.bios import load_preset
 from scale_cli.methods import METHODS
-from tests.benchmarks.test_speed import ROOT, TINY
+from tests.benchmarks import test_speed_eval
+from tests.benchmarks.conftest import Measured
+from tests.benchmarks.test_speed import ROOT, TINY, run_of
 
-Measured = Callable[..., dict[str, Any]]
+
+def test_train_step(measured: Measured) -> None:
+    words = ("--methods", "scale-preserve,lora", "--repetitions", "1", "--warmup", "0")
+    record = measured("train-step", *words, title="One training step, llama-small, 2 x 8 tokens, float32, cpu")
+    assert [timing["method"] for timing in record["timings"]] == ["fft", "scale-preserve", "lora"]
+    assert [(target["what"], target["limit"]) for target in record["targets"]] == [
+        ("scale-preserve / fft over the cost model's", 1.15),
+        ("scale-preserve / fft", 0.57),
+        ("scale-preserve / lora", 1.0),
+    ]
+    preserve = record["timings"][1]
+    assert [target["value"] for target in record["targets"][:2]] == [preserve["over_floor"], preserve["cpu_ratio"]]
 
 
-@pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Measured:
-    """The record of a measurement of the tiny shape, in this process, with one thread."""
-    monkeypatch.setitem(SHAPES, "llama-small", TINY)
-    for module in (gen_bios, memory):
-        monkeypatch.setattr(module, "in_own_process", lambda function, *given, **named: function(*given, **named))
+def test_eval(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "llama-small", test_speed_eval.TINY)
+    title = "Evaluation, llama-small, cpu, windows of 2 x 16 tokens"
+    record = measured("eval", "--repetitions", "1", "--warmup", "0", title=title)
+    assert [(line["work"], line["kind"]) for line in record["lines"]] == [
+        (work, kind) for work in ("perplexity", "choice") for kind in KINDS
+    ]
+    assert [target["value"] for target in record["targets"]] == [line["over_floor"] for line in record["lines"]]
 
-    def measure(name: str, *words: str, title: str) -> dict[str, Any]:
-        words = (*words, "--threads", "1", "--out", str(tmp_path / "record.json"))
-        assert main([name, *words]) == 0
-        printed = capsys.readouterr()
-        assert title in printed.out
-        assert "…" not in printed.out
-        assert printed.err == ""
-        record: dict[str, Any] = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
-        assert record["command"] == " ".join(["python -m benchmarks.speed", name, *words])
-        return record
 
-    return measure
+def test_upscale(measured: Measured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[Any] = []
+
+    def measure(shape: Shape, work: Path, **options: Any) -> tuple[list[upscale.Run], list[upscale.Run]]:
+        calls.append((shape, work, options))
+        return [run_of("copy", 1.0, 20, copy=1.0)], []
+
+    monkeypatch.setattr(upscale, "measure", measure)
+    title = "Upscaling llama-1b, bfloat16, medians of"
+    record = measured("upscale", "--repetitions", "2", "--work", str(tmp_path), title=title)
+    assert calls == [(TINY, tmp_path / "llama-1b", {"repetitions": 2, "threads": 1})]
+    assert (record["shape"]["layers"], record["repetitions"], record["threads"]) == (5, 2, 1)
+    assert record["lines"][0]["total_seconds"] == 1.0
+    assert record["runs"][0]["peak_bytes"] == {"write": 20}
 
 
 def test_generate(measured: Measured) -> None:
@@ -56,11 +75,11 @@ def test_generate(measured: Measured) -> None:
     ]
 
 
-def test_as_many_tokens_are_generated_as_were_asked_for() -> None:
+def test_the_requested_number_of_tokens_is_generated() -> None:
     prompt = torch.tensor([[5, 6, 7], [8, 9, 10]])
     for kind in KINDS:
-        made = generate.generation(generate.prepare(kind, TINY, device="cpu"), prompt, 4)()
-        assert made.shape == (2, 7)
+        generated = generate.generation(generate.prepare(kind, TINY, device="cpu"), prompt, 4)()
+        assert generated.shape == (2, 7)
 
 
 def test_memory(measured: Measured) -> None:
@@ -72,7 +91,7 @@ def test_memory(measured: Measured) -> None:
         assert line["measured"] >= 0
         assert line["estimated"] > line["weights"]
     assert preserve["weights"] > fft["weights"]
-    assert record["targets"] == []  # they are for another shape
+    assert record["targets"] == []  # the target is for another shape
 
 
 def test_memory_that_is_only_estimated(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,16 +99,17 @@ def test_memory_that_is_only_estimated(measured: Measured, monkeypatch: pytest.M
     record = measured("memory", "--estimate", title="tokens, bfloat16, estimated")
     assert [line["method"] for line in record["lines"]] == list(METHODS)
     assert {line["measured"] for line in record["lines"]} == {None}
-    of = {line["method"]: line["estimated"] for line in record["lines"]}
+    estimated = {line["method"]: line["estimated"] for line in record["lines"]}
     (target,) = record["targets"]
-    assert (target["value"], target["limit"]) == (of["scale-preserve"] / of["fft"], 1 / 3)
+    assert (target["value"], target["limit"]) == (estimated["scale-preserve"] / estimated["fft"], 1 / 3)
 
 
-def test_memory_is_judged_by_what_is_measured_too() -> None:
-    lines = [memory.Line("fft", 1, 300, 200), memory.Line("scale-preserve", 1, 90, 80)]
-    estimated, measured = memory.targets(lines, "llama-1b")
-    assert (estimated.value, estimated.reached) == (0.3, True)
-    assert (measured.value, measured.reached) == (0.4, False)
+def test_memory_has_a_target_for_the_estimate_and_one_for_the_measurement() -> None:
+    fft = {"method": "fft", "estimated": 300, "measured": 200}
+    preserve = {"method": "scale-preserve", "estimated": 90, "measured": 80}
+    estimated, measured = (target.record for target in memory.targets([fft, preserve], "llama-1b"))
+    assert (estimated["value"], estimated["reached"]) == (0.3, True)
+    assert (measured["value"], measured["reached"]) == (0.4, False)
 
 
 def test_startup(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,9 +119,9 @@ def test_startup(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(0 < line["wall_seconds"] < 60 for line in record["lines"])
 
 
-def test_a_program_that_does_not_start_is_seen() -> None:
+def test_a_program_that_fails_is_an_error() -> None:
     with pytest.raises(subprocess.CalledProcessError):
-        startup.started("import scale_clj", 1)
+        startup.start("import scale_clj", 1)
 
 
 def test_gen_bios(measured: Measured) -> None:
@@ -119,22 +139,22 @@ def test_tokenise(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     record = measured("tokenise", "--people", "30", "--repetitions", "2", title="Tokenising 30 people, 1 threads")
     library, cache, windows = record["lines"]
     assert [line["work"] for line in record["lines"]] == ["library", "cache", "windows"]
-    assert cache["tokens"] == library["tokens"] + 5 * 30  # each text is closed
+    assert cache["tokens"] == library["tokens"] + 5 * 30  # one end-of-text token per text
     assert windows["tokens"] == cache["tokens"] // tokenise.LENGTH * tokenise.LENGTH
     assert [target["value"] for target in record["targets"]] == [cache["wall_ratio"], windows["wall_ratio"]]
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What `all` starts; each leaves a record with one target, reached by all but gen-bios. eval fails."""
-    commands: list[list[str]] = []
+def started(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The commands that `all` starts. Each writes a record with one target, which gen-bios misses, unless it fails."""
+    started = SimpleNamespace(commands=[], failing="")
 
     def run(command: list[str], *, check: bool) -> SimpleNamespace:
         assert command[:3] == [sys.executable, "-m", "benchmarks.speed"]
-        commands.append(command[3:])
+        started.commands.append(command[3:])
         name, *_, option, out = command[3:]
         assert option == "--out"
-        if name == "eval":
+        if name == started.failing:
             return SimpleNamespace(returncode=1)
         value = 2.5 if name == "gen-bios" else 1.0
         target = {"what": f"time of {name}", "value": value, "limit": 1.15, "reached": value <= 1.15}
@@ -142,51 +162,95 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(speed_all, "subprocess", SimpleNamespace(run=run))
-    return commands
+    return started
 
 
-def test_all(started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = [name for name in speed_all.RUNS if name != "eval"]
-    assert main(["all", str(tmp_path / "records"), "--only", ",".join(chosen)]) == 0
-    files = [str(tmp_path / "records" / f"speed-{name}.json") for name in chosen]
-    assert started == [[*speed_all.RUNS[name], "--out", file] for name, file in zip(chosen, files, strict=True)]
+@pytest.mark.parametrize("words", [[], ["--only", "generate-smollm2,gen-bios"]])
+def test_all(words: list[str], started: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = words[1].split(",") if words else list(speed_all.RUNS)
+    assert main(["all", str(tmp_path / "records"), *words]) == 0
+    files = [str(tmp_path / "records" / f"speed-{name}.json") for name in names]
+    assert started.commands == [[*speed_all.RUNS[name], "--out", file] for name, file in zip(names, files, strict=True)]
+    assert {run[0] for run in speed_all.RUNS.values()} == {*MEASUREMENTS} - {"all"}
     printed = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
-    for row, name in zip(rows, chosen, strict=True):
+    for row, name in zip(rows, names, strict=True):
         value, verdict = ("2.500", "missed") if name == "gen-bios" else ("1.000", "reached")
         assert row == [name, f"time of {speed_all.RUNS[name][0]}", value, "1.150", verdict]
-
-
-def test_everything_is_measured_where_nothing_is_chosen(
-    started: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(speed_all.RUNS, "eval")
-    assert main(["all", str(tmp_path)]) == 0
-    assert {name for name, *_ in started} == {*MEASUREMENTS} - {"all", "eval"}
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["{tmp}", "--only", "startup,walk"], "--only startup,walk: 'walk' is not one of {names}"),
-        (["{tmp}", "--only", "startup,eval,gen-bios"], "eval failed; what it said stands above"),
-        (["/dev/null/x"], "/dev/null/x cannot be written: Not a directory; mend that or choose another folder"),
+        (["walk"], f": walk: choose one of {', '.join(MEASUREMENTS)}"),
+        (
+            ["all", "TMP", "--only", "startup,walk"],
+            f" all: --only startup,walk: 'walk' is not one of {', '.join(RUNS)}",
+        ),
+        (["all", "TMP", "--only", "startup,eval,gen-bios"], " all: eval failed; its output is above"),
+        (
+            ["all", "/dev/null/x"],
+            " all: /dev/null/x cannot be written: Not a directory; mend that or choose another folder",
+        ),
+        (
+            ["train-step", "--methods", "fft,ftt"],
+            f" train-step: --methods fft,ftt: 'ftt' is not one of {', '.join(METHODS)}",
+        ),
+        (
+            ["trainer", "--methods", "fft,dora"],
+            f" trainer: --methods fft,dora: 'dora' is not one of {', '.join(load_preset('demo').methods)}",
+        ),
+        (
+            ["growth", "--only", "depth,width"],
+            f" growth: --only depth,width: 'width' is not one of {', '.join(growth.SWEEPS)}",
+        ),
+        (
+            ["growth", "--people", "9999"],
+            " growth: --people 9999: at least 10000, because growth needs two numbers of people",
+        ),
+        (
+            ["upscale", "--work", "/dev/null/x", "--repetitions", "1"],
+            " upscale: /dev/null/x/llama-1b/base cannot be written: Not a directory; mend that or choose another f",
+        ),
+        (
+            ["upscale", "--repetitions", "0"],
+            " upscale: Invalid value for '--repetitions': ",
+        ),
+        (
+            ["eval", "--shape", "x"],
+            " eval: Invalid value for '--shape': ",
+        ),
     ],
 )
 def test_a_mistake_ends_with_one_line(
-    words: list[str], line: str, started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    line: str,
+    started: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["all", *(word.format(tmp=tmp_path) for word in words)]) == 2
-    names = ", ".join(speed_all.RUNS)
-    assert capsys.readouterr().err == f"benchmarks.speed: {line.format(names=names)}\n"
-    assert "gen-bios" not in [name for name, *_ in started]
+    started.failing = "eval"
+    monkeypatch.setattr(upscale, "in_own_process", lambda function, *values: function(*values))
+    assert main([word.replace("TMP", str(tmp_path)) for word in words]) == 2
+    completed = capsys.readouterr()
+    assert completed.out == ""
+    assert completed.err.splitlines()[-1].startswith(f"python -m benchmarks.speed{line}")
+    assert len(completed.err.splitlines()) == 1 + ("upscale" in words and "--work" in words)
+    assert "gen-bios" not in [name for name, *_ in started.commands]
+
+
+def test_help_lists_the_measurements(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(printed.count(f"\n  {name} ") == 2 for name in MEASUREMENTS)
 
 
 @pytest.mark.slow
-def test_all_really_runs(tmp_path: Path) -> None:
+def test_all_in_real_processes(tmp_path: Path) -> None:
     words = ["all", str(tmp_path), "--only", "startup,gen-bios"]
     command = [sys.executable, "-m", "benchmarks.speed", *words]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert "seconds for 200,000 people" in ended.stdout
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert "seconds for 200,000 people" in completed.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == ["speed-gen-bios.json", "speed-startup.json"]

@@ -1,10 +1,8 @@
-"""The trainer's overhead is measured against a loop that really does the same work."""
+"""The trainer's overhead is measured against a loop that does the same work."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,19 +10,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from rich.console import Console
 
-from benchmarks.speed.__main__ import main
-from benchmarks.speed.trainer import BLOCK, BareLoop, Line, make_cases, measure_accuracy, measure_training, speed_table
+from benchmarks.speed.trainer import BLOCK, BareLoop, make_cases, measure_accuracy, measure_training
 from scale_cli.bench.bios import BiosRecipe, load_preset
 from scale_cli.checkpoints.load import describe, load_model
+from tests.benchmarks.conftest import Measured
 
 METHODS = ("fft", "scale-adapt", "lora")
 
 
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Path:
-    """The demo, but tiny."""
+    """The demo at tiny sizes."""
     tiny: dict[str, Any] = {
         "people": 8,
         "bios": 2,
@@ -59,14 +56,14 @@ def recipe(recipe_file: Path) -> BiosRecipe:
 
 
 def test_the_bare_loop_does_what_the_run_does(recipe: BiosRecipe, tmp_path: Path) -> None:
-    """At a constant rate both end with the same weights, which the first steps have moved."""
-    for number, case in enumerate(make_cases(recipe, tmp_path / "made", METHODS, steps=2 * BLOCK)):
+    """At a constant rate both end with the same weights, which differ from the initial ones."""
+    for number, case in enumerate(make_cases(recipe, tmp_path / "cases", METHODS, steps=2 * BLOCK)):
         constant = dataclasses.replace(case.recipe, schedule="constant", warmup=0.0)
         out = tmp_path / f"run-{number}"
-        line, bare = measure_training(dataclasses.replace(case, recipe=constant), out, device="cpu")
-        assert (line.work, line.method) == (case.stage, case.recipe.method)
-        assert min(line.wall_seconds, line.cpu_seconds, line.bare_wall_seconds, line.bare_cpu_seconds) > 0
-        before, after = (weights(one.model) for one in (BareLoop(case.source, constant, "cpu"), bare))
+        row, bare = measure_training(dataclasses.replace(case, recipe=constant), out, device="cpu")
+        assert (row["work"], row["method"]) == (case.stage, case.recipe.method)
+        assert all(row[f"{part}{clock}_seconds"] > 0 for part in ("", "bare_") for clock in ("wall", "cpu"))
+        before, after = (weights(loop.model) for loop in (BareLoop(case.source, constant, "cpu"), bare))
         trained = load_model(describe(str(out))).state_dict()
         assert trained.keys() == before.keys() == after.keys()
         torch.testing.assert_close(trained, after, rtol=1e-4, atol=1e-4)
@@ -74,7 +71,7 @@ def test_the_bare_loop_does_what_the_run_does(recipe: BiosRecipe, tmp_path: Path
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
-    """The tensors of a model, LoRA's merged, as a checkpoint of it has them when it is loaded."""
+    """The tensors of a model as its loaded checkpoint has them: LoRA's are merged."""
     tensors: dict[str, torch.Tensor] = (
         model.merge_and_unload() if hasattr(model, "peft_config") else model
     ).state_dict()
@@ -82,49 +79,31 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def test_accuracy_computes_only_the_logits_that_it_reads(recipe: BiosRecipe, tmp_path: Path) -> None:
-    case = make_cases(recipe, tmp_path / "made", ("scale-adapt",), steps=BLOCK)[1]
+    case = make_cases(recipe, tmp_path / "cases", ("scale-adapt",), steps=BLOCK)[1]
     model = load_model(describe(case.source))
     computed: list[torch.Size] = []
     model.register_forward_hook(lambda module, args, output: computed.append(output.logits.shape))
-    line = measure_accuracy(case, model, (4, 8), repetitions=1, warmup=0, device="cpu")
+    row = measure_accuracy(case, model, (4, 8), repetitions=1, warmup=0, device="cpu")
     questions = 6 * 4
-    passes = len(computed) // 3  # once to see what is asked, then once whole and once bare
+    passes = len(computed) // 3  # once to record the inputs, then once whole and once bare
     assert len(computed) == 3 * passes
     assert sum(shape[0] for shape in computed[:passes]) == questions
     assert {shape[1] for shape in computed} == {1}
-    assert (line.work, line.method) == ("accuracy", "scale-adapt")
-    assert line.tokens > 3 * questions
+    assert (row["work"], row["method"]) == ("accuracy", "scale-adapt")
+    assert row["tokens"] > 3 * questions
 
 
-def test_the_accuracy_that_is_measured_is_the_models(recipe: BiosRecipe, tmp_path: Path) -> None:
-    """Measuring leaves the model in training mode, as it was, with no hook left."""
-    case = make_cases(recipe, tmp_path / "made", ("fft",), steps=BLOCK)[1]
+def test_measuring_accuracy_leaves_the_model_as_it_was(recipe: BiosRecipe, tmp_path: Path) -> None:
+    case = make_cases(recipe, tmp_path / "cases", ("fft",), steps=BLOCK)[1]
     model = load_model(describe(case.source)).train()
     measure_accuracy(case, model, (4, 8), repetitions=1, warmup=0, device="cpu")
     assert model.training
     assert not model._forward_pre_hooks
 
 
-def test_the_table_fits() -> None:
-    lines = [
-        Line(work, "scale-preserve", 6144, 0.123, 0.246, 0.1, 0.2, 0.012) for work in ("pretrain", "task1", "task1")
-    ]
-    written = io.StringIO()
-    Console(file=written, width=80).print(speed_table(lines, title="trainer"))
-    assert "…" not in written.getvalue()
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in written.getvalue().splitlines() if "│" in line]
-    assert [row[0] for row in rows] == ["pretrain", "task1", ""]
-    assert rows[0][1:] == ["scale-preserve", "49,951", "123.0", "0.012", "1.230", "1.230"]
-
-
-def test_the_command_line(recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--preset", str(recipe_file), "--methods", "fft,scale-adapt", "--repetitions", "1", "--threads", "1"]
-    assert main(["trainer", *words, "--out", str(tmp_path / "record.json")]) == 0
-    printed = capsys.readouterr()
-    assert "Training runs against their bare steps" in printed.out
-    assert printed.err == ""
-    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
-    assert record["command"].startswith("python -m benchmarks.speed trainer --preset ")
+def test_the_command(measured: Measured, recipe_file: Path) -> None:
+    words = ("--preset", str(recipe_file), "--methods", "fft,scale-adapt", "--repetitions", "1")
+    record = measured("trainer", *words, title="Training runs against their bare steps")
     assert [(line["work"], line["method"]) for line in record["lines"]] == [
         ("pretrain", "fft"),
         ("task1", "fft"),
@@ -134,10 +113,5 @@ def test_the_command_line(recipe_file: Path, tmp_path: Path, capsys: pytest.Capt
     ]
     for line, target in zip(record["lines"], record["targets"], strict=True):
         assert math.isclose(line["wall_ratio"], line["wall_seconds"] / line["bare_wall_seconds"])
+        assert math.isclose(line["tokens_per_second"], line["tokens"] / line["wall_seconds"])
         assert (target["value"], target["limit"]) == (line["wall_ratio"], 1.15)
-
-
-def test_a_method_that_the_demo_lacks(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["trainer", "--methods", "fft,dora"]) == 2
-    allowed = ", ".join(load_preset("demo").methods)
-    assert capsys.readouterr().err == f"benchmarks.speed: --methods fft,dora: 'dora' is not one of {allowed}\n"

@@ -1,4 +1,4 @@
-"""New folders are whole or not there; values keep their meaning in JSON."""
+"""New folders appear complete or not at all; values convert to JSON."""
 
 import dataclasses
 import errno
@@ -24,7 +24,7 @@ def test_new_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
     assert (out / "weights").read_text() == "1"
 
 
-def test_new_folder_takes_over_an_empty_one_also_through_a_link(tmp_path: Path) -> None:
+def test_new_folder_replaces_an_empty_one_also_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     with new_folder(tmp_path / "link") as folder:
@@ -36,7 +36,7 @@ def test_new_folder_takes_over_an_empty_one_also_through_a_link(tmp_path: Path) 
 @pytest.mark.parametrize("exception", [ValueError, KeyboardInterrupt, SystemExit])
 def test_new_folder_leaves_nothing_behind(tmp_path: Path, exception: type[BaseException]) -> None:
     def write_half() -> None:
-        with new_folder(tmp_path / "made" / "too" / "out") as folder:
+        with new_folder(tmp_path / "new" / "parent" / "out") as folder:
             (folder / "half").touch()
             raise exception
 
@@ -45,7 +45,7 @@ def test_new_folder_leaves_nothing_behind(tmp_path: Path, exception: type[BaseEx
     assert list(tmp_path.iterdir()) == []
 
 
-def test_new_folder_refuses_what_is_there(tmp_path: Path) -> None:
+def test_new_folder_refuses_existing_files(tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "file").write_text("kept")
@@ -60,13 +60,13 @@ def test_new_folder_refuses_what_is_there(tmp_path: Path) -> None:
         pass
     (full / "loop").unlink()
     for mounted in ("/", "/proc"):
-        with pytest.raises(RequestError, match=f"^{mounted} is where a disk is mounted"), new_folder(Path(mounted)):
+        with pytest.raises(RequestError, match=f"^{mounted} is a mount point"), new_folder(Path(mounted)):
             pass
     assert (full / "file").read_text() == "kept"
     assert [path.name for path in full.iterdir()] == ["file"]
 
 
-def test_new_folder_tells_what_the_system_says(tmp_path: Path) -> None:
+def test_errors_of_the_operating_system_are_request_errors(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
 
     def fail(error: Exception) -> None:
@@ -82,23 +82,23 @@ def test_new_folder_tells_what_the_system_says(tmp_path: Path) -> None:
             fail(error)
         assert str(refusal.value) == f"{out} cannot be written: {reason}; mend that or choose another folder"
         assert list(tmp_path.iterdir()) == []
-    with pytest.raises(OSError, match=r"^what a library says$"):  # no error of the system's: ours to mend
-        fail(OSError("what a library says"))
+    with pytest.raises(OSError, match=r"^raised by a library$"):  # without an errno: a bug, not a request
+        fail(OSError("raised by a library"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_new_folder_removes_what_processes_that_are_gone_have_left(tmp_path: Path) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
+def test_new_folder_removes_leftovers_of_ended_processes(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
     host = socket.gethostname()
     names = {
-        f".out.{host}.{gone.pid}.partial": False,
-        f".out.{host}.{os.getpid()}.partial": False,  # of an earlier process with our number
+        f".out.{host}.{ended.pid}.partial": False,
+        f".out.{host}.{os.getpid()}.partial": False,  # left by an earlier process with this id
         f".out.{host}.{os.getppid()}.partial": True,
-        f".out.another-{host}.{gone.pid}.partial": True,
-        f".other.{host}.{gone.pid}.partial": True,
-        f".out.{host}.{gone.pid}.partial.mine": True,
-        f".out.{host}.{10**12}.partial": True,  # no number of a process
+        f".out.another-{host}.{ended.pid}.partial": True,
+        f".other.{host}.{ended.pid}.partial": True,
+        f".out.{host}.{ended.pid}.partial.mine": True,
+        f".out.{host}.{10**12}.partial": True,  # not a process id
     }
     for name in names:
         (tmp_path / name / "deep").mkdir(parents=True)
@@ -128,19 +128,19 @@ def test_write_text_replaces_whole_files(tmp_path: Path) -> None:
 def test_plain_and_json() -> None:
     @dataclasses.dataclass
     class Point:
-        where: Path
+        path: Path
         values: tuple[float, ...]
 
     point = Point(Path("a/b"), (1.5, float("inf"), float("nan")))
-    assert plain({"point": point}) == {"point": {"where": "a/b", "values": [1.5, float("inf"), point.values[2]]}}
+    assert plain({"point": point}) == {"point": {"path": "a/b", "values": [1.5, float("inf"), point.values[2]]}}
     assert json.loads(to_json({"z": point, "a": "가"})) == {
         "a": "가",
-        "z": {"where": "a/b", "values": [1.5, None, None]},
+        "z": {"path": "a/b", "values": [1.5, None, None]},
     }
     assert to_json({"b": 1, "a": "가"}) == '{\n  "a": "가",\n  "b": 1\n}'
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("SCALE_CACHE", raising=False)
     assert default_cache() == Path("/home/someone/.cache/scale")

@@ -1,4 +1,4 @@
-"""A hub id is described from its small files alone, and keeps its name."""
+"""A hub id is described from its small files alone, under its own name."""
 
 import huggingface_hub
 import pytest
@@ -9,15 +9,15 @@ from tests.runs import World
 
 
 @pytest.mark.parametrize("kind", ["plain", "width", "depth"])
-def test_the_kind_of_a_hub_id_is_seen(kind: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
+def test_a_hub_id_is_described_from_its_small_files(kind: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[object] = []
 
     def snapshot_download(name: str, *, revision: str | None, **patterns: list[str]) -> str:
-        asked.append((name, revision, patterns["allow_patterns"]))
+        requests.append((name, revision, patterns["allow_patterns"]))
         return str(world.checkpoint("llama", kind))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    found = describe("org/model")
-    assert asked == [("org/model", None, ["*.json", "README.md", *LICENCES])]
-    assert (found.kind, found.source, found.root) == (kind, "org/model", "org/model")
-    assert bool(found.new_layers) == (kind == "depth")
+    checkpoint = describe("org/model")
+    assert requests == [("org/model", None, ["*.json", "README.md", *LICENCES])]
+    assert (checkpoint.kind, checkpoint.source, checkpoint.root) == (kind, "org/model", "org/model")
+    assert bool(checkpoint.new_layers) == (kind == "depth")

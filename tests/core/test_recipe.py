@@ -1,4 +1,4 @@
-"""Flags over YAML over defaults; every mistake is named; a saved recipe reads back equal."""
+"""Flags override YAML, YAML overrides defaults; every mistake is named; a saved recipe reads back equal."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import typer
-from hypothesis import given as over
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -22,7 +22,9 @@ class Toy:
     lr: float = option(1e-3, help="Peak learning rate.")
     min_lr: float | None = option(None, help="Lowest learning rate; without it, 0.")
     schedule: Literal["cosine", "linear"] = option("cosine", help="How the rate falls.")
-    adapt_modules: tuple[str, ...] = option(("attention",), help="Where W12 trains.", choices=("attention", "ffn"))
+    adapt_modules: tuple[str, ...] = option(
+        ("attention",), help="Modules whose W12 trains.", choices=("attention", "ffn")
+    )
     layers: tuple[int, ...] = option((), help="Layers [from 0].")
     report_to: str = option("none", help="Tracker.", choices=("none", "tensorboard"))
     shuffle: bool = option(True, help="Another order each epoch.")
@@ -109,7 +111,7 @@ def test_other_mistakes(tmp_path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A recipe from a file alone: mappings, and keys that must be there."""
+    """A recipe without flags: mappings and required keys."""
 
     preset: str
     model: Mapping[str, Any]
@@ -123,7 +125,7 @@ def plan_from_yaml(tmp_path: Path, text: str) -> Plan:
     return load_recipe(Plan, file, {"preset": "mine"})
 
 
-def test_mappings_and_keys_that_must_be_there(tmp_path: Path) -> None:
+def test_mappings_and_required_keys(tmp_path: Path) -> None:
     plan = plan_from_yaml(tmp_path, "preset: other\nmodel: {a: [1], 2: x}\nstages: {one: {steps: '5'}, two: {}}")
     assert plan == Plan("mine", {"a": [1], "2": "x"}, {"one": {"steps": 5}, "two": {}})
     for text, message in (
@@ -139,7 +141,7 @@ def test_mappings_and_keys_that_must_be_there(tmp_path: Path) -> None:
         load_recipe(Plan, None, {"preset": "mine"})
 
 
-@over(
+@given(
     st.builds(
         Toy,
         steps=st.integers(min_value=1),
@@ -161,7 +163,7 @@ def test_a_saved_recipe_reads_back_equal(tmp_path_factory: pytest.TempPathFactor
 
 
 def toy_app() -> tuple[typer.Typer, list[Any]]:
-    """A one-command program with a Toy's options, and what its command was called with."""
+    """A program of one command with Toy's options, and the arguments of its calls."""
     app = typer.Typer(rich_markup_mode=None, add_completion=False)
     calls: list[Any] = []
 
@@ -205,7 +207,7 @@ def test_help_shows_every_field_with_its_default() -> None:
         "--steps <int> Optimiser steps. [default: 100]",
         "--lr <float> Peak learning rate. [default: 0.001]",
         "<cosine|linear> How the rate falls. [default: cosine]",
-        "<attention|ffn,...> Where W12 trains. [default: attention]",
+        "<attention|ffn,...> Modules whose W12 trains. [default: attention]",
         "--shuffle / --no-shuffle Another order each epoch. [default: shuffle]",
         "--layers <int,...> Layers [from 0].",
         "<none|tensorboard> Tracker. [default: none]",

@@ -1,4 +1,4 @@
-"""Records carry where a number came from and are read back as they were written."""
+"""Records hold the origin of a number and are read back as written."""
 
 import hashlib
 import json
@@ -60,27 +60,27 @@ def test_read_record_refuses_another_schema(tmp_path: Path) -> None:
 
 
 def test_environment_names_versions_and_hardware() -> None:
-    found = environment()
-    assert found["packages"]["torch"] == torch.__version__
-    assert found["hardware"]["cores"] >= 1
-    assert found["hardware"]["memory_bytes"] > 2**20
-    assert found["hardware"]["cpu"]
-    assert len(found["hardware"]["gpus"]) == torch.cuda.device_count()
-    json.dumps(found)
+    state = environment()
+    assert state["packages"]["torch"] == torch.__version__
+    assert state["hardware"]["cores"] >= 1
+    assert state["hardware"]["memory_bytes"] > 2**20
+    assert state["hardware"]["cpu"]
+    assert len(state["hardware"]["gpus"]) == torch.cuda.device_count()
+    json.dumps(state)
 
 
 def test_git_state_of_a_tracked_package(tmp_path: Path) -> None:
-    def git(*words: str) -> str:
+    def git(*arguments: str) -> str:
         identity = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
         return subprocess.run(
-            ["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True, text=True
+            ["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True, text=True
         ).stdout
 
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").touch()
     git("init", "--quiet")
-    assert git_state(package) == {"commit": None, "clean": None}  # a wheel installed inside somebody's repository
+    assert git_state(package) == {"commit": None, "clean": None}  # a wheel installed inside another repository
     git("add", ".")
     git("commit", "--quiet", "--message", "one")
     commit = git("rev-parse", "HEAD").strip()
@@ -96,7 +96,7 @@ def test_sha256_file(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
 
 
-def test_fingerprint_is_of_what_a_checkpoint_is(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_weights_config_and_tokenizer(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     for name in ("b.safetensors", "a.safetensors", "config.json"):
@@ -127,15 +127,15 @@ def test_fingerprint_needs_weights(tmp_path: Path) -> None:
 
 
 def test_peak_memory_grows_with_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "torch")  # so that it is RAM that counts, on a machine with a GPU too
+    monkeypatch.delitem(sys.modules, "torch")  # count RAM on a machine with a GPU too
     before = peak_memory_bytes()
     held = bytearray(b"\1") * (before + 2**24)
     assert peak_memory_bytes() >= before + 2**24
     del held
 
 
-def test_peak_memory_is_not_that_of_the_process_that_started_this_one() -> None:
+def test_peak_memory_excludes_the_parent_process() -> None:
     held = bytearray(b"\1") * 2**28
     program = "from scale_cli.core.records import peak_memory_bytes; print(peak_memory_bytes())"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(ended.stdout) < len(held)
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(completed.stdout) < len(held)

@@ -1,4 +1,4 @@
-"""The bounds of pyproject.toml are those that the tests run on, and what lies outside of them is named."""
+"""The bounds in pyproject.toml are the versions that the tests run on; other versions are reported."""
 
 import tomllib
 from pathlib import Path
@@ -27,7 +27,7 @@ def pins(file: str) -> dict[str, Version]:
     return {canonicalize_name(name): Version(version) for name, version in pairs}
 
 
-def test_the_lowest_set_is_the_lower_bounds() -> None:
+def test_the_lowest_constraints_are_the_lower_bounds() -> None:
     lowest = pins("constraints-lowest.txt")
     assert lowest.keys() == requirements().keys()
     for name, requirement in requirements().items():
@@ -36,7 +36,7 @@ def test_the_lowest_set_is_the_lower_bounds() -> None:
         assert lowest[name].release[: len(bound.release)] == bound.release, name
 
 
-def test_the_tested_range_is_that_of_the_sets() -> None:
+def test_the_tested_range_matches_the_constraints() -> None:
     lowest, pinned = pins("constraints-lowest.txt"), pins("constraints.txt")
     for name, (oldest, newest) in TESTED.items():
         assert lowest[name] == Version(oldest), name
@@ -45,14 +45,14 @@ def test_the_tested_range_is_that_of_the_sets() -> None:
 
 
 @pytest.mark.parametrize("version", ["2.13.0", "2.13.0+cpu", "2.11.0"])
-def test_a_tested_release_is_not_named(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tested_release_is_not_reported(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "TESTED", {"torch": ("2.11.0", "2.13.0")})
     monkeypatch.setattr(versions, "package_version", lambda name: version)
     assert untested() == {}
 
 
 @pytest.mark.parametrize("version", ["2.10.0", "2.13.1", "3.0", "2.14.0+cu130"])
-def test_another_release_is_named_by_doctor_and_record(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_release_is_reported_by_doctor_and_record(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "TESTED", {"torch": ("2.11.0", "2.13.0")})
     monkeypatch.setattr(versions, "package_version", lambda name: version)
     monkeypatch.setattr(doctor, "package_version", lambda name: version)

@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "no hub id": (
         nothing,
         WIDTH | {"base": "what is--this"},
-        "what is--this: no such folder, and no hub id, which looks like org/name",
+        "what is--this: no such folder, and not a hub id either; a hub id looks like org/name",
     ),
     "a file": (
         write("file", ""),

@@ -318,7 +318,7 @@ def test_what_is_no_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
         (broken, r"broken does not load: "),
         (alien, r"alien does not load: .*no-such-model"),
         ("org/no-such-model", r"^org/no-such-model: no such folder, and as a hub id it is not in the cache"),
-        ("what is--this", r"^what is--this: no such folder, and no hub id, which looks like org/name"),
+        ("what is--this", r"^what is--this: no such folder, and not a hub id either; a hub id looks like org/name"),
     ):
         with pytest.raises(RequestError, match=message) as caught:
             train(str(source), tmp_path / "out", world.recipe("fft"))
