@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
 from scale_cli.model.compatibility import CACHE
-from scale_cli.model.modeling_scale import ExpansionLayer
+from scale_cli.model.layer import ExpansionLayer
 from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep
 
 PRIVATE = {

@@ -4,7 +4,8 @@ from transformers import AutoModelForCausalLM
 
 from .configuration_scale import ScaleConfig
 from .families import FAMILIES, Family, LayerShape, family_of
-from .modeling_scale import ScaleForCausalLM, ScaleOutput
+from .modeling_scale import ScaleForCausalLM
+from .outputs import ScaleOutput
 
 AutoModelForCausalLM.register(ScaleConfig, ScaleForCausalLM, exist_ok=True)
 # What is saved has this package's model code beside it, for `trust_remote_code` where the package is not installed.

@@ -10,20 +10,59 @@ from .compatibility import CACHE_KEYWORDS, installed_class
 from .families import MODULES, LayerShape, family_of
 
 
+class OfBase:
+    """An attribute of the base's config, which is read and written through the widened model's config.
+
+    default: its value if the base has none.
+    """
+
+    def __init__(self, default: Any = None) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, config: Any, owner: type | None = None) -> Any:
+        if config is None:
+            return self
+        value = getattr(config.base, self.name, None)
+        return self.default if value is None else value
+
+    def __set__(self, config: Any, value: Any) -> None:
+        if config.base is None:
+            raise ValueError(f"{self.name} is {value}, but base_config is missing: this config is not of a widened model")
+        setattr(config.base, self.name, value)
+        config.base_config = {**config.base_config, self.name: value}
+
+
+class OwnOrOfBase:
+    """An attribute with a value of its own if one was set, else the base's value. default: without either."""
+
+    def __init__(self, default: Any) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, config: Any, owner: type | None = None) -> Any:
+        return self if config is None else getattr(config.base, self.name, self.default)
+
+
 class ScaleConfig(PreTrainedConfig):
     """Configuration of `ScaleForCausalLM` (SCALE, arXiv 2511.03270).
 
-    base_config: the config.json of the base, verbatim.
-    expansion: what is *added*: hidden_size, num_attention_heads, num_key_value_heads, intermediate_size.
+    base_config: the config.json of the base, verbatim. `base` is the config object that it describes.
+    expansion: the sizes that are *added*: hidden_size, num_attention_heads, num_key_value_heads, intermediate_size.
     collaborative: `layers`, the indices of the layers whose W12 exists and trains, and `modules`, of "attention" and
-        "ffn", which of their maps; both empty is SCALE-Preserve.
+        "ffn", which of their maps; both are empty for SCALE-Preserve.
     router: None, or {"threshold": tau} for SCALE-Route (eq. 5).
 
-    Sizes of the base (`vocab_size`, `hidden_size`, `num_hidden_layers`, ...) can be read from here too.
-    Raises ValueError when a size does not fit the base.
+    The sizes of the base (`vocab_size`, `hidden_size`, `num_hidden_layers`, ...) are attributes here too.
+    Raises ValueError for a size that does not fit the base.
     """
 
     model_type = "scale"
+    sub_configs: ClassVar[dict[str, Any]] = {"base": AutoConfig}
     keys_to_ignore_at_inference: ClassVar[list[str]] = list(CACHE_KEYWORDS)
 
     base_config: dict[str, Any] | None = None
@@ -36,16 +75,17 @@ class ScaleConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.collaborative = self.collaborative or {"layers": [], "modules": []}
-        self._base: PreTrainedConfig | None = None
-        if self.base_config is not None:  # None only while the library builds a default to compare with
+        self.base: Any = None  # stays so only while the library builds a default to compare with
+        if self.base_config is not None:
+            self.base = self.build_base_config()
             self._check()
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 if getattr(self, name) is None:
-                    setattr(self, name, self._of_base(name))
+                    setattr(self, name, getattr(self.base, name, None))
         super().__post_init__(**kwargs)
 
     def _check(self) -> None:
-        base = self.build_base_config()
+        base = self.base
         family_of(base.model_type)
         shape = LayerShape.of(base)
         added = self.expansion or {}
@@ -73,38 +113,29 @@ class ScaleConfig(PreTrainedConfig):
         assert self.base_config is not None
         return CONFIG_MAPPING[self.base_config["model_type"]].from_dict(dict(self.base_config))
 
-    def _built(self) -> PreTrainedConfig:
-        """The base's config object, built once; to read from."""
-        if self._base is None:
-            self._base = self.build_base_config()
-        return self._base
-
-    def _of_base(self, name: str) -> Any:
-        return None if self.base_config is None else getattr(self._built(), name, None)
-
-    def _layer_types(self) -> list[str] | None:
-        """The kind of attention of each layer, which the library's caches ask for."""
-        return (
-            None if self.base_config is None else family_of(self.base_config["model_type"]).layer_types(self._built())
-        )
+    @property
+    def layer_types(self) -> list[str] | None:
+        """The kind of attention of each layer, which the library's caches read."""
+        return None if self.base is None else family_of(self.base.model_type).layer_types(self.base)
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
-        output.pop("_base", None)
+        output.pop("base", None)  # base_config holds it, verbatim
         return output
 
-    vocab_size = property(lambda self: self._of_base("vocab_size"))
-    hidden_size = property(lambda self: self._of_base("hidden_size"))
-    num_hidden_layers = property(lambda self: self._of_base("num_hidden_layers"))
-    num_attention_heads = property(lambda self: self._of_base("num_attention_heads"))
-    num_key_value_heads = property(lambda self: self._of_base("num_key_value_heads"))
-    head_dim = property(lambda self: self._of_base("head_dim"))
-    max_position_embeddings = property(lambda self: self._of_base("max_position_embeddings"))
-    sliding_window = property(lambda self: self._of_base("sliding_window"))
-    layer_types = property(_layer_types)
-    initializer_range = property(lambda self: self._of_base("initializer_range") or 0.02)
+    vocab_size = OfBase()
+    hidden_size = OfBase()
+    num_hidden_layers = OfBase()
+    num_attention_heads = OfBase()
+    num_key_value_heads = OfBase()
+    head_dim = OfBase()
+    max_position_embeddings = OfBase()
+    sliding_window = OfBase()
+    initializer_range = OfBase(default=0.02)
+    tie_word_embeddings = OfBase(default=False)
+    use_cache = OwnOrOfBase(default=True)
 
 
 ScaleConfig = installed_class("ScaleConfig", __name__) or ScaleConfig  # type: ignore[misc]
-# Once a widened model's code runs in a process, the library need not ask again: for its tokenizer, say.
+# Once a widened model's code has run in a process, the library need not ask again, for its tokenizer for example.
 AutoConfig.register("scale", ScaleConfig, exist_ok=True)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
 from scale_cli.model.compatibility import CACHE
+from scale_cli.model.placement import paired_device_map
 from tests.helpers import ADDED, BASES, load, probe, tiny_base, widened
 
 Tolerance = Callable[[torch.dtype], Any]
@@ -200,9 +201,7 @@ def test_offloaded_to_disk_it_computes_the_same(name: str, tmp_path: Path) -> No
 def test_a_layer_and_its_addition_share_a_device(name: str, word: str) -> None:
     model = model_of(name, "adapt")
     memory = {0: 110_000, 1: 80_000, "cpu": 10**9}
-    found = ScaleForCausalLM._paired_device_map(
-        None, {"device_map": word, "max_memory": memory, "config": model.config}
-    )
+    found = paired_device_map(model, word, memory)
     decoder = "base.gpt_neox" if name == "neox" else "base.model"
     devices = [found[f"{decoder}.layers.{i}"] for i in range(3)]
     assert devices == [found[f"expansion.layers.{i}"] for i in range(3)]

@@ -93,7 +93,7 @@ def test_no_graph_for_the_base_below_the_first_collaborating_layer(name: str, me
     has_graph: list[list[bool]] = []
     for layer in model.expansion.layers:
         layer.register_forward_hook(
-            lambda module, args, halves: has_graph.append([x.grad_fn is not None for x in halves.x])
+            lambda module, args, streams: has_graph.append([x.grad_fn is not None for x in streams[:-1]])
         )
     tokens = probe()
     model(tokens, labels=tokens).loss.backward()

@@ -104,7 +104,7 @@ def test_both_paths_are_the_same_below_the_fork(gradients: bool, pieces: list[in
     model = routed("llama", threshold=0.5)
     found: list[tuple[int, int]] = []
     for layer in model.expansion.layers:
-        layer.register_forward_hook(lambda module, args, out: found.append((len(out.x), len(out.x_up))))
+        layer.register_forward_hook(lambda module, args, out: found.append((len(out[:-1]), len(out[-1]))))
     with torch.set_grad_enabled(gradients):
         model(probe(batch=3))
     assert found == list(zip(pieces, [3, 6, 6], strict=True))
