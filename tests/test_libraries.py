@@ -23,7 +23,7 @@ from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep
 
 PRIVATE = {
     # torch
-    "torch.nn.Module._modules": "model.modeling_scale.at: a submodule by its path",
+    "torch.nn.Module._modules": "model.layer.at: a submodule by its path",
     "torch._subclasses.fake_tensor.FakeTensorMode": "planning.memory: a step without values",
     "torch.utils._python_dispatch.TorchDispatchMode": "planning.memory: the tensors that a step makes",
     "torch.utils._pytree.tree_iter": "planning.memory",
@@ -31,7 +31,7 @@ PRIVATE = {
     "transformers.core_model_loading.revert_weight_conversion": "checkpoints.export: the names in files",
     "transformers.dynamic_module_utils.custom_object_save": "checkpoints.companions: the code beside the weights",
     "transformers.masking_utils.find_packed_sequence_indices": "planning.memory: replaced by one that finds none",
-    "transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS.get_interface": "model.modeling_scale",
+    "transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS.get_interface": "model.attention",
     "transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING": "model, surgery: a base's class",
     "transformers.initialization.constant_": "model.modeling_scale: values that loading does not overwrite",
     "transformers.integrations.integration_utils.get_available_reporting_integrations": "training: --report-to",
@@ -43,13 +43,16 @@ PRIVATE = {
     "transformers.PreTrainedModel._supports_flash_attn": "model: set",
     "transformers.PreTrainedModel._supports_flex_attn": "model: set",
     "transformers.PreTrainedModel._supports_attention_backend": "model: set",
-    "transformers.PreTrainedConfig._attn_implementation": "model: read, and handed to the base's config",
+    "transformers.PreTrainedModel._can_compile_fullgraph": "model: set",
+    "transformers.PreTrainedModel._tied_weights_keys": "model: set from the base's",
+    "transformers.PreTrainedConfig._attn_implementation": "model: read from the base's config",
+    "transformers.PreTrainedConfig.sub_configs": "model: overridden",
     "transformers.Trainer._save": "training.trainer: overridden",
     "transformers.Trainer._save_checkpoint": "training.trainer: overridden",
     "transformers.Trainer._load_from_checkpoint": "training.trainer: overridden",
     # accelerate
     "accelerate.utils.convert_outputs_to_fp32": "planning.memory: as the trainer does",
-    "accelerate.utils.get_balanced_memory": "model.modeling_scale: device_map",
+    "accelerate.utils.get_balanced_memory": "model.placement: device_map",
     # lm-eval
     "lm_eval.tasks._factory.GROUP_FIELD_NAMES": "evaluation.catalogue: a task's definition",
     "lm_eval.tasks._index.Entry": "evaluation.catalogue",
@@ -107,7 +110,7 @@ def resolved(name: str) -> Any:
 
 @pytest.mark.parametrize("name", PRIVATE)
 def test_it_is_there(name: str) -> None:
-    assert resolved(name) is not None or name.endswith(("_no_split_modules", "_modules"))
+    assert resolved(name) is not None or name.endswith(("_no_split_modules", "_modules", "_tied_weights_keys"))
 
 
 def test_a_name_that_is_gone_is_seen() -> None:

@@ -1,4 +1,4 @@
-"""The SCALE architecture as an ordinary Hugging Face model; importing this registers it with the Auto classes."""
+"""The SCALE architecture as an ordinary Hugging Face model. Importing it registers the Auto classes."""
 
 from transformers import AutoModelForCausalLM
 
@@ -8,7 +8,7 @@ from .modeling_scale import ScaleForCausalLM
 from .outputs import ScaleOutput
 
 AutoModelForCausalLM.register(ScaleConfig, ScaleForCausalLM, exist_ok=True)
-# What is saved has this package's model code beside it, for `trust_remote_code` where the package is not installed.
+# A saved model has this code beside its weights, for `trust_remote_code` where the package is not installed.
 ScaleConfig.register_for_auto_class()
 ScaleForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 

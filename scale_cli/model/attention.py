@@ -32,7 +32,8 @@ def attend(
     """The heads' outputs, (R, T, H D), and their weights. The heads of a path and stream attend among themselves.
 
     attention: the base's attention module. q, k, v: (R, T, H, D). position_embeddings: cos and sin, (B, T, rotated).
-    cache: one cache, in which the heads of all paths and both streams lie side by side. kwargs: for the attention function.
+    cache: one cache, in which the heads of all paths and both streams lie side by side. kwargs: for the attention
+    function.
     """
     paths, (cos, sin) = q.paths, (t.unsqueeze(1) for t in position_embeddings)
     # x of every path, then x_up of every path: lists of (B, H, T, D).

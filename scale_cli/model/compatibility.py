@@ -1,4 +1,4 @@
-"""What this model code needs to know about versions of transformers, and the check that guards it on newer ones.
+"""The tested releases of transformers, and the check that guards this model's code on newer ones.
 
 A copy of this file lies beside the weights of every widened checkpoint and may be run years later, so it imports
 nothing but torch, transformers and packaging.
@@ -15,23 +15,23 @@ from packaging.version import Version
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 TESTED_TRANSFORMERS = ("5.17.0", "5.24.0")
-"""The oldest and the newest release of transformers with which the tests of this code passed."""
+"""The oldest and the newest release of transformers on which the tests of this code passed."""
 CACHE_KEYWORDS = ("cache", "past_key_values")
-"""The names that releases of transformers give to the key/value cache, the newest first."""
+"""The names of the key/value cache in releases of transformers, the newest first."""
 CACHE = next(name for name in CACHE_KEYWORDS if name in CausalLMOutputWithPast.__dataclass_fields__)
-"""The name that the installed release gives to it."""
+"""Its name in the installed release."""
 
 
 def is_newer_than_tested() -> bool:
-    """Whether the installed transformers was released after the newest one that this code was tested with."""
+    """Whether the installed transformers is newer than the newest tested release."""
     return Version(transformers.__version__) > Version(TESTED_TRANSFORMERS[1])
 
 
 def installed_class(name: str, module: str) -> Any:
-    """The class `name` of the installed scale_cli; None without one, and if `module` is a part of it already.
+    """The class `name` of the installed scale_cli; None if it is not installed, or if `module` is a part of it.
 
-    module: the `__name__` of the calling module. The copy beside the weights is as old as the checkpoint, so the
-    installed package, if there is one, goes before it.
+    module: the `__name__` of the calling module. A copy beside the weights is as old as its checkpoint, so it is
+    replaced by the installed package.
     """
     if not module.startswith("transformers_modules."):
         return None
@@ -46,7 +46,7 @@ def check_cached_generation(model: Any) -> None:
     """Compare four tokens generated with a cache and without one.
 
     Raises RuntimeError if a step's logits differ by more than the square root of the dtype's epsilon, relative to the
-    largest logit. Steps after the first at which rounding has chosen another token are not compared.
+    largest logit. Comparison ends at the first step at which rounding selects another token.
     """
     prompt = torch.arange(1, 6, device=model.device).unsqueeze(0) % model.config.vocab_size
     greedy = {"do_sample": False, "num_beams": 1, "min_new_tokens": 4, "max_new_tokens": 4, "pad_token_id": 0}
@@ -55,15 +55,16 @@ def check_cached_generation(model: Any) -> None:
     with_cache = model.generate(prompt, attention_mask=mask, use_cache=True, **greedy)
     without = model.generate(prompt, attention_mask=mask, use_cache=False, **greedy)
     tokens = zip(with_cache.sequences[0, 5:], without.sequences[0, 5:], strict=True)
-    for found, expected, (a, b) in zip(with_cache.logits, without.logits, tokens, strict=True):
-        difference = (found.float() - expected.float()).abs().max().item()
+    for logits, expected, (token, expected_token) in zip(with_cache.logits, without.logits, tokens, strict=True):
+        difference = (logits.float() - expected.float()).abs().max().item()
         allowed = torch.finfo(model.dtype).eps ** 0.5 * expected.float().abs().max().item()
         if not difference <= allowed:
             raise RuntimeError(
-                f"transformers {transformers.__version__} is newer than what this model's code was tested with "
-                f"({' to '.join(TESTED_TRANSFORMERS)}), and generation with a cache is wrong on it: logits differ by "
-                f"{difference:.2g} from those without. Generate with use_cache=False, install "
-                f"transformers=={TESTED_TRANSFORMERS[1]}, or take newer code: scale export CHECKPOINT OUT"
+                f"transformers {transformers.__version__} is newer than the releases that this model's code was tested "
+                f"on ({' to '.join(TESTED_TRANSFORMERS)}), and generation with a cache is wrong on it: logits differ "
+                f"by {difference:.2g} from those without a cache. Generate with use_cache=False, install "
+                f"transformers=={TESTED_TRANSFORMERS[1]}, or write the checkpoint with newer code: "
+                "scale export CHECKPOINT OUT"
             )
-        if a != b:
+        if token != expected_token:
             return

@@ -30,7 +30,9 @@ class OfBase:
 
     def __set__(self, config: Any, value: Any) -> None:
         if config.base is None:
-            raise ValueError(f"{self.name} is {value}, but base_config is missing: this config is not of a widened model")
+            raise ValueError(
+                f"{self.name} is {value}, but base_config is missing: this config is not of a widened model"
+            )
         setattr(config.base, self.name, value)
         config.base_config = {**config.base_config, self.name: value}
 
@@ -82,6 +84,8 @@ class ScaleConfig(PreTrainedConfig):
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 if getattr(self, name) is None:
                     setattr(self, name, getattr(self.base, name, None))
+        if "use_cache" in kwargs:  # the library drops it as a parameter of generation
+            self.use_cache = kwargs.pop("use_cache")
         super().__post_init__(**kwargs)
 
     def _check(self) -> None:

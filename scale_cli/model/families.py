@@ -1,6 +1,6 @@
-"""Model families as data: which module of a Hugging Face causal LM plays which role.
+"""Model families as data: the module of a Hugging Face causal LM that plays each role.
 
-A new family is a new entry here and a parity test; the forward in `modeling_scale.py` stays as it is.
+A new family is a new entry here and a parity test; the forward in `modeling_scale.py` and `layer.py` stays as it is.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from typing import Any, Literal
 from torch import nn
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
-"""The linear maps of a decoder layer by role; `gate` exists only in gated feed-forwards."""
+"""The linear maps of a decoder layer, by role. `gate` exists only in gated feed-forwards."""
 NORMS = ("attention_norm", "attention_post_norm", "ffn_norm", "ffn_post_norm", "q_norm", "k_norm")
-"""The norms of a decoder layer by role: before and after each block, and of queries and keys; a family has some."""
+"""The norms of a decoder layer, by role: before and after each block, and of queries and keys. A family has some."""
 ATTENTION_ROLES = ("q", "k", "v", "o")
 FFN_ROLES = ("gate", "up", "down")
 MODULES = ("attention", "ffn")
-"""The two groups of maps that can collaborate (train W12), as spelled in a checkpoint's config."""
+"""The two groups of maps that can collaborate (train W12), as named in a checkpoint's config."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where things are in one model family.
+    """The paths of one family's modules, and its rules.
 
-    Paths of `decoder` and `head` start at the causal LM, those of `embedding`, `layers`, `final_norm` and `rotary`
-    at the decoder, all others at a decoder layer.
+    Paths of `decoder` and `head` start at the causal LM, those of `embedding`, `layers`, `final_norm` and `rotary` at
+    the decoder, and all others at a decoder layer.
     """
 
     model_type: str
     decoder: str
     embedding: str
     attention: str
-    """The attention module itself; it carries what the attention interface reads (group size, causality)."""
+    """The attention module, whose attributes the attention interface reads (group size, causality)."""
     o: str
     up: str
     down: str
@@ -42,36 +42,36 @@ class Family:
     k: str | None = None
     v: str | None = None
     qkv: str | None = None
-    """A fused q/k/v map whose output is laid out (heads, [q k v], head_dim), as in GPT-NeoX."""
+    """A fused q/k/v map with an output of (heads, [q k v], head_dim), as in GPT-NeoX."""
     q_norm: str | None = None
     k_norm: str | None = None
     qk_norm_per_head: bool = True
-    """Queries and keys are normalised head by head, or, if False, over all heads at once; asked only with `q_norm`."""
+    """Queries and keys are normalised head by head; False: over all heads at once. Read only with `q_norm`."""
     gate: str | None = None
-    """Gated feed-forward, `down(act(gate(x)) * up(x))`; None is the plain `down(act(up(x)))`."""
+    """Gated feed-forward, `down(act(gate(x)) * up(x))`; None: plain feed-forward, `down(act(up(x)))`."""
     layers: str = "layers"
     final_norm: str = "norm"
     rotary: str = "rotary_emb"
     head: str = "lm_head"
     attention_norm: str | None = "input_layernorm"
-    """The norm of what enters the attention block; None where only what leaves it is normalised."""
+    """The norm of the attention block's input; None if only its output is normalised."""
     attention_post_norm: str | None = None
-    """The norm of what leaves the attention block, before it is added to the hidden state."""
+    """The norm of the attention block's output, before it is added to the hidden state."""
     ffn_norm: str | None = "post_attention_layernorm"
     ffn_post_norm: str | None = None
     norm_neutral: float = 1.0
-    """The weight with which a norm of this family scales by one: what a new norm starts with."""
+    """The weight with which a norm of this family scales by 1: the initial weight of a new norm."""
     embedding_scale: str | None = None
-    """The embedding's buffer by which it scales what it looks up."""
+    """The buffer of the embedding by which it scales its output."""
     logit_softcap: str | None = None
-    """The config's entry c, if set, for logits c tanh(z / c)."""
+    """The config's entry c for logits c tanh(z / c), if it is set."""
     sliding_layers: Literal["none", "all", "listed"] = "none"
-    """The layers that attend to the last `sliding_window` tokens only, where the config sets that; "listed": those that
-    its layer_types name."""
+    """The layers that attend to the last `sliding_window` tokens only, if the config sets it; "listed": by the config's
+    layer_types."""
     rotary_by_layer_type: bool = False
-    """The rotary module wants to know the layer's type and turns by other angles in each."""
+    """The rotary module takes the layer's type as an argument, because each type has angles of its own."""
     parallel_residual: str | None = None
-    """The config's flag for attention and feed-forward reading the same hidden state; None is never."""
+    """The config's flag for attention and feed-forward reading the same hidden state; None: they never do."""
 
     def is_parallel(self, config: Any) -> bool:
         """Whether attention and feed-forward read the same hidden state in this config."""
@@ -85,12 +85,12 @@ class Family:
         return ["sliding_attention" if sliding else "full_attention"] * config.num_hidden_layers
 
     def path(self, role: str) -> str | None:
-        """The path of a role's linear map or norm below a layer (the fused map for q, k, v where they are fused)."""
+        """The path of a role's linear map or norm below a layer; for fused q, k and v the path of the fused map."""
         own: str | None = getattr(self, role)
         return self.qkv if own is None and role in ("q", "k", "v") else own
 
     def linear_paths(self) -> tuple[str, ...]:
-        """The paths of a layer's linear maps, fused ones once: what LoRA adapts."""
+        """The paths of a layer's linear maps, a fused map once. LoRA adapts these."""
         return tuple(dict.fromkeys(path for role in ROLES if (path := self.path(role)) is not None))
 
     def decoder_of(self, model: nn.Module) -> nn.Module:
@@ -116,7 +116,7 @@ _LLAMA = Family(
     down="mlp.down_proj",
     activation="mlp.act_fn",
 )
-"""Llama 2 and 3, SmolLM2; most families of today say only where they differ from it."""
+"""Llama 2 and 3, SmolLM2. Most other families are described by their differences from it."""
 _QK_NORMED = replace(_LLAMA, q_norm="self_attn.q_norm", k_norm="self_attn.k_norm")
 
 FAMILIES: dict[str, Family] = {
@@ -165,7 +165,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a Hugging Face `model_type`. Raises ValueError naming those supported."""
+    """The family of a Hugging Face `model_type`. Raises ValueError, which lists the supported ones."""
     if model_type not in FAMILIES:
         raise ValueError(f"model type {model_type!r} is not supported; supported are {', '.join(sorted(FAMILIES))}")
     return FAMILIES[model_type]
@@ -173,9 +173,9 @@ def family_of(model_type: str) -> Family:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """The sizes of a decoder's linear maps, read from a config (nothing is loaded).
+    """The sizes of a decoder's linear maps, as a config gives them.
 
-    All counts are features of the base; `num_key_value_groups` query heads share one key/value head.
+    `num_key_value_groups` query heads share one key/value head.
     """
 
     hidden_size: int
@@ -186,7 +186,7 @@ class LayerShape:
 
     @classmethod
     def of(cls, config: Any) -> LayerShape:
-        """The shape a Hugging Face config describes."""
+        """The shape that a Hugging Face config describes. Nothing is loaded."""
         heads = config.num_attention_heads
         return cls(
             hidden_size=config.hidden_size,
@@ -201,7 +201,7 @@ class LayerShape:
         return self.num_attention_heads // self.num_key_value_heads
 
     def norm_features(self, role: str, family: Family) -> int:
-        """Features over which a norm of `NORMS` goes."""
+        """The number of features that a norm of `NORMS` normalises."""
         if role not in ("q_norm", "k_norm"):
             return self.hidden_size
         return self.head_dim if family.qk_norm_per_head else self.features(role[0])[0]
@@ -232,12 +232,12 @@ def split_fused_rows(tensor: Any, shape: LayerShape) -> Iterator[Any]:
 
 
 def module_of(role: str) -> str:
-    """The group of `MODULES` that a role belongs to."""
+    """The group of `MODULES` to which a role belongs."""
     return "attention" if role in ATTENTION_ROLES else "ffn"
 
 
 def lora_parameters(family: Family, shape: LayerShape, num_layers: int) -> int:
-    """Parameters a LoRA of rank 1 on every linear map trains: the sum of in + out features; a fused map counts once."""
+    """The parameters of a LoRA of rank 1 on every linear map: the sum of in + out features, a fused map once."""
     total = 0
     for path in family.linear_paths():
         features = [shape.features(role) for role in ROLES if family.path(role) == path]

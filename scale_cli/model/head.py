@@ -17,7 +17,7 @@ CHUNK_POSITIONS = 512
 
 
 class ExpansionHead(nn.Module):
-    """The addition to the head: eq. 1 with W12 alone, as logits are not widened. weight: (vocabulary, hidden_up)."""
+    """The addition to the head, which widens its input and not its output. weight: (vocabulary, hidden_up)."""
 
     def __init__(self, in_up: int, vocab_size: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Head:
         return self._capped(self.added(chosen, z)), preserved
 
     def logits(self, streams: Streams) -> tuple[Tensor, Tensor | None]:
-        """The same for whole sequences: (B, T, vocabulary), and (B, T) or None. Two paths' logits exist chunk by chunk."""
+        """The same for whole sequences: (B, T, vocabulary), and (B, T) or None. Two paths are computed in chunks."""
         x, x_up = streams.per_path()
         if streams.paths == 1:
             return self(x, x_up)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import Weights, attend
+from .attention import attend
 from .families import NORMS, ROLES, Family, LayerShape, module_of
 from .linear import ExpansionLinear
 from .streams import Streams
@@ -56,7 +56,7 @@ class ExpansionLayer(GradientCheckpointingLayer):
         """Both streams after base layer and addition, from `Streams.tensors`, as `Streams.tensors`.
 
         base: the base's layer. parallel: attention and feed-forward read the same streams. kwargs: for the attention
-        function; with `output_attentions` among them the two `Weights` follow the tensors.
+        function; with `output_attentions` the base's and the added heads' weights follow.
         """
         streams = Streams(tensors[:-1], tensors[-1], paths)
         q, k, v = self._project(self._norm("attention_norm", streams, base), base)

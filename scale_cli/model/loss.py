@@ -46,7 +46,7 @@ def chunked_loss(
 
 
 class SumOverChunks(torch.autograd.Function):
-    """A sum over rows, `CHUNK_POSITIONS` at a time. Gradients are computed in the forward, so that no chunk's graph stays.
+    """A sum over rows, `CHUNK_POSITIONS` at a time. Its forward computes the gradients, so that no chunk's graph stays.
 
     apply(function, number, *parameters, *rows): `function(*rows)` is the sum over some rows, a scalar. It may use the
     `number` parameters. All rows have the same length.
@@ -71,7 +71,9 @@ class SumOverChunks(torch.autograd.Function):
             with torch.autocast(value.device.type, enabled=False):
                 gradients = torch.autograd.grad(value, [*trained, *(leaves[i] for i in with_gradient)])
             first = gradients[: len(trained)]
-            of_parameters = [a.add_(b) for a, b in zip(of_parameters, first, strict=True)] if of_parameters else [*first]
+            of_parameters = (
+                [a.add_(b) for a, b in zip(of_parameters, first, strict=True)] if of_parameters else [*first]
+            )
             of_rows.append([*gradients[len(trained) :]])
         ctx.save_for_backward(*of_parameters, *(torch.cat(parts) for parts in zip(*of_rows, strict=True)))
         return total

@@ -180,8 +180,8 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         cache: the library's key/value cache, whose older name is past_key_values.
         labels: (B, T); -100 is ignored. logits_to_keep: the number of last positions, or the positions, with logits.
         loss_only: with labels, compute the loss chunk by chunk and return no logits.
-        use_cache, output_hidden_states, output_attentions, return_dict: None is the config's value; without gradients
-            only, for use_cache. output_hidden_states: also one layer's index or several.
+        use_cache, output_hidden_states, output_attentions, return_dict: None takes the config's value; use_cache is
+            then False in training mode. output_hidden_states may also be the index of one state, or several.
         kwargs: `LOSS_KEYWORDS`, of which `shift_labels` (B, T or kept) are the targets of the positions themselves, and
             `ATTENTION_KEYWORDS`.
         Returns `ScaleOutput` with logits (B, T or kept, vocabulary), None with loss_only. With return_dict=False,
@@ -196,7 +196,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states or False
         if output_attentions is None:
-            output_attentions = config.output_attentions
+            output_attentions = bool(config.output_attentions)
         recorder = Recorder(output_hidden_states, output_attentions, num_layers + 1)
         if output_attentions:
             kwargs["output_attentions"] = True
@@ -208,9 +208,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             recorder.add_state(streams)
             if i == fork:
                 streams = streams.forked()
-            outputs = layer(
-                *streams.tensors, paths=streams.paths, cache=cache, layer_idx=i, **arguments[i], **kwargs
-            )
+            outputs = layer(*streams.tensors, paths=streams.paths, cache=cache, layer_idx=i, **arguments[i], **kwargs)
             outputs = recorder.take_weights(outputs)
             streams = Streams(outputs[:-1], outputs[-1], streams.paths)
         streams = streams.map(at(self.family.decoder_of(self.base), self.family.final_norm), self.expansion.norm)

@@ -53,8 +53,8 @@ def loss_options(keywords: dict[str, Any], owner: str) -> dict[str, Any]:
     if unknown := [name for name in keywords if name not in ATTENTION_KEYWORDS]:
         known = ", ".join(sorted(ATTENTION_KEYWORDS | LOSS_KEYWORDS))
         raise TypeError(
-            f"forward() of {owner} does not know {', '.join(sorted(unknown))} (transformers {transformers.__version__}); "
-            f"beside its named arguments it takes {known}"
+            f"forward() of {owner} got unexpected keywords {', '.join(sorted(unknown))} (transformers "
+            f"{transformers.__version__}); beside its named arguments it takes {known}"
         )
     return options
 
@@ -71,7 +71,7 @@ def one_cache(cache: Any, past_key_values: Any) -> Any:
 
 
 class Recorder:
-    """Collects the hidden states and attention weights that a forward is asked for.
+    """Collects the hidden states and attention weights that a call of forward requests.
 
     states: `output_hidden_states`: True for all `num_states`, or the index of one or several, which may be negative.
     attentions: `output_attentions`.
@@ -89,7 +89,7 @@ class Recorder:
             self._states.append(streams.last_path() if selected else (None, None))
 
     def take_weights(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Record the attention weights, which end a layer's outputs if they are asked for. Returns the other outputs."""
+        """Record the attention weights at the end of a layer's outputs, if requested. Returns the other outputs."""
         if self._attentions is None:
             return outputs
         *tensors, weights, weights_up = outputs
@@ -98,7 +98,7 @@ class Recorder:
         return tuple(tensors)
 
     def fields(self) -> dict[str, Any]:
-        """The fields of `ScaleOutput`, None for those that are not asked for."""
+        """The fields of `ScaleOutput`, None for those that are not requested."""
         fields: dict[str, Any] = {}
         for name, pairs in (("hidden_states", self._states), ("attentions", self._attentions)):
             fields[name] = None if pairs is None else tuple([pair[0] for pair in pairs])

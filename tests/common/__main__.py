@@ -1,4 +1,4 @@
-"""Run the library's own tests for models on the widened model: `python -m tests.common --family gemma3_text -k save`."""
+"""Run the library's own tests for models on the widened model, e.g. `python -m tests.common -k save`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Outcomes:
         self.reasons: dict[str, list[str]] = defaultdict(list)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.when != "call" and not report.skipped and not report.failed:
+        is_subtest, is_setup = hasattr(report, "context"), report.when != "call"
+        if report.passed and (is_subtest or is_setup):
             return
         _, case, test = report.nodeid.split("::")
         self.counts[case][report.outcome] += 1
@@ -33,7 +34,9 @@ class Outcomes:
 
     def table(self) -> str:
         """One line per method, then one line per reason of a skip with its tests."""
-        lines = [f"{case}: {', '.join(f'{n} {word}' for word, n in counts.items())}" for case, counts in self.counts.items()]
+        lines = [
+            f"{case}: {', '.join(f'{n} {word}' for word, n in counts.items())}" for case, counts in self.counts.items()
+        ]
         for reason, tests in sorted(self.reasons.items()):
             lines.append(f"skipped: {reason}: {', '.join(sorted(set(tests)))}")
         return "\n".join(lines)

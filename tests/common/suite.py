@@ -1,7 +1,7 @@
 """A tiny widened model under the three methods for the library's own tests; `python -m tests.common` runs this file.
 
-A test of the library is skipped (`SKIPPED`) or given a subclass of the model (`STAND_INS`) only where it presumes what a
-model of two streams with a frozen base cannot have.
+A test of the library is skipped (`SKIPPED`), or runs on a subclass of the model (`STAND_INS`), only if it presumes a
+property that a model of two streams with a frozen base cannot have.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ STAND_INS = {
     "test_model_outputs_equivalence": NumericForCausalLM,
 }
 # The library gives labels to the classes that it lists by name.
-MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["scale"] = tuple(c.__name__ for c in {ScaleForCausalLM, *STAND_INS.values()})
+names: Any = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+names["scale"] = tuple(c.__name__ for c in {ScaleForCausalLM, *STAND_INS.values()})
 
 
 class ModelTester:
@@ -109,16 +110,16 @@ class ModelTester:
         return self.get_config(), {"input_ids": tokens, "attention_mask": torch.ones_like(tokens).tril()}
 
 
-class Common(modeling.ModelTesterMixin, generation.GenerationTesterMixin):  # type: ignore[misc, name-defined]
+class Common(modeling.ModelTesterMixin, generation.GenerationTesterMixin):  # type: ignore[name-defined]
     """The library's tests, for one method."""
 
     method = ""
 
     def setUp(self) -> None:
-        test = self._testMethodName  # type: ignore[attr-defined]
+        test = self._testMethodName
         for name, reason in SKIPPED.items():
             if test.startswith(name):
-                self.skipTest(reason)  # type: ignore[attr-defined]
+                self.skipTest(reason)
         self.model_tester = ModelTester(self.method)
         self.all_model_classes = (STAND_INS.get(test, ScaleForCausalLM),)
 
@@ -129,7 +130,7 @@ class Common(modeling.ModelTesterMixin, generation.GenerationTesterMixin):  # ty
         paths = (1, 2 if self.method == "route" else 1)
         shapes = [(batch_size, heads * number, length, config.head_dim) for number in paths]
         for part in ("keys", "values"):
-            self.assertEqual([getattr(layer, part).shape for layer in cache.layers], shapes)  # type: ignore[attr-defined]
+            assert [getattr(layer, part).shape for layer in cache.layers] == shapes
 
 
 class PreserveTest(Common, unittest.TestCase):

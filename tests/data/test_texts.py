@@ -45,6 +45,8 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.compress,
 }
 
+CUT_SHORT = gzip.compress(bytes(range(200)), mtime=0)[:-20]
+
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,13 +226,21 @@ NOT_UTF8 = pa.Array.from_buffers(
             "a.jsonl, line 2 is not UTF-8: 'utf-8' codec can't decode byte",
         ),
         ("a.csv", b"text\na\n\xff\n", "a.csv, line 3 is not UTF-8: 'utf-8' codec can't decode byte 0xff"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "\xff"}', mtime=0), "a.jsonl.gz"),  # some releases do not count its lines
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "\xff"}', mtime=0),
+            "a.jsonl.gz",
+        ),  # some releases do not count its lines
         ("a.csv", b"", "a.csv cannot be read: No columns to parse from file"),
         ("a.csv", b'text\n"a\n', "a.csv cannot be read: Error tokenizing data. C error: EOF inside string"),
         ("a.parquet", b"PAR1", "a.parquet cannot be read: Parquet file size is 4 bytes"),
         ("a.arrow", b"no arrow" * 9, "a.arrow cannot be read: Not an Arrow file"),
         ("a.txt.gz", b"no gzip", "a.txt.gz cannot be read: Not a gzipped file (b'no')"),
-        ("a.txt.gz", gzip.compress(bytes(range(200)), mtime=0)[:-20], "a.txt.gz cannot be read: Compressed file ended before"),
+        (
+            "a.txt.gz",
+            gzip.compress(bytes(range(200)), mtime=0)[:-20],
+            "a.txt.gz cannot be read: Compressed file ended before",
+        ),
         ("a.csv.xz", b"no xz", "a.csv.xz cannot be read: Input format not supported by decoder"),
         ("a.jsonl.bz2", b"no bz2", "a.jsonl.bz2 cannot be read: Invalid data stream"),
     ],

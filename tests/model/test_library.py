@@ -30,6 +30,7 @@ def model_of(name: str, method: str, *, dtype: torch.dtype = torch.float32) -> A
     return widened(tiny_base(name, dtype=dtype), layers=layers, modules=modules, threshold=threshold)
 
 
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", BASES)
 @torch.no_grad()
