@@ -53,6 +53,13 @@ PRIVATE = {
     # accelerate
     "accelerate.utils.convert_outputs_to_fp32": "planning.memory: as the trainer does",
     "accelerate.utils.get_balanced_memory": "model.placement: device_map",
+    # datasets: its own readers, whose builders take the paths of files as they are, and not as patterns
+    "datasets.data_files.DataFilesDict": "data.texts",
+    "datasets.data_files.DataFilesList": "data.texts",
+    "datasets.packaged_modules.arrow.arrow.Arrow": "data.texts",
+    "datasets.packaged_modules.csv.csv.Csv": "data.texts",
+    "datasets.packaged_modules.parquet.parquet.Parquet": "data.texts",
+    "datasets.packaged_modules.text.text.Text": "data.texts",
     # lm-eval
     "lm_eval.tasks._factory.GROUP_FIELD_NAMES": "evaluation.catalogue: a task's definition",
     "lm_eval.tasks._index.Entry": "evaluation.catalogue",
@@ -75,6 +82,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         (),
         {"config": None, "inputs_embeds": None, "attention_mask": None, CACHE: None, "position_ids": None},
     ),
+    "datasets.data_files.DataFilesList": ((["/a.txt"], [()]), {}),
+    "datasets.packaged_modules.text.text.TextConfig": ((), {"sample_by": "line", "encoding": "", "chunksize": 1}),
     "lm_eval.tasks._yaml_loader.load_yaml": (("path",), {"resolve_func": True}),
     "lm_eval.models.huggingface.HFLM._select_cont_toks": ((None, None), {"contlen": 1, "inplen": 1}),
     "lm_eval.models.huggingface.HFLM._detect_batch_size": ((None,), {"requests": None, "pos": 0}),

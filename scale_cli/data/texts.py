@@ -49,7 +49,8 @@ ENDINGS = FORMATS | {
 PARSING_ERRORS = (ValueError, EOFError, ImportError, zlib.error, lzma.LZMAError, pa.ArrowException)
 """The errors of the library's parsers and decompressors, besides those of the system."""
 BATCH_ROWS = 256
-"""Rows that are held in memory at a time."""
+BATCH_CHARACTERS = 2**20
+"""Rows per table, and characters that are read at a time from a file of lines. The library's own 10 MB take longer."""
 
 
 def ending_of(file: Path) -> str:
@@ -223,9 +224,9 @@ def _checked_row(where: str, row: Any) -> tuple[str, Mapping[str, Any]]:
 
 def _read_lines(file: Path) -> Iterator[str]:
     mark = "\ufeff"
-    for table in _tables(file, lambda: _stream("text", [file], sample_by="line")):
-        for line in table["text"]:
-            yield line.as_py().removeprefix(mark)
+    for table in _tables(file, lambda: _stream("text", [file], sample_by="line", chunksize=BATCH_CHARACTERS)):
+        for line in table["text"].to_pylist():
+            yield line.removeprefix(mark)
             mark = ""
 
 
