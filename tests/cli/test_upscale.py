@@ -71,7 +71,7 @@ def test_a_base_without_a_tokenizer_is_upscaled_and_remarked(run_cli: RunCli, tm
     (base / "tokenizer.json").unlink()
     ended = run_cli("upscale", base, tmp_path / "out", *words)
     assert (ended.code, json.loads(ended.stdout)["has_tokenizer"]) == (0, False)
-    remark = f"{base} has no tokenizer, so {tmp_path}/out has none; whoever uses it needs the tokenizer beside it"
+    remark = f"{base} has no tokenizer, so {tmp_path}/out has none; add one before use"
     assert remark in ended.stderr.splitlines()
 
 
