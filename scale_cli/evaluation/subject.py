@@ -75,11 +75,11 @@ def targets(sources: Sequence[str], *, dtype: str | None, device: torch.device) 
     for checkpoint in checkpoints:
         load_tokenizer(checkpoint)
     labels = _labels(pairs)
-    found = []
+    described = []
     for label, checkpoint in zip(labels, checkpoints, strict=True):
         stored = "bfloat16" if device.type == "cuda" else _stored_dtype(checkpoint)
-        found.append(Target(label, checkpoint, fingerprint(checkpoint), dtype or stored))
-    return found
+        described.append(Target(label, checkpoint, fingerprint(checkpoint), dtype or stored))
+    return described
 
 
 def load(target: Target, *, device: torch.device, batch_size: int | None, seed: int) -> Subject:
