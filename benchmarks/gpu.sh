@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU and has no record yet, in order of worth, within a time budget:
+# Runs everything that needs a GPU and has no record yet, most valuable steps first, within a time budget:
 #
 #     benchmarks/gpu.sh SECONDS [OUT]
 #
-# OUT [runs/gpu] gets records/, logs/ and summary.txt. A step is left out where benchmarks/records or OUT/records has its
-# record, where data that it needs is not there, and where it does not fit in what is left of SECONDS. A benchmark that is
-# cut keeps what it has: call again with the same OUT, and it goes on. A step that fails does not stop the others.
+# OUT [runs/gpu] gets records/, logs/ and summary.txt. A step is skipped if its record is in benchmarks/records or
+# OUT/records, if its data is missing, or if it does not fit into the rest of SECONDS. An interrupted benchmark keeps its
+# results and continues when called again with the same OUT. A step that fails does not stop the others.
 #
 #     PYTHON      interpreter with torch, transformers and the other requirements  [python3]
-#     SCALE_DATA  bases and texts, as nothing is fetched here  [data]: what `scale fetch ITEM
-#                 $SCALE_DATA/ITEM` wrote on a machine with a network, for the items smollm2, korean-bills,
-#                 english-offline and korean-offline; and hub, a Hugging Face cache (its HF_HOME) that holds the tokenizer
-#                 of EleutherAI/pythia-160m, for the paper's biographies
+#     SCALE_DATA  folder of bases and texts  [data]. Nothing is fetched here: run `scale fetch ITEM $SCALE_DATA/ITEM` on
+#                 a machine with a network, for the items smollm2, korean-bills, english-offline and korean-offline. The
+#                 subfolder hub is a Hugging Face cache (its HF_HOME) with the tokenizer of EleutherAI/pythia-160m, for
+#                 the paper's biographies
 #     SCALE_RUNS  run folders with their checkpoints, gigabytes  [OUT/runs]
 #
 # Paths are relative to the repository. Exit code: 0 nothing failed, 1 a step failed, 2 a mistake in the request,
-# 130 stopped by Ctrl-C or SIGTERM, which the running step gets too.
+# 130 stopped by Ctrl-C or SIGTERM, which the running step receives too.
 set -uo pipefail
 
 if [[ ! ${1-} =~ ^[1-9][0-9]*$ ]] || (($# > 2)); then
@@ -29,8 +29,8 @@ out=${2:-runs/gpu}
 python=${PYTHON:-python3}
 data=${SCALE_DATA:-data}
 runs=${SCALE_RUNS:-$out/runs}
-grace=15  # seconds that a step has for saving its state before the budget is over
-least=120 # seconds that are worth beginning a benchmark for that is going to be cut
+grace=15  # seconds for a step to save its state before the budget ends
+least=120 # smallest number of seconds to start a resumable benchmark with
 failed=0
 stopped=0
 child=''
@@ -51,13 +51,13 @@ stop() {
 }
 trap stop INT TERM
 
-# A line of the summary: step, what became of it, exit code, seconds.
+# A line of the summary: step, outcome, exit code, seconds.
 summary=$out/summary.txt
 row() { printf '%-26s %-28s %4s %8s\n' "$@" | tee -a "$summary"; }
 
 # step NAME SECONDS KIND NEEDS MADE COMMAND...
-# SECONDS: estimate on one H100. KIND: whole, which must fit, or resumable. NEEDS: paths below SCALE_DATA, with blanks
-# between. MADE: the file that the command leaves; it becomes OUT/records/NAME.<its ending> when the command ends well.
+# SECONDS: estimate on one H100. KIND: whole, which must fit, or resumable. NEEDS: paths below SCALE_DATA, separated by
+# blanks. MADE: the file that the command writes; it becomes OUT/records/NAME.<its ending> if the command succeeds.
 step() {
     local name=$1 estimate=$2 kind=$3 needs=$4 made=$5
     shift 5
@@ -84,7 +84,7 @@ step() {
     child=$!
     wait "$child"
     code=$?
-    while ((stopped)); do # a signal ends the waiting, and the step only when it has saved its state
+    while ((stopped)); do # a signal ends `wait`; the step ends after saving its state
         wait "$child"
         code=$?
         kill -0 "$child" 2>/dev/null || break
@@ -120,7 +120,7 @@ bench() {
 }
 
 : >"$summary"
-row step "what became of it" rc seconds
+row step outcome rc seconds
 tests=$out/made/gpu-tests.made.xml
 step gpu-tests 300 whole "" "$tests" "$python" -m pytest -m gpu -q -p no:cacheprovider --junit-xml="$tests"
 speed speed-train-step-gpu 240 train-step --shape llama-1b

@@ -1,7 +1,7 @@
-"""Synthetic biographies and questions about people who do not exist: text and seeds, never torch.
+"""Synthetic biographies of people who do not exist, and questions about them. Needs no torch.
 
-A model that reads the biographies can only know the facts by having learnt them, so what it keeps and what it forgets
-can be counted (SCALE, arXiv 2511.03270, the biography benchmark).
+A model can have these facts only from training on the biographies, so retained and forgotten facts can be counted
+(the biography benchmark of SCALE, arXiv 2511.03270).
 """
 
 from data_gen.facts import ATTRIBUTES, DataRequestError

@@ -1,6 +1,6 @@
-"""Makes the frozen pools out of faker's en_US data: `python -m data_gen.build_pools OUT`.
+"""Builds the frozen pools from faker's en_US data: `python -m data_gen.build_pools OUT`.
 
-Run once; the files lie in `data_gen/pools/` so that the biographies do not change with faker's version.
+It was run once. The files are in `data_gen/pools/`, so that the biographies do not change with faker's version.
 """
 
 import argparse
@@ -19,15 +19,15 @@ _SEED = 0
 _README = """\
 # Frozen pools
 
-One item a line, UTF-8. These files are part of the format of the data: the same seed gives the same biographies as long
-as they stay as they are, so never edit or sort them again without raising `GENERATOR_VERSION`.
+One item per line, UTF-8. These files are part of the data format: the same seed gives the same biographies only if they
+do not change. Never edit or sort them without raising `GENERATOR_VERSION`.
 
 | file | items | from |
 | --- | --- | --- |
 | `first_names_female.txt`, `first_names_male.txt` | 200 + 200 | faker, names of one gender only |
-| `middle_names.txt` | 400 | faker, first those that are no first name here |
+| `middle_names.txt` | 400 | faker, those first that are not first names here |
 | `last_names.txt` | 1000 | faker |
-| `cities.txt` | 200 | faker, `City, ST`; one word, so that no two begin alike |
+| `cities.txt` | 200 | faker, `City, ST`; one word each, so that no two begin alike |
 | `companies.tsv` | 263 | faker, company and its city; no two begin with the same word |
 | `universities.txt` | 300 | our own, invented; no two begin with the same word |
 | `majors.txt` | 100 | our own; no two begin with the same word |
@@ -39,7 +39,7 @@ The files from faker were made once by `python -m data_gen.build_pools OUT` (loc
 
 
 def build_pools(out: Path) -> None:
-    """Write the pools that come from faker, and the README that says so, into the folder `out`."""
+    """Write the pools from faker, and their README, into the folder `out`."""
     generator = random.Random(_SEED)
     fake: Any = faker.Faker(FROZEN_LOCALE, use_weighting=False)
     fake.seed_instance(_SEED)

@@ -1,4 +1,4 @@
-"""The dataset card: the README.md by which `datasets.load_dataset(OUT, "biographies")` finds its files."""
+"""The dataset card, README.md, whose header tells `datasets.load_dataset(OUT, "biographies")` the files."""
 
 from data_gen.manifest import Manifest
 
@@ -17,22 +17,22 @@ configs:
 
 | config | a row is | columns |
 | --- | --- | --- |
-| `biographies` | one biography: six sentences, one an attribute | `person_id`, `bio_index`, `text`, then the spans |
+| `biographies` | one biography: six sentences, one per attribute | `person_id`, `bio_index`, `text`, then the spans |
 | `people` | one person | `person_id`, the parts of the name, `full_name`, `gender`, the six attributes |
 | `questions` | one question about one attribute of one person | `person_id`, `attribute`, `prompt`, `answer` |
 
 `text[<attribute>_start:<attribute>_end]` is the value of that attribute, counted in characters. `prompt` ends without a
-space and `answer` begins with one. Rows are sorted by `person_id`, {people_per_row_group:,} people to a
-row group, so a range of people is cheap to read.
+space and `answer` begins with one. Rows are sorted by `person_id`, with {people_per_row_group:,} people
+per row group, so a range of people is cheap to read.
 
 `datasets.load_dataset("<this folder>", "biographies", split="train")` opens a config.
 
-{characters:,} characters of biographies; {bits} bits of knowledge a person. {pools} `manifest.json` has the details.
+{characters:,} characters of biographies; {bits} bits of knowledge per person. {pools} `manifest.json` has the details.
 """
 
 
 def dataset_card(manifest: Manifest) -> str:
-    """The text of README.md: a YAML header that names the three configs, then what is in them."""
+    """The text of README.md: a YAML header with the three configs, then their description."""
     configs = "\n".join(
         f"- config_name: {config}\n"
         + ("  default: true\n" if config == CONFIGS[0] else "")

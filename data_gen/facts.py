@@ -1,4 +1,4 @@
-"""What can be true of a person: pools of names and values, frozen or live from faker, and the draw of the people."""
+"""Pools of names and attribute values, frozen or live from faker, and the random draw of people from them."""
 
 import itertools
 import math
@@ -23,19 +23,19 @@ _MONTHS += ["August", "September", "October", "November", "December"]
 BIRTHDAYS = tuple(
     f"{month} {day}, {year}" for year, month, day in itertools.product(range(1900, 2100), _MONTHS, range(1, 29))
 )
-# A live pool is taken to be exhausted after this many draws in a row that gave nothing new.
+# A live pool counts as exhausted after this many consecutive draws without a new item.
 _PATIENCE_DRAWS = 4000
 
 
 class DataRequestError(ValueError):
-    """A mistake in what was asked for: what was given, what is allowed, what to do, in one line."""
+    """A mistake in the request. The message is one line: what was given, what is allowed, what to do."""
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Everything a person is put together from. Within one pool no item comes twice.
+    """The pools of names and values. No pool has a duplicate.
 
-    company_city holds, for each company, the index of its city in `city`. faker_version is None for frozen pools.
+    company_city: index in `city` of each company's city. faker_version: None for frozen pools.
     """
 
     locale: str
@@ -57,41 +57,41 @@ class Pools:
 
     @property
     def names(self) -> int:
-        """How many full names `First Middle Last` there are."""
+        """Number of full names `First Middle Last`."""
         return len(self.first) * len(self.middle) * len(self.last)
 
     @property
     def values(self) -> dict[str, tuple[str, ...]]:
-        """The values each attribute can take, in the order of ATTRIBUTES."""
+        """The possible values of each attribute, in the order of ATTRIBUTES."""
         cities = self.city
         pools = (BIRTHDAYS, cities, self.university, self.major, self.company, cities)
         return dict(zip(ATTRIBUTES, pools, strict=True))
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Items in each pool."""
+        """Number of items in each pool."""
         pools = ("feminine", "masculine", "middle", "last", "city", "university", "major", "company")
         return {pool: len(getattr(self, pool)) for pool in pools}
 
     @property
     def attribute_bits(self) -> float:
-        """Bits needed to write down one person's attributes; the company city follows from the company."""
+        """Bits of one person's attributes. The company determines the company city, which adds none."""
         return sum(math.log2(len(values)) for attribute, values in self.values.items() if attribute != "company_city")
 
     def name_bits(self, people: int) -> float:
-        """Bits a person to say which `people` of all full names are taken: log2(C(names, people)) / people.
+        """Bits per person of the choice of `people` names among all full names: log2(C(names, people)) / people.
 
-        This counts the names as a set, since which person has which number is arbitrary; one name alone would take
-        log2(names), 27.3 for the frozen pools.
+        The names count as a set, because the numbering of people is arbitrary. A single name would take log2(names)
+        bits, 27.3 for the frozen pools.
         """
         log_choices = math.lgamma(self.names + 1) - math.lgamma(people + 1) - math.lgamma(self.names - people + 1)
         return log_choices / math.log(2) / people
 
 
 def load_pools(locale: str, seed: int) -> Pools:
-    """The frozen pools for en_US, else pools drawn from faker with `seed`; universities and majors are always ours.
+    """The frozen pools for en_US, else pools drawn from faker with `seed`. Universities and majors are always frozen.
 
-    Raises DataRequestError if faker does not know the locale.
+    Raises DataRequestError for a locale that faker does not have.
     """
     university, major = _read_pool("universities"), _read_pool("majors")
     if locale != FROZEN_LOCALE:
@@ -123,22 +123,22 @@ def _live_pools(locale: str, seed: int, university: tuple[str, ...], major: tupl
 
     if locale not in AVAILABLE_LOCALES:
         raise DataRequestError(
-            f"locale {locale!r} is not one of the {len(AVAILABLE_LOCALES)} that faker {faker.VERSION} knows, such as "
+            f"locale {locale!r} is not one of the {len(AVAILABLE_LOCALES)} of faker {faker.VERSION}, such as "
             "en_US, ko_KR or de_DE; `python -c 'from faker.config import AVAILABLE_LOCALES as a; print(*a)'` lists them"
         )
-    # Names without weights, so that the rare ones come too. Companies with them: es_CL's fail without.
+    # Names are drawn without weights, to get rare ones too. Companies need weights: es_CL fails without them.
     names: Any = faker.Faker(locale, use_weighting=False)
     fake: Any = faker.Faker(locale)
     names.seed_instance(seed)
     fake.seed_instance(seed)
     for provider in fake.providers:
         if isinstance(getattr(provider, "cities", None), list):
-            provider.cities = sorted(provider.cities)  # it_IT's order changes with each process: it comes from a set
+            provider.cities = sorted(provider.cities)  # it_IT builds it from a set, whose order changes per process
     feminine, masculine = _divide_shared(
         distinct(names.first_name_female, POOL_SIZES["feminine"], key=_one_word),
         distinct(names.first_name_male, POOL_SIZES["masculine"], key=_one_word),
     )
-    middle = feminine + masculine  # few locales have middle names; elsewhere a second first name serves
+    middle = feminine + masculine  # most locales have no middle names; a second first name takes their place
     if hasattr(names, "middle_name"):
         middle = tuple(distinct(names.middle_name, POOL_SIZES["middle"], key=_one_word))
     city = distinct(fake.city, POOL_SIZES["city"])
@@ -159,29 +159,29 @@ def _live_pools(locale: str, seed: int, university: tuple[str, ...], major: tupl
     )
 
 
-def distinct(draw: Callable[[], str], wanted: int, key: Callable[[str], str | None] = str) -> list[str]:
-    """Up to `wanted` results of `draw` that differ in `key`, in the order drawn; fewer when nothing new comes any more.
+def distinct(draw: Callable[[], str], count: int, key: Callable[[str], str | None] = str) -> list[str]:
+    """`count` results of `draw` with different keys, in the order drawn; fewer if `draw` is exhausted.
 
     Runs of white space become one space. A key of None rejects the draw.
     """
-    found: dict[str | None, str] = {None: ""}  # so that a key of None never counts as new
+    items: dict[str | None, str] = {None: ""}  # so that a key of None never counts as new
     misses = 0
-    while len(found) <= wanted and misses < _PATIENCE_DRAWS:
+    while len(items) <= count and misses < _PATIENCE_DRAWS:
         item = " ".join(draw().split())
         misses += 1
-        if item and key(item) not in found:
-            found[key(item)] = item
+        if item and key(item) not in items:
+            items[key(item)] = item
             misses = 0
-    return list(found.values())[1:]
+    return list(items.values())[1:]
 
 
 def _one_word(name: str) -> str | None:
-    # With first and middle names of one word each, two different triples never spell the same full name.
+    # If first and middle names are one word each, different triples always have different full names.
     return None if " " in name else name
 
 
 def _divide_shared(feminine: list[str], masculine: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The pronoun follows the first name, so a name that both lists hold goes to one of them, by turns."""
+    """Give each name in both lists to one of them, alternately, because the first name determines the pronoun."""
     shared = [name for name in feminine if name in set(masculine)]
     to_masculine, to_feminine = set(shared[1::2]), set(shared[::2])
     return (
@@ -192,10 +192,10 @@ def _divide_shared(feminine: list[str], masculine: list[str]) -> tuple[tuple[str
 
 @dataclass(frozen=True)
 class People:
-    """The people drawn, as indices into the pools; (people,) each but `values`.
+    """The drawn people as indices into the pools.
 
-    first, middle, last: into the pools of these names.
-    values: (people, 6), into the values of all attributes laid end to end in the order of ATTRIBUTES.
+    first, middle, last: (people,), into the pools of these names.
+    values: (people, 6), into the concatenated values of all attributes in the order of ATTRIBUTES.
     """
 
     first: NDArray[np.int32]
@@ -204,12 +204,12 @@ class People:
     values: NDArray[np.int32]
 
     def __len__(self) -> int:
-        """How many people were drawn."""
+        """Number of people."""
         return len(self.first)
 
 
 def draw_people(pools: Pools, people: int, seeds: np.random.SeedSequence) -> People:
-    """`people` people with distinct names and independent, uniform attributes; fewer people are a prefix of more."""
+    """Draw people with distinct names and independent, uniform attributes. Fewer people are a prefix of more."""
     name_seed, *value_seeds = seeds.spawn(1 + len(ATTRIBUTES))
     names = _draw_distinct(pools.names, people, np.random.default_rng(name_seed))
     values = {
@@ -228,16 +228,16 @@ def draw_people(pools: Pools, people: int, seeds: np.random.SeedSequence) -> Peo
     )
 
 
-def _draw_distinct(total: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """`count` distinct numbers below `total` in random order: one endless stream of draws without its repetitions."""
+def _draw_distinct(limit: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """`count` distinct numbers below `limit` in random order: one stream of draws without its repetitions."""
     drawn = np.empty(0, np.int64)
     while len(drawn) < count:
-        drawn = np.concatenate([drawn, generator.integers(total, size=count)])
+        drawn = np.concatenate([drawn, generator.integers(limit, size=count)])
         _, first_seen = np.unique(drawn, return_index=True)
         drawn = drawn[np.sort(first_seen)]
     return drawn[:count]
 
 
 def value_array(pools: Pools) -> pa.StringArray:
-    """The values of all attributes laid end to end in the order of ATTRIBUTES, as `People.values` counts them."""
+    """The concatenated values of all attributes in the order of ATTRIBUTES, as indexed by `People.values`."""
     return pa.array(itertools.chain.from_iterable(pools.values.values()), pa.string())

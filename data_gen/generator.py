@@ -1,4 +1,4 @@
-"""The generator: people, their biographies and the questions about them, as parquet with a manifest and a card."""
+"""The generator: writes people, biographies and questions as parquet, with a manifest and a dataset card."""
 
 import contextlib
 import hashlib
@@ -33,14 +33,14 @@ def generate(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-    """Write `people` people with `bios` biographies each, and six questions a person, into the new folder `out`.
+    """Write people, `bios` biographies and six questions per person, into the new folder `out`.
 
-    people, bios: counts above 0; the first people of a larger set are those of a smaller one with the same seed.
+    people, bios: counts above 0. A smaller set is the beginning of a larger one with the same seed.
     seed: >= 0. The same request gives the same bytes, for any number of workers, with the same package versions.
-    locale: en_US uses the frozen pools; another one draws its pools from faker. The sentences are English in each.
-    workers: threads; None means one for each processor at hand.
-    progress: called with people done and people in all, as they are written.
-    Returns the manifest, also in `out/manifest.json`. On any exception, Ctrl-C included, nothing stays behind.
+    locale: en_US uses the frozen pools; others draw their pools from faker. Sentences are always English.
+    workers: number of threads; None takes one per processor.
+    progress: called with the number of written people and of all people.
+    Returns the manifest, which is also in `out/manifest.json`. On any exception, Ctrl-C included, nothing is left.
     Raises DataRequestError, a ValueError, for a number out of range, an `out` that is not free or an unknown locale.
     """
     _check_at_least(1, people=people, bios=bios, workers=1 if workers is None else workers)
@@ -79,9 +79,9 @@ def _check_free(out: Path) -> None:
 
 @contextlib.contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder to write into, which becomes `out` when the block ends well and is gone when it does not.
+    """A temporary folder to write into. It becomes `out` if the block ends without an exception, else it is removed.
 
-    It lies beside `out`, or, where folders above `out` are missing, beside the uppermost of these.
+    It is beside `out` or, if parents of `out` are missing, beside the uppermost missing one.
     """
     target = out.resolve()
     uppermost = target
@@ -104,12 +104,12 @@ def _new_folder(out: Path) -> Iterator[Path]:
 def _write_tables(
     folder: Path, builder: TableBuilder, workers: int, progress: Callable[[int, int], None] | None
 ) -> int:
-    """Build the chunks in threads, write them in order; returns the characters of all biographies."""
+    """Build the chunks in threads and write them in order. Returns the characters of all biographies."""
     done, characters = 0, 0
     with contextlib.ExitStack() as stack:
         writers: dict[str, pq.ParquetWriter] = {}
         executor = ThreadPoolExecutor(workers)
-        # Ctrl-C leaves at once; what runs is waited for, what waits is dropped.
+        # Ctrl-C drops the queued chunks and waits only for the running ones.
         stack.callback(executor.shutdown, cancel_futures=True)
         for chunk in _in_order(executor, builder, workers):
             for name, table in chunk.tables.items():
@@ -124,7 +124,7 @@ def _write_tables(
 
 
 def _in_order(executor: ThreadPoolExecutor, builder: TableBuilder, workers: int) -> Iterator[Chunk]:
-    """The chunks in order, never more of them in memory than one for each worker and one being written."""
+    """The chunks in order. At most one per worker, and the one being written, are in memory."""
     pending: deque[Future[Chunk]] = deque()
     for chunk in builder.chunks:
         pending.append(executor.submit(builder.build, chunk))

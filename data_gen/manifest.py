@@ -1,4 +1,4 @@
-"""What a folder of biographies says about itself: `manifest.json`, written by the generator and read back here."""
+"""`manifest.json`, the description of a folder of biographies: its fields, writing and reading."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ FILE_NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One parquet file: its sha256, hexadecimal, and its rows."""
+    """One parquet file: its sha256, as hex, and its number of rows."""
 
     sha256: str
     rows: int
@@ -23,13 +23,13 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class PoolRecord:
-    """Where names and values came from.
+    """The origin of names and values.
 
-    source: "frozen" (the files that come with the generator) or "live" (drawn from faker with the seed).
+    source: "frozen" (files of the generator) or "live" (drawn from faker with the seed).
     faker_version: None for frozen pools.
-    sizes: items in each pool.
-    full_names: how many different full names the pools give.
-    note: which pools are smaller than the frozen ones, empty if none.
+    sizes: number of items in each pool.
+    full_names: number of different full names.
+    note: the pools that are smaller than the frozen ones, empty if none.
     """
 
     source: str
@@ -41,14 +41,14 @@ class PoolRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The facts about one generated folder; equal for equal requests, so no times and no machine.
+    """The description of one generated folder. Equal requests have equal manifests, so it has no times or machines.
 
-    people, bios: what was asked for; bios is biographies per person.
+    people, bios: as requested; bios is biographies per person.
     biographies, sentences, questions, characters: totals; characters counts the biographies' text.
-    people_per_row_group: row group i of each file holds the people from i times this number on.
-    bits_per_person: the knowledge in the data, `attributes` (log2 of the choices; a company's city is no choice of the
-        person), `name` (log2 of the ways to pick the set of names, per person) and their `total`.
-    versions: of the packages that decide the bytes.
+    people_per_row_group: row group i of each file begins with person i times this number.
+    bits_per_person: the knowledge in the data: `attributes` (log2 of the choices; the company determines its city),
+        `name` (log2 of the choices of the set of names, per person) and their `total`.
+    versions: of the packages that determine the bytes.
     files: by file name.
     """
 
@@ -76,12 +76,12 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder that `generate` wrote.
 
-    Raises DataRequestError if the folder is none, or one of another format version.
+    Raises DataRequestError if the folder has none, or has another format version.
     """
     hint = "give the folder that `scale gen-bios OUT` wrote"
     path = folder / FILE_NAME
     if not path.is_file():
-        raise DataRequestError(f"{folder} holds no biographies (there is no {FILE_NAME} in it); {hint}")
+        raise DataRequestError(f"{folder} holds no biographies, because it has no {FILE_NAME}; {hint}")
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = fields["format_version"]

@@ -1,4 +1,4 @@
-"""The wording: questions, and sentence templates, loaded, checked and cut into the pieces around their slots."""
+"""The wording of questions and sentence templates: loading, checking and splitting templates at their slots."""
 
 import re
 from dataclasses import dataclass
@@ -40,14 +40,14 @@ def load_templates(attribute: str) -> tuple[str, ...]:
     path = _FOLDER / f"{attribute}.txt"
     templates = tuple(path.read_text(encoding="utf-8").splitlines())
     if len(set(templates)) != TEMPLATES_PER_ATTRIBUTE or len(templates) != TEMPLATES_PER_ATTRIBUTE:
-        raise ValueError(f"{path.name}: {TEMPLATES_PER_ATTRIBUTE} different templates are needed, one a line")
+        raise ValueError(f"{path.name}: {TEMPLATES_PER_ATTRIBUTE} different templates are needed, one per line")
     for template in templates:
         check_template(template)
     return templates
 
 
 def check_template(template: str) -> None:
-    """Raises ValueError unless it is one sentence with one {name}, one {value} and else only pronoun slots."""
+    """Raises ValueError unless it is one sentence with one {name}, one {value} and otherwise only pronoun slots."""
     slots = re.findall(r"\{(.*?)\}", template)
     literal = re.sub(r"\{.*?\}", "x", template)
     if slots.count("name") != 1 or slots.count("value") != 1:
@@ -61,7 +61,7 @@ def check_template(template: str) -> None:
 
 
 def split_template(template: str, gender: str) -> tuple[tuple[str, str, str], bool]:
-    """The text before, between and after name and value, pronouns filled in, and whether the name comes first."""
+    """The text before, between and after name and value, with pronouns filled in, and whether the name is first."""
     filled = re.sub(r"\{(\w+)\}", lambda slot: PRONOUNS[gender].get(slot[1], slot[0]), template)
     before, first, between, _, after = re.split(r"(\{name\}|\{value\})", filled)
     return (before, between, after), first == "{name}"
@@ -69,11 +69,11 @@ def split_template(template: str, gender: str) -> tuple[tuple[str, str, str], bo
 
 @dataclass(frozen=True)
 class Wording:
-    """All templates as literal pieces, found by arithmetic instead of by text.
+    """All templates as literal pieces, indexed by number.
 
     A template's number is attribute * 50 + line.
-    literals: three for each template, gender and whether another sentence goes before (a space is in front then).
-    name_first: (templates,), True where the name comes before the value.
+    literals: three for each template, gender, and position: as the first sentence, or after another (with a space).
+    name_first: (templates,), True if the name comes before the value.
     """
 
     literals: tuple[str, ...]
@@ -83,12 +83,12 @@ class Wording:
     def literal_index(
         template: NDArray[np.int32], gender: NDArray[np.int32], follows: NDArray[np.int32]
     ) -> NDArray[np.int32]:
-        """Where the first of the three literals of a sentence is in `literals`; the arguments broadcast."""
+        """The index in `literals` of the first of a sentence's three literals. The arguments broadcast."""
         return ((template * 2 + gender) * 2 + follows) * 3
 
 
 def load_wording() -> Wording:
-    """The templates of every attribute, checked and cut into pieces."""
+    """The templates of every attribute, checked and split into literals."""
     literals: list[str] = []
     name_first: list[bool] = []
     for attribute in ATTRIBUTES:

@@ -1,8 +1,8 @@
-"""The tables of people, biographies and questions, a chunk of people at a time.
+"""The tables of people, biographies and questions, built one chunk of people at a time.
 
-No text is put together in Python. A biography is a row of pieces (literals of templates, names, values): numpy computes
-an index matrix and Arrow takes the pieces in that order. The bytes then lie one after the other, so every K-th offset
-of the result bounds one biography.
+No text is assembled in Python. A biography is a row of pieces (literals of templates, names, values): numpy computes an
+index matrix and Arrow takes the pieces in that order. Their bytes are then contiguous, so every K-th offset of the
+result is the boundary of a biography.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data_gen.facts import ATTRIBUTES, GENDERS, People, Pools, draw_people, value_array
 from data_gen.sentences import PROMPT_END, QUESTIONS, TEMPLATES_PER_ATTRIBUTE, Wording, load_wording
 
-# One chunk of people is one row group and one unit of work: about 11 MB of text whatever the biographies per person.
+# One chunk of people is one row group and one unit of work: about 11 MB of text, however many the biographies.
 _BIOGRAPHIES_PER_CHUNK = 25_000
 _PEOPLE_STAGE, _BIOGRAPHY_STAGE = 0, 1
 # A sentence is literal, name or value, literal, value or name, literal.
@@ -26,7 +26,7 @@ Int32Array = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Chunk:
-    """The rows of some people in a row, for each file, and the characters of their biographies."""
+    """The rows of consecutive people, by file. characters: of their biographies."""
 
     tables: dict[str, pa.Table]
     people: int
@@ -35,12 +35,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class TableBuilder:
-    """Builds the tables of one chunk of people; read-only, so that threads share it.
+    """Builds the tables of one chunk of people. It is read-only, so threads can share it.
 
-    name_parts: the pools of first, middle and last names; `feminine` of the first names come first.
-    values, answers: the values of all attributes, as `People.values` counts them, without and with a leading space.
-    pieces: the literals of the templates, then the values; the names of a chunk's people are put behind them.
-    piece_characters: (pieces,), the length of each.
+    name_parts: the pools of first, middle and last names. The first `feminine` of the first names are feminine.
+    values, answers: the values of all attributes, as indexed by `People.values`, without and with a leading space.
+    pieces: the literals of the templates, then the values. The names of a chunk's people are appended to them.
+    piece_characters: (pieces,), the length of each piece.
     """
 
     people: People
@@ -57,7 +57,7 @@ class TableBuilder:
 
     @classmethod
     def create(cls, pools: Pools, people: int, bios: int, seed: int) -> "TableBuilder":
-        """Draw the people and lay out the pieces."""
+        """Draw the people and collect the pieces."""
         wording = load_wording()
         values = value_array(pools)
         pieces = pa.concat_arrays([pa.array(wording.literals, pa.string()), values])
@@ -81,7 +81,7 @@ class TableBuilder:
         return range(-(-len(self.people) // self.people_per_chunk))
 
     def build(self, chunk: int) -> Chunk:
-        """The tables of one chunk; the same whatever was built before."""
+        """The tables of one chunk. They do not depend on chunks built before."""
         start = chunk * self.people_per_chunk
         stop = min(start + self.people_per_chunk, len(self.people))
         parts = [self.people.first[start:stop], self.people.middle[start:stop], self.people.last[start:stop]]
@@ -112,12 +112,12 @@ class TableBuilder:
     def _biographies(
         self, chunk: int, person_id: Int32Array, full_names: pa.StringArray, gender: Int32Array, values: Int32Array
     ) -> tuple[pa.Table, int]:
-        """The biographies of a chunk's people, B in all with S = 6 sentences each, and their characters.
+        """The biographies of a chunk's people and their characters. There are B biographies of S = 6 sentences.
 
         person_id, full_names, gender: (people,). values: (people, S).
         """
         bios = self.bios
-        # Both (B, S): which attribute is told in each place, and by which template.
+        # Both (B, S): the attribute of each sentence, and the number of its template.
         order, template = self._draw(chunk, len(person_id))
         first_value, first_name = len(self.wording.literals), len(self.pieces)
         value = np.take_along_axis(np.repeat(values + first_value, bios, axis=0), order, axis=1)
@@ -136,9 +136,9 @@ class TableBuilder:
 
         piece_characters = np.concatenate([self.piece_characters, pc.utf8_length(full_names).to_numpy()])
         ends = np.cumsum(piece_characters[index], axis=1, dtype=np.int32)
-        told_end = np.where(name_first, ends[:, 3::_PIECES_PER_SENTENCE], ends[:, 1::_PIECES_PER_SENTENCE])
-        value_end = np.empty_like(told_end)
-        np.put_along_axis(value_end, order, told_end, axis=1)
+        sentence_value_end = np.where(name_first, ends[:, 3::_PIECES_PER_SENTENCE], ends[:, 1::_PIECES_PER_SENTENCE])
+        value_end = np.empty_like(sentence_value_end)
+        np.put_along_axis(value_end, order, sentence_value_end, axis=1)
         value_start = value_end - np.repeat(self.piece_characters[values + first_value], bios, axis=0)
 
         columns = {
@@ -152,16 +152,16 @@ class TableBuilder:
         return pa.table(columns), int(ends[:, -1].sum(dtype=np.int64))
 
     def _draw(self, chunk: int, people: int) -> tuple[Int32Array, Int32Array]:
-        """The order of attributes and the numbers of the templates, both (people * bios, 6), place by place.
+        """The attribute and the template number of each sentence, both (people * bios, 6).
 
-        The draw is that of a full chunk, so that the people do not depend on how many there are after them.
+        A full chunk is drawn, so that the biographies do not depend on the number of people after them.
         """
         generator = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(_BIOGRAPHY_STAGE, chunk)))
         attributes = np.arange(len(ATTRIBUTES), dtype=np.uint8)
         order = np.tile(attributes, (self.people_per_chunk * self.bios, 1))
         generator.permuted(order, axis=1, out=order)
 
-        # A person's templates for one attribute: all 50 in random order, again and again if there are more biographies.
+        # A person's templates for one attribute: all 50 in random order, repeated if there are more biographies.
         lines = np.arange(TEMPLATES_PER_ATTRIBUTE, dtype=np.uint8)
         rounds = -(-self.bios // TEMPLATES_PER_ATTRIBUTE)
         line = np.tile(lines, (self.people_per_chunk * len(ATTRIBUTES) * rounds, 1))
@@ -169,11 +169,11 @@ class TableBuilder:
         line = line.reshape(self.people_per_chunk, len(ATTRIBUTES), -1)[:people, :, : self.bios]
         line = line.transpose(0, 2, 1).reshape(-1, len(ATTRIBUTES))
 
-        told = order[: len(line)].astype(np.int32)
-        return told, told * TEMPLATES_PER_ATTRIBUTE + np.take_along_axis(line, told, axis=1)
+        attribute = order[: len(line)].astype(np.int32)
+        return attribute, attribute * TEMPLATES_PER_ATTRIBUTE + np.take_along_axis(line, attribute, axis=1)
 
     def _questions(self, person_id: Int32Array, full_names: pa.StringArray, values: Int32Array) -> pa.Table:
-        """One question for each attribute of each person."""
+        """One question per attribute and person."""
         before, after = zip(*(question.split("{name}") for question in QUESTIONS.values()), strict=True)
         frames = pa.array([*before, *(end + PROMPT_END for end in after)])
         attribute = np.tile(np.arange(len(ATTRIBUTES), dtype=np.int32), len(person_id))
@@ -190,7 +190,7 @@ class TableBuilder:
 
 
 def _concatenate_rows(pieces: pa.StringArray, index: Int32Array) -> pa.StringArray:
-    """The pieces of each row of `index`, (rows, pieces a row), joined: (rows,) strings."""
+    """The joined pieces of each row of `index`, (rows, pieces per row): (rows,) strings."""
     rows, width = index.shape
     taken = pieces.take(pa.array(index.reshape(-1)))
     _, offsets, data = taken.buffers()

@@ -1,4 +1,4 @@
-"""The command line: one thin module per subcommand; torch and its like are imported inside the command bodies."""
+"""The command line: one thin module per subcommand. Heavy libraries are imported inside the command bodies."""
 
 from scale_cli.cli.app import main
 

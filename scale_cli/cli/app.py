@@ -1,4 +1,4 @@
-"""The `scale` command: its subcommands and how each outcome leaves the process."""
+"""The `scale` command: its subcommands, exit codes and signals."""
 
 import contextlib
 import os
@@ -39,25 +39,25 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "fetch": fetch,
     "doctor": doctor,
 }
-"""The subcommands in the order of `scale --help`. Their modules import nothing heavy before a command runs."""
+"""The subcommands in the order of `scale --help`. Their modules import heavy libraries only when a command runs."""
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"scale {__version__}")
         raise typer.Exit
 
 
 def _scale(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Widen or deepen a causal language model without changing what it computes, train only what was added, and
-    measure what was kept and what was learnt."""
+    """Widen or deepen a causal language model without changing its function, train only the added parameters, and
+    measure what is retained and what is learnt."""
 
 
-# Plain help: rich's cuts long option names at 80 columns and takes brackets and colons in the words for markup.
+# Plain help: rich truncates long option names at 80 columns and parses brackets and colons in texts as markup.
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, callback=_scale)
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
@@ -97,17 +97,17 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts(came: list[int]) -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt in the block; `came` gets its number then."""
+def _sigterm_interrupts(received: list[int]) -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt in the block. Its number is appended to `received`."""
     process = os.getpid()
 
     def interrupt(signal_number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a forked worker, which has nothing to clean up, inherits this
+        if os.getpid() != process:  # a forked worker inherits this handler and has nothing to clean up
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one shall not cut the cleaning up short
-        came.append(signal_number)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM must not interrupt the clean-up
+        received.append(signal_number)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -1,4 +1,4 @@
-"""`scale doctor`: what this machine has, what is missing, what to do about it."""
+"""`scale doctor`: checks hardware, packages and hub access, with advice for missing parts."""
 
 import dataclasses
 import importlib.metadata
@@ -19,7 +19,7 @@ GIB = 1024**3
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing looked at; `advice` says what to do where something is missing or could be better."""
+    """The result of one check. advice: what to do if something is missing or could be better."""
 
     name: str
     found: str
@@ -28,7 +28,7 @@ class Check:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine has, what is missing, and what to do."""
+    """Check this machine: hardware, packages and hub access, with advice for missing parts."""
     checks = [
         Check("Python", platform.python_version()),
         *_packages(_requirements()),
@@ -47,7 +47,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _requirements() -> list[str] | None:
-    """What the installed package asks for, in pyproject's words; None where it runs without being installed."""
+    """The requirements of the installed package, as in pyproject.toml; None if it is not installed."""
     try:
         return importlib.metadata.requires("scale-cli")
     except importlib.metadata.PackageNotFoundError:
@@ -83,8 +83,8 @@ def _devices() -> Iterator[Check]:
     if not torch.cuda.is_available():
         has_driver = shutil.which("nvidia-smi") is not None
         advice = "install a CUDA build of torch" if has_driver else "everything runs on the CPU, in float32"
-        yield Check("GPU", "none that torch can use", "note", advice)
-        yield _bfloat16_of_the_cpu(getattr(torch.cpu, "get_capabilities", dict)())  # torch 2.8 has none
+        yield Check("GPU", "none usable by torch", "note", advice)
+        yield _cpu_bfloat16(getattr(torch.cpu, "get_capabilities", dict)())  # missing in torch 2.8
         return
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -96,14 +96,14 @@ def _devices() -> Iterator[Check]:
     if importlib.util.find_spec("flash_attn"):
         yield Check("flash-attn", package_version("flash-attn") or "yes")
     else:
-        yield Check("flash-attn", "not installed", "note", "optional: torch's own attention is used without it")
+        yield Check("flash-attn", "not installed", "note", "optional; without it torch's own attention is used")
 
 
-def _bfloat16_of_the_cpu(capabilities: Mapping[str, Any]) -> Check:
-    """Whether the processor itself multiplies bfloat16; one that does not is slower in it than in float32."""
+def _cpu_bfloat16(capabilities: Mapping[str, Any]) -> Check:
+    """Whether the processor has bfloat16 instructions. Without them bfloat16 is slower than float32."""
     own = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)]
     if not own:
-        return Check("bfloat16", "not on this CPU", "note", "train in float32, as it does by itself")
+        return Check("bfloat16", "not on this CPU", "note", "train in float32, which is the default")
     return Check("bfloat16", f"on this CPU ({own[0]})", "note", "--precision bfloat16 trains large models faster")
 
 
@@ -123,5 +123,5 @@ def _hub() -> Iterator[Check]:
         yield Check("hub token", "HF_TOKEN is set")
     else:
         yield Check(
-            "hub token", "HF_TOKEN is not set", "note", "needed for gated models only: set it, or hf auth login"
+            "hub token", "HF_TOKEN is not set", "note", "needed only for gated models; set it, or run: hf auth login"
         )

@@ -1,4 +1,4 @@
-"""`scale export`: any checkpoint as a whole Hugging Face folder, or the base taken back."""
+"""`scale export`: writes a checkpoint, or its base, as a complete Hugging Face folder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,17 +13,20 @@ def export(
     checkpoint: Annotated[str, typer.Argument(help="Model folder, run folder or hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     base: Annotated[
-        bool, typer.Option("--base", help="Give back the base of an upscaled checkpoint or a run, bit for bit.")
+        bool, typer.Option("--base", help="Write the base of an upscaled checkpoint or a run, bit for bit.")
     ] = False,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16: cast all weights.  [each as it is stored]")
+        str | None, typer.Option(help="Cast all weights to float32, bfloat16 or float16.  [as stored]")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a checkpoint as a whole Hugging Face folder that loads anywhere: what was trained put together with its
-    base, a LoRA merged, with tokenizer, model code and model card."""
+    """Write a checkpoint as a complete Hugging Face folder that loads anywhere.
+
+    The folder holds the trained and the base's weights, LoRA merged, and tokenizer, model code and model card."""
     if base and dtype is not None:
-        raise RequestError(f"--dtype {dtype}: --base gives the base back bit for bit, and casts nothing; choose one")
+        raise RequestError(
+            f"--dtype {dtype}: --base writes the base bit for bit, without a cast; choose one of the two"
+        )
 
     from rich.table import Table
 

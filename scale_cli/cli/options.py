@@ -1,4 +1,4 @@
-"""A recipe's fields as a command's options."""
+"""Command options made from the fields of a recipe."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ def recipe_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., N
         def train(out: Annotated[Path, typer.Argument(help="...")], *, given: dict[str, Any]) -> None:
             recipe = load_recipe(TrainRecipe, None, given)
 
-    The command is called with `given`: the values by field name of just those options that stood on the command line.
+    The command is called with `given`: the values by field name of only those options that were on the command line.
     `--help` shows each field's default, after the command's own parameters.
     """
     hints = get_type_hints(cls)
@@ -27,7 +27,7 @@ def recipe_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., N
         @functools.wraps(command)
         def with_options(context: typer.Context, **values: Any) -> None:
             read = {field.name: values.pop(field.name) for field in fields}
-            # A default is also a value, so the parser has to say which ones were given; its enum is private to Typer.
+            # Defaults are values too, so the parser's parameter source is needed; its enum is private to Typer.
             sources = {name: context.get_parameter_source(name) for name in read}
             given = {name: read[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
             command(**values, given=given)
@@ -45,13 +45,13 @@ def recipe_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
-    """The keyword parameter from which Typer makes the field's option."""
+    """The keyword parameter that Typer turns into the field's option."""
     choices, metavar = field.metadata["choices"], None
     default: Any = field.default
     optional = get_origin(kind) in (Union, types.UnionType)
     if optional:
         (kind,) = (argument for argument in get_args(kind) if argument is not type(None))
-    if get_origin(kind) is tuple:  # one word with commas, which load_recipe takes apart
+    if get_origin(kind) is tuple:  # one word with commas, which load_recipe splits
         item = get_args(kind)[0]
         words = choices or get_args(item) or (item.__name__,)
         kind, metavar = str, f"<{'|'.join(words)},...>"

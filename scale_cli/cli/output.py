@@ -1,4 +1,4 @@
-"""How commands speak: human words and progress on stderr, results on stdout."""
+"""Output of commands: messages and progress on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import typer
 
 from scale_cli.core.files import to_json
 
-if TYPE_CHECKING:  # rich takes a tenth of a second, which `--help` need not pay
+if TYPE_CHECKING:  # rich takes a tenth of a second to import, which `--help` avoids
     from rich.console import Console, RenderableType
 
 PLAIN_INTERVAL_SECONDS = 10.0
 PIPED_WIDTH = 160
-"""Columns of a result that goes to a file or a pipe."""
+"""Width of a result that goes to a file or a pipe."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
 """The type of a command's `as_json` parameter: `as_json: AsJson = False`."""
 
 
 def say(message: str) -> None:
-    """A line of human words on stderr, above a progress bar if there is one."""
+    """Print a message on stderr, above a progress bar if there is one."""
     print(message, file=sys.stderr)
 
 
 def show(result: Any, text: RenderableType, *, as_json: bool) -> None:
-    """A command's result on stdout: `result` as JSON for programs, or else `text`, anything rich prints, for people."""
+    """Print a command's result on stdout: `result` as JSON, or else `text`, which is anything that rich prints."""
     if as_json:
         print(to_json(result))
     else:
@@ -41,22 +41,22 @@ def show(result: Any, text: RenderableType, *, as_json: bool) -> None:
 
 
 class Advance(Protocol):
-    """Moves a progress display on: by `steps`, or to `done` of all; a new `total` replaces the old one."""
+    """Advances a progress display by `steps`, or to `done`. A new `total` replaces the old one."""
 
     def __call__(self, steps: int = 1, *, done: int | None = None, total: int | None = None) -> None: ...
 
 
 @contextlib.contextmanager
 def progress(label: str, total: int | None, *, done: int = 0) -> Iterator[Advance]:
-    """Show long work with its rate and remaining time: a bar on a terminal, else a line every ten seconds.
+    """Show progress with rate and remaining time: a bar on a terminal, else one line every ten seconds.
 
         with progress("people", len(people)) as advance:
             for person in people:
                 ...
                 advance()
 
-    total: steps in all; None while it is not known.
-    done: steps an earlier run has done already; the rate leaves them out.
+    total: number of steps; None while unknown.
+    done: steps that an earlier run has finished; they do not count in the rate.
     """
     from rich.console import Console
 
@@ -69,7 +69,7 @@ def progress(label: str, total: int | None, *, done: int = 0) -> Iterator[Advanc
 
 
 def counter(label: str) -> Advance:
-    """Say every ten seconds how far work has come whose end is not known, beside another's progress."""
+    """Print the progress of work of unknown length every ten seconds, beside another progress display."""
     return _plain_lines(label, None, 0)
 
 
@@ -122,9 +122,9 @@ def _line(label: str, done: int, total: int | None, *, seconds: float, rate: flo
 
 
 def quiet_libraries() -> None:
-    """Let the libraries' own progress bars and remarks be silent: a command speaks for them. Imports transformers."""
+    """Turn off the libraries' own progress bars and messages, which the command replaces. Imports transformers."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks for it
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # raised inside peft

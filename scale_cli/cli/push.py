@@ -1,4 +1,4 @@
-"""`scale push`: a checkpoint sent to the Hugging Face Hub."""
+"""`scale push`: sends a checkpoint to the Hugging Face Hub."""
 
 from typing import Annotated
 
@@ -9,11 +9,13 @@ from scale_cli.cli.output import AsJson, quiet_libraries, say, show
 
 def push(
     checkpoint: Annotated[str, typer.Argument(help="Model folder or run folder; a run is exported first.")],
-    repo_id: Annotated[str, typer.Argument(help="owner/name; created if it is not there.")],
-    private: Annotated[bool, typer.Option("--private", help="A repository that is created is private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch; created if it is not there.  [main]")] = None,
-    message: Annotated[str | None, typer.Option(help="Of the commit.  [Upload NAME by scale]")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be sent; no network.")] = False,
+    repo_id: Annotated[str, typer.Argument(help="owner/name; created if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch; created if it does not exist.  [main]")] = None,
+    message: Annotated[str | None, typer.Option(help="Commit message.  [Upload NAME by scale]")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the files that would be sent; use no network.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Send a checkpoint with its model card to the Hugging Face Hub."""
@@ -27,11 +29,11 @@ def push(
     result = send(checkpoint, repo_id, private=private, revision=revision, message=message, dry_run=dry_run)
     table = Table("would be sent to" if dry_run else "sent to", result.repo_id)
     table.add_row("branch", result.revision)
-    table.add_row("private", "yes" if result.private else "as the hub has it by default")
+    table.add_row("private", "yes" if result.private else "the hub's default")
     table.add_row("message", result.message)
     for name, size in result.files.items():
         table.add_row(name, f"{size:,} bytes")
-    table.add_row("in all", f"{len(result.files)} files, {sum(result.files.values()):,} bytes")
+    table.add_row("total", f"{len(result.files)} files, {sum(result.files.values()):,} bytes")
     if result.url is not None:
         table.add_row("commit", result.url)
     show(result, table, as_json=as_json)

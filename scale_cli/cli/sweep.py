@@ -1,4 +1,4 @@
-"""`scale sweep`: each method's own best learning rate in a benchmark."""
+"""`scale sweep`: finds each method's best learning rate in a benchmark."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,19 +11,19 @@ from scale_cli.core.errors import RequestError
 
 def sweep(
     name: Annotated[Literal["bios", "korean"], typer.Argument(help="The benchmark.", show_choices=True)],
-    out: Annotated[Path, typer.Argument(help="Folder of the runs and of sweep.json; taken up again if it is there.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the runs and of sweep.json; an existing one is continued.")],
     preset: Annotated[str, typer.Option(help="demo, small, paper or a YAML file.")] = "demo",
-    seed: Annotated[int, typer.Option(help="One that the benchmark itself does not use.")] = 1,
+    seed: Annotated[int, typer.Option(help="A seed that the benchmark itself does not use.")] = 1,
     rates: Annotated[str | None, typer.Option(help="Learning rates, separated by commas.  [the benchmark's]")] = None,
-    precision: Annotated[str | None, typer.Option(help="korean: float32 or bfloat16, of training.")] = None,
+    precision: Annotated[str | None, typer.Option(help="korean: precision of training, float32 or bfloat16.")] = None,
 ) -> None:
-    """Train every method at the same learning rates and name the best of each.
+    """Train every method at the same learning rates and print the best rate of each.
 
-    The best rate keeps most of the old among those that learn the new: in bios, most of Task 0 where Task 1 reaches
-    95%; in korean, most of English where the gain in Korean is at least 90% of the method's largest.
+    The best rate retains most among the rates that learn enough: in bios, the most of Task 0 among those that reach 95%
+    of Task 1; in korean, the most English among those with at least 90% of the method's largest gain in Korean.
     """
     if precision is not None and name != "korean":
-        raise RequestError(f"--precision {precision}: only scale sweep korean has it; leave it out")
+        raise RequestError(f"--precision {precision}: only scale sweep korean has this option; leave it out")
     changes: dict[str, Any] = {} if precision is None else {"precision": precision}
     try:
         chosen = None if rates is None else [float(word) for word in rates.split(",")]

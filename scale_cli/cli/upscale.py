@@ -1,4 +1,4 @@
-"""`scale upscale`: a wider or deeper checkpoint that computes what its base computes."""
+"""`scale upscale`: widens or deepens a checkpoint without changing its function."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,23 +16,23 @@ def upscale(
     ],
     hidden: Annotated[int | None, typer.Option(help="Width: hidden features to add.")] = None,
     heads: Annotated[
-        int | None, typer.Option(help="Width: query heads to add, whole groups.  [as many as reach --hidden]")
+        int | None, typer.Option(help="Width: query heads to add, in whole groups.  [fewest that reach --hidden]")
     ] = None,
     ffn: Annotated[
-        int | None, typer.Option(help="Width: feed-forward features to add.  [in the base's proportion]")
+        int | None, typer.Option(help="Width: feed-forward features to add.  [the base's proportion]")
     ] = None,
-    layers: Annotated[int | None, typer.Option(help="Depth: layers in all, at most twice the base's.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Depth: total number of layers, at most twice the base's.")] = None,
     init: Annotated[
-        str, typer.Option(help="Width: how W21 and W22 start, each zero, random or svd; one word for both.")
+        str, typer.Option(help="Width: initial W21 and W22, each zero, random or svd. One word is for both.")
     ] = "svd,zero",
-    seed: Annotated[int, typer.Option(help="Of the random values and of the proof's tokens.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of random values and of the proof's tokens.")] = 0,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Load the result and prove that the logits are the base's.")
+        bool, typer.Option("--verify/--no-verify", help="Load the result and check that its logits equal the base's.")
     ] = True,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Widen or deepen a model without changing what it computes."""
+    """Widen or deepen a model without changing its function."""
     import scale_cli.surgery
 
     quiet_libraries()
@@ -57,11 +57,9 @@ def upscale(
     for name, size in result.sizes.items():
         table.add_row(f"{'added ' if by == 'width' else ''}{name}", f"{size:,}")
     if by == "width" and set(init.split(",")) == {"zero"}:
-        say(
-            "zero for both W21 and W22: no gradient reaches the added heads and feed-forward features, they never learn"
-        )
+        say("zero for both W21 and W22: added heads and feed-forward features get no gradient and never learn")
     if not result.has_tokenizer:
-        say(f"{base} has no tokenizer, so {out} has none; whoever uses it needs the tokenizer beside it")
+        say(f"{base} has no tokenizer, so {out} has none; add one before use")
     share = result.added_parameters / result.base_parameters
     table.add_row("base parameters", f"{result.base_parameters:,}")
     table.add_row("added parameters", f"{result.added_parameters:,} ({share:.1%} of the base)")

@@ -1,0 +1,1 @@
+"""Measuring checkpoints: harness tasks, perplexity, biography accuracy, and drift from the base."""

@@ -1,4 +1,4 @@
-"""Biography accuracy: does the model answer the questions on people (Spurious Forgetting, arXiv 2501.13453)?"""
+"""Biography accuracy: answers to questions on people (Spurious Forgetting, arXiv 2501.13453)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from scale_cli.evaluation.subject import Subject, Target
 from scale_cli.results.result import Measurement, Result
 
 DEFAULT_BATCH_SIZE = 512
-"""Questions a forward pass."""
+"""Questions per forward pass."""
 
 
 @dataclass(eq=False)
 class BiographyJob:
-    """The questions of a gen-bios folder on some people, to be asked of checkpoints; a `Job`.
+    """A `Job` that measures biography accuracy on the questions of a gen-bios folder.
 
-    people: "A:B", None for all. Its numbers are those of `BiographyAccuracy`, under the task "bios:A:B" or "bios:all".
+    people: "A:B", None for all. The measurements are those of `BiographyAccuracy`, with the task "bios:A:B" or
+    "bios:all".
     """
 
     folder: Path
@@ -37,7 +38,7 @@ class BiographyJob:
     spread: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        """Raises RequestError for a folder that is none and for people whom it lacks."""
+        """Raises RequestError if the folder is not a gen-bios folder or lacks these people."""
         try:
             self._chosen = None if self.people is None else parse_people(self.people)
         except ValueError as error:
@@ -50,13 +51,13 @@ class BiographyJob:
         return f"bios:{self.people or 'all'}"
 
     def prepare(self, targets: Sequence[Target]) -> None:
-        """The folder is there, as the constructor has seen."""
+        """Nothing to do: the constructor has checked the folder."""
 
     def done(self, result: Result, target: Target, seed: int) -> bool:
         return any((m.task_version, m.dtype) == (self._version, target.dtype) for m in result.find(self.label))
 
     def run(self, subject: Subject, advance: Advance) -> Outcome:
-        """Ask all questions, first for their first token and then for the whole answer."""
+        """Score the first token of all answers, then whole answers."""
         begun = time.perf_counter()
         batch_size = subject.batch_size or DEFAULT_BATCH_SIZE
         questions = read_questions(self.folder, self._chosen)
@@ -90,7 +91,7 @@ class BiographyJob:
 
 @dataclass(frozen=True)
 class Scores:
-    """What one question was worth: hard 0 or 1, soft a probability, preserved 0 or 1 (None without a router)."""
+    """The scores of one question. hard: 0 or 1. soft: a probability. preserved: 0 or 1, None without a router."""
 
     attribute: str
     hard: float
@@ -99,7 +100,7 @@ class Scores:
 
 
 class BiographyAccuracy:
-    """The questions on some people, tokenised once, to be asked of a model as often as wanted."""
+    """Questions on people, tokenised once, to be scored with a model any number of times."""
 
     def __init__(self, questions: Sequence[Question], tokenizer: Any, *, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
         """batch_size: questions a forward pass; those of one length go together, so nothing is padded."""
@@ -116,9 +117,12 @@ class BiographyAccuracy:
         ]
 
     def first_token(self, model: Any) -> list[Metric]:
-        """Hard and soft first-token accuracy, teacher forced: whether arg-max is the answer's first token, and its
-        probability. The mean over all questions, then by attribute; under a router also `routed`, the share of
-        answers' first tokens that took the preserve branch."""
+        """Hard and soft first-token accuracy, teacher forced.
+
+        hard: whether the arg-max is the answer's first token. soft: that token's probability. Each is given as the mean
+        over all questions, then by attribute. A router adds `routed`, the share of first tokens of answers that took
+        the preserve branch.
+        """
         scores = []
         with evaluating(model):
             for batch, prompts in self._prompts(model):
@@ -135,8 +139,7 @@ class BiographyAccuracy:
         return metrics + ([_mean("routed", routed)] if routed else [])
 
     def exact_match(self, model: Any) -> list[Metric]:
-        """The share of questions whose whole answer greedy generation gives, end-of-text included; mean and by
-        attribute."""
+        """The share of questions whose whole answer, end-of-text included, greedy decoding gives; also by attribute."""
         matches: list[tuple[str, float]] = []
         with evaluating(model):
             for batch, prompts in self._prompts(model):
@@ -160,7 +163,7 @@ class BiographyAccuracy:
         return [_mean("exact", [match for _, match in matches]), *by_attribute]
 
     def _prompts(self, model: Any) -> Iterator[tuple[list[tuple[str, list[int], list[int]]], torch.Tensor]]:
-        """Batches with their prompts (batch, length) on the model's device."""
+        """Batches, and their prompts (batch, length) on the model's device."""
         device = next(model.parameters()).device
         for batch in self._batches:
             yield batch, torch.tensor([prompt for _, prompt, _ in batch], device=device)

@@ -1,4 +1,4 @@
-"""The harness's tasks by name: which there are and what their definitions say, without indexing all 14,000 files."""
+"""The harness's tasks by name and their definitions, without indexing all 14,000 files."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ NAME = re.compile(r"^[\"']?(?:task|group)[\"']?:[ \t]*[\"']?([^\s\"'#\[]+)", re.
 """A task's or group's name in a task file."""
 UNUSABLE = {
     "unsafe_code": "runs code that the model writes, which scale eval does not do",
-    "doc_to_image": "shows pictures, and the models here read text",
-    "doc_to_audio": "plays sound, and the models here read text",
+    "doc_to_image": "needs images, and these models read only text",
+    "doc_to_audio": "needs audio, and these models read only text",
 }
-"""Keys of a task's definition for which it cannot be run here, and why."""
+"""Keys of a task's definition that make the task unusable here, with the reason."""
 
 Config = Mapping[str, Any]
 Weighting = Literal["micro", "macro"]
-"""How a group's number is the mean of its subtasks': "micro" over items, "macro" over subtasks."""
+"""The weights in a group's mean over its subtasks: "micro" by items, "macro" equal."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A single task, alone or in a group, as its definition has it.
+    """The definition of a single task, alone or in a group.
 
-    num_fewshot: None if it does not say. data: path and name of its data set, None if it makes its own.
-    metrics, filters, data, output_type: None if the task is a Python class, which does not say.
+    num_fewshot: None if not defined. data: path and name of its dataset, None if the task generates its own.
+    metrics, filters, data, output_type: None if the task is a Python class, which does not declare them.
     """
 
     task: str
@@ -56,10 +56,10 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Definition:
-    """What the files say of a task, or of a group with a number of its own.
+    """The definition of a task, or of a group with a score of its own.
 
-    version: the group's, for a group. leaves: its tasks; for a task, itself.
-    metrics: the numbers that it has, None if only running it shows. weights: of a group, by metric; None for a task.
+    version: of the task or group. leaves: the tasks of a group, or the task itself.
+    metrics: names of its metrics, None if unknown before it runs. weights: of a group, by metric; None for a task.
     """
 
     version: str | None
@@ -70,11 +70,12 @@ class Definition:
 
 @cache
 def task_manager(names: tuple[str, ...], include_path: Path | None) -> Any:
-    """The harness's task manager with an index of these names and of all that belongs to them.
+    """The harness's task manager with an index of these names and their members.
 
-    Indexing everything takes 20 seconds, so only the folders in which the names are defined are indexed, and everything
-    if that is not enough. include_path: a folder with more task files, which win over the harness's.
-    Raises RequestError for a name that does not exist.
+    Indexing everything takes 20 seconds. Therefore only the folders that define the names are indexed first, and
+    everything only if that is not enough.
+    include_path: a folder with more task files, which override the harness's.
+    Raises RequestError for an unknown name.
     """
     own = [] if include_path is None else [include_path]
     with quiet():
@@ -83,21 +84,21 @@ def task_manager(names: tuple[str, ...], include_path: Path | None) -> Any:
             return manager
         known = manager.task_index.keys()
         folders = {task_folders()[name] for name in names if name not in known and name in task_folders()}
-        # Of two definitions the harness takes the first folder's; of several paths it takes the last one's.
+        # The first folder wins between two definitions in one path, the last path wins between several.
         manager = TaskManager(include_path=[*sorted(folders, reverse=True), *own], include_defaults=False)
         if _is_closed(manager, names):
             return manager
         for name in names:
             if name not in manager.task_index and not _is_mentioned(name):
                 near = difflib.get_close_matches(name, {*known, *task_folders()}, n=3, cutoff=0.7)
-                hint = f"did you mean {' or '.join(near)}?" if near else "list what there is with: lm_eval ls tasks"
+                hint = f"did you mean {' or '.join(near)}?" if near else "list all with: lm_eval ls tasks"
                 raise RequestError(f"{name}: the harness has no such task; {hint}")
         return TaskManager(include_path=own)
 
 
 @cache
 def task_folders() -> dict[str, Path]:
-    """The folder right below the harness's tasks in which each of its tasks and groups is defined."""
+    """The top-level folder of the harness's tasks that defines each task and group."""
     folders: dict[str, Path] = {}
     for file in sorted(TASKS.glob("**/*.yaml"), key=lambda path: path.as_posix()):
         for name in NAME.findall(file.read_text(encoding="utf-8", errors="replace")):
@@ -106,44 +107,46 @@ def task_folders() -> dict[str, Path]:
 
 
 def members(manager: Any, name: str) -> list[str]:
-    """The tasks, and groups with a number of their own, that a name stands for."""
+    """The tasks, and groups with a score of their own, that a name refers to."""
     entry = manager.task_index[name]
     if entry.kind is Kind.TAG:
         return [member for tagged in sorted(entry.tags) for member in members(manager, tagged)]
     if entry.kind is Kind.GROUP and not entry.cfg.get("aggregate_metric_list"):
         names = [_name_of(member) for member in _members_of(entry)]
         if not all(isinstance(member, str) for member in _members_of(entry)):
-            raise RequestError(f"{name}: it has no number of its own; name its tasks: {', '.join(map(str, names))}")
+            raise RequestError(f"{name}: it has no score of its own; name its tasks: {', '.join(map(str, names))}")
         return [member for inner in _members_of(entry) for member in members(manager, inner)]
     return [name]
 
 
 def definition(manager: Any, name: str) -> Definition:
-    """The definition of a task or of a group with a number of its own. RequestError if it cannot be run here."""
+    """The definition of a task or of a group with a score of its own. RequestError if it cannot be run here."""
     entry = manager.task_index[name]
     leaves = tuple(_leaves(manager.task_index, entry, {}))
     if entry.kind is not Kind.GROUP:
         return Definition(leaves[0].version, leaves, leaves[0].metrics)
     group = Group.from_config({key: value for key, value in entry.cfg.items() if key in GROUP_FIELD_NAMES})
     aggregated = group.aggregate_metric_list or []
-    weights: dict[str, Weighting] = {of.metric: "micro" if of.weight_by_size else "macro" for of in aggregated}
+    weights: dict[str, Weighting] = {
+        metric.metric: "micro" if metric.weight_by_size else "macro" for metric in aggregated
+    }
     return Definition(version(group.version), leaves, tuple(weights), weights)
 
 
-def version(stated: Any) -> str | None:
+def version(value: Any) -> str | None:
     """A task's version as text, None for the harness's "N/A"."""
-    return None if stated in (None, "N/A") else str(stated)
+    return None if value in (None, "N/A") else str(value)
 
 
 def _is_mentioned(name: str) -> bool:
-    """Whether this word stands in a file of the harness's tasks, as in one that gives tasks a tag."""
+    """Whether a file of the harness's tasks contains this word, for example as a tag."""
     word = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
     files = (file for file in TASKS.glob("**/*yaml") if file.is_file())
     return any(word.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
 
 
 def _is_closed(manager: Any, names: Iterable[str]) -> bool:
-    """Whether the manager's index has these names and all members of the groups among them."""
+    """Whether the manager's index contains these names and all members of the groups among them."""
     index = manager.task_index
     return all(
         name in index
@@ -156,13 +159,13 @@ def _is_closed(manager: Any, names: Iterable[str]) -> bool:
 
 
 def _members_of(entry: Any) -> list[Any]:
-    """The members of a group, as its file has them: names, or definitions that change a task or make one."""
+    """The members of a group as its file lists them: names, or definitions that change or create a task."""
     listed = entry.cfg.get("task") or []
     return [listed] if isinstance(listed, str) else listed
 
 
 def _name_of(member: Any) -> str | None:
-    """The name that a group's member refers to; None for a member that is defined in the group itself."""
+    """The name that a group's member refers to, None for a member that is defined in the group itself."""
     if isinstance(member, str):
         return member
     return None if isinstance(member.get("task"), list) or "dataset_path" in member else _named(member)
@@ -173,7 +176,7 @@ def _named(member: Config) -> str:
 
 
 def _leaves(index: Mapping[str, Any], entry: Any, overrides: Config) -> Iterator[Leaf]:
-    """The tasks of an entry with the changes that its groups make, found as the harness's own factory finds them."""
+    """The tasks of an entry with the changes of its groups, resolved as the harness's own factory does."""
     if entry.kind is Kind.TAG:
         for name in sorted(entry.tags):
             yield from _leaves(index, index[name], overrides)
@@ -195,10 +198,10 @@ def _leaf(entry: Any, config: Config) -> Leaf:
     for key, reason in UNUSABLE.items():
         if config.get(key):
             raise RequestError(f"{entry.name} {reason}; choose another task")
-    if entry.kind is Kind.PY_TASK:  # only the class knows
+    if entry.kind is Kind.PY_TASK:  # declared in the class
         task_class = load_yaml(entry.yaml_path, resolve_func=True)["class"]
-        stated = (config.get("metadata") or {}).get("version", task_class.VERSION)
-        return Leaf(entry.name, version(stated), config.get("num_fewshot"), None, None, None, None)
+        declared = (config.get("metadata") or {}).get("version", task_class.VERSION)
+        return Leaf(entry.name, version(declared), config.get("num_fewshot"), None, None, None, None)
     listed = config.get("metric_list") or [{"metric": name} for name in DEFAULT_METRIC_REGISTRY[config["output_type"]]]
     return Leaf(
         task=entry.name,

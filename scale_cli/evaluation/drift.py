@@ -1,6 +1,6 @@
-"""How far a checkpoint has moved from its base: hidden states and predictions on the same texts, and weights.
+"""The drift of a checkpoint from its base: hidden states and predictions on the same texts, and weights.
 
-The measures of SCALE's Figs. 4 and 7 (arXiv 2511.03270), per layer as well, and how the predictions differ.
+These are the measures of SCALE's Figs. 4 and 7 (arXiv 2511.03270), also by layer, and differences of predictions.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ DEFAULT_TOKENS = 65_536
 
 @dataclass(frozen=True)
 class BasePlan:
-    """With what a checkpoint is compared, known before anything is loaded.
+    """The base that a checkpoint is compared with, determined before anything is loaded.
 
-    source: the checkpoint that the base is taken from.
-    checkpoint: the same, None where it is the model itself, of which the base is the half that widening froze.
-    version: tells this base from another.
+    source: the checkpoint that contains the base.
+    checkpoint: the same, described; None if the base is the frozen half of the widened model itself.
+    version: identifies the base.
     """
 
     source: str
@@ -45,7 +45,7 @@ class BasePlan:
     version: str
 
     def load(self, subject: Subject) -> Any:
-        """The base's model, in the subject's dtype on its device; without the layers that deepening added."""
+        """The base's model in the subject's dtype, on its device, without layers that deepening added."""
         if self.checkpoint is None:
             return subject.model.base
         model = load_model(self.checkpoint, dtype=DTYPES[subject.target.dtype])
@@ -53,18 +53,18 @@ class BasePlan:
 
 
 def plan_base(checkpoint: Checkpoint, given: str | None) -> BasePlan:
-    """The base of a checkpoint: `given`, or None for its own.
+    """The base of a checkpoint: `given`, or None for the checkpoint's own.
 
-    Its own is the half of a widened model that never trains, the old layers of a deepened one, and what a run that
-    trained a part of a plain model began with.
-    Raises RequestError where it has none, or where the one given has other sizes.
+    The own base is the frozen half of a widened model, the old layers of a deepened one, or the checkpoint from which a
+    run that trained a part of a plain model started.
+    Raises RequestError if there is no own base, or if the given one has other sizes.
     """
     sizes = _sizes(checkpoint)
     if given is not None:
         base = describe(given)
         if _sizes(base) != sizes:
             raise RequestError(
-                f"--base {given} has {_listed(_sizes(base))}, and {checkpoint.source}, without what was added, has "
+                f"--base {given} has {_listed(_sizes(base))}, and {checkpoint.source}, without added parts, has "
                 f"{_listed(sizes)}; give the checkpoint it was made from"
             )
         return BasePlan(given, base, f"base-{fingerprint(base)[:12]}")
@@ -82,7 +82,7 @@ def plan_base(checkpoint: Checkpoint, given: str | None) -> BasePlan:
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint and its base have in common. RequestError for a model whose layers we cannot find."""
+    """The sizes that a checkpoint and its base share. RequestError for a model of an unknown family."""
     config = config_of(checkpoint)
     own = config.build_base_config() if isinstance(config, ScaleConfig) else config
     try:
@@ -102,7 +102,7 @@ def _listed(sizes: dict[str, Any]) -> str:
 
 
 def without_layers(model: Any, layers: Sequence[int]) -> Any:
-    """The model with these decoder layers taken out, in place."""
+    """Remove these decoder layers from the model, in place."""
     if layers:
         family, config = family_of(model.config.model_type), model.config
         kept = [i for i in range(config.num_hidden_layers) if i not in layers]
@@ -116,10 +116,10 @@ def without_layers(model: Any, layers: Sequence[int]) -> Any:
 
 @dataclass(eq=False)
 class DriftJob:
-    """The drift of checkpoints from their base; a `Job`.
+    """A `Job` that measures the drift of checkpoints from their base.
 
-    corpora: on the first `tokens` of each of them both models are compared, in windows that do not overlap.
-    base: the checkpoint to compare with, None for each one's own.
+    corpora: texts on which both models are compared: the first `tokens` of each, in windows that do not overlap.
+    base: the checkpoint to compare with, None for each checkpoint's own base.
     """
 
     corpora: Sequence[Corpus]
@@ -135,11 +135,11 @@ class DriftJob:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks of its numbers in results."""
+        """The tasks of its measurements in results."""
         return [*map(self.task, self.corpora), self.label]
 
     def prepare(self, targets: Sequence[Target]) -> None:
-        """Raise RequestError for a checkpoint whose base is not known or of other sizes, and for windows it lacks."""
+        """Raise RequestError if a checkpoint's base is unknown or has other sizes, or if windows exceed its length."""
         for target in targets:
             plan_base(target.checkpoint, self.base)
             if self.corpora:
@@ -162,27 +162,27 @@ class DriftJob:
         return Outcome(measurements)
 
     def task(self, corpus: Corpus) -> str:
-        """What results call the drift on a corpus; that of weights is `label` alone."""
+        """The task in results of the drift on a corpus. The drift of weights has the task `label`."""
         return f"{self.label}:{corpus.name}"
 
     def version(self, plan: BasePlan, corpus: Corpus, config: Any) -> str:
-        """What numbers share that may be compared: base and texts, and what a model of this config sees of them."""
+        """The version of measurements that may be compared: same base, same texts, same windows for this config."""
         length, _ = self.options.resolve(config)
         return f"{plan.version}-{self.options.packing}-{length}-{self.tokens}-{corpus.sha256[:12]}"
 
     def measure(
         self, subject: Subject, base: Any, plan: BasePlan, corpus: Corpus, advance: Advance = lambda **steps: None
     ) -> list[Measurement]:
-        """The cosine of hidden states, the divergence of predictions, and how often they agree, with standard errors.
+        """Cosine of hidden states, divergence and agreement of predictions, with standard errors.
 
-        base: as `plan` loads it. advance: called with windows `done` and the `total` of them.
-        cosine: of the last hidden state, behind the final norm, its original half where the model is widened. Its
-            details hold `by_layer`: after the embedding, after each layer of the base but the last, and this one again.
-            New layers of a deepened model have no partner; what they do is seen behind the next layer.
-        kl: KL(base || model) of the next token, in nats. agreement: the share of tokens at which both find the same one
-            most probable.
-        All are means over the positions from which a token of the texts is predicted, with documents as the units of
-        the standard errors. `hidden_states_equal` in the details: whether all states compared are bitwise equal.
+        base: as `plan` loads it. advance: called with the number of windows `done` and their `total`.
+        cosine: of the last hidden state, after the final norm; of a widened model its original half. Its details hold
+            `by_layer`: after the embedding, after each layer of the base but the last, and the last state again. New
+            layers of a deepened model have no partner; their effect appears after the next layer.
+        kl: KL(base || model) of the next token, in nats. agreement: the share of tokens for which both models have the
+            same most probable token.
+        All are means over the positions from which a token of the texts is predicted. Documents are the units of the
+        standard errors. `hidden_states_equal` in the details: whether all compared states are bitwise equal.
         """
         begun = time.perf_counter()
         length, _ = self.options.resolve(subject.model.config)
@@ -196,7 +196,7 @@ class DriftJob:
         )
         rows = subject.batch_size or rows_for(subject.model, length)
         partners = layer_partners(subject.model, subject.target.checkpoint.new_layers)
-        found = compare(base, subject.model, partners, windows, rows, advance)
+        comparison = compare(base, subject.model, partners, windows, rows, advance)
         seconds = time.perf_counter() - begun
         counts = windows.lengths
         details = {
@@ -206,13 +206,13 @@ class DriftJob:
             "tokens": int(counts.sum()),
             "length": length,
             "packing": self.options.packing,
-            "hidden_states_equal": found.equal,
+            "hidden_states_equal": comparison.equal,
         }
-        by_layer = {"by_layer": [ratio(sums, counts)[0] for sums in found.cosines]}
+        by_layer = {"by_layer": [ratio(sums, counts)[0] for sums in comparison.cosines]}
         numbers: list[tuple[str, np.ndarray, bool, dict[str, Any]]] = [
-            ("cosine", found.cosines[-1], True, by_layer),
-            ("kl", found.divergences, False, {}),
-            ("agreement", found.agreements, True, {}),
+            ("cosine", comparison.cosines[-1], True, by_layer),
+            ("kl", comparison.divergences, False, {}),
+            ("agreement", comparison.agreements, True, {}),
         ]
         return [
             Measurement(
@@ -227,7 +227,7 @@ class DriftJob:
                 seconds=seconds,
                 task_version=self.version(plan, corpus, subject.model.config),
                 limit=corpus.limit,
-                routed=float(found.preserved.sum() / counts.sum()) if subject.has_router else None,
+                routed=float(comparison.preserved.sum() / counts.sum()) if subject.has_router else None,
                 details=details | more,
             )
             for metric, sums, higher, more in numbers
@@ -235,7 +235,7 @@ class DriftJob:
         ]
 
 
-# -- what texts show -----------------------------------------------------------------------------------------------
+# -- on texts ------------------------------------------------------------------------------------------------------
 
 
 class Comparison(NamedTuple):
@@ -262,60 +262,59 @@ def compare(
     rows: int,
     advance: Advance = lambda **steps: None,
 ) -> Comparison:
-    """Both models over all windows, `rows` in a forward pass.
+    """Compare both models on all windows, `rows` per forward pass.
 
-    partners: the hidden states to compare, each by its indices in what the base and what the model puts out.
+    partners: pairs of hidden states to compare, as indices into the base's and the model's `hidden_states`.
     """
     cosines = [windows.sums() for _ in partners]
     divergences, agreements, preserved = windows.sums(), windows.sums(), windows.sums()
     unequal = torch.zeros(1)
     for batch in windows.batches(rows, model.device, advance):
-        theirs, ours = (batch.forward(which, output_hidden_states=True) for which in (base, model))
+        base_output, output = (batch.forward(which, output_hidden_states=True) for which in (base, model))
         owners = batch.owners.cpu()
-        for sums, (theirs_at, ours_at) in zip(cosines, partners, strict=True):
-            x, y = theirs.hidden_states[theirs_at], ours.hidden_states[ours_at]
+        for sums, (base_index, index) in zip(cosines, partners, strict=True):
+            x, y = base_output.hidden_states[base_index], output.hidden_states[index]
             unequal += not torch.equal(x, y)
             x, y = batch.rows_of(x), batch.rows_of(y)
             for chunk in batch.chunks():
-                at = batch.positions[chunk]
-                sums.index_add_(0, owners[chunk], cosine(x[at], y[at]).cpu())
-        p, q = batch.rows_of(theirs.logits), batch.rows_of(ours.logits)
+                positions = batch.positions[chunk]
+                sums.index_add_(0, owners[chunk], cosine(x[positions], y[positions]).cpu())
+        p, q = batch.rows_of(base_output.logits), batch.rows_of(output.logits)
         for chunk in batch.chunks():
-            at = batch.positions[chunk]
-            divergence, same = divergence_and_agreement(p[at], q[at])
+            positions = batch.positions[chunk]
+            divergence, same = divergence_and_agreement(p[positions], q[positions])
             divergences.index_add_(0, owners[chunk], divergence.double().cpu())
             agreements.index_add_(0, owners[chunk], same.double().cpu())
-        if getattr(ours, "preserved", None) is not None:
-            preserved.index_add_(0, owners, batch.rows_of(ours.preserved)[batch.positions].double().cpu())
-    of_all: Callable[[Tensor], np.ndarray] = lambda sums: sum_over_processes(sums, model.device)  # noqa: E731
+        if getattr(output, "preserved", None) is not None:
+            preserved.index_add_(0, owners, batch.rows_of(output.preserved)[batch.positions].double().cpu())
+    over_processes: Callable[[Tensor], np.ndarray] = lambda sums: sum_over_processes(sums, model.device)  # noqa: E731
     return Comparison(
-        cosines=[of_all(sums) for sums in cosines],
-        divergences=of_all(divergences),
-        agreements=of_all(agreements),
-        preserved=of_all(preserved),
-        equal=not of_all(unequal).any(),
+        cosines=[over_processes(sums) for sums in cosines],
+        divergences=over_processes(divergences),
+        agreements=over_processes(agreements),
+        preserved=over_processes(preserved),
+        equal=not over_processes(unequal).any(),
     )
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
-    """The cosine between x and y (n, features) in float64, (n,); of equal vectors it is 1 and not nearly so."""
+    """The cosine between x and y (n, features) in float64, (n,). For equal vectors it is exactly 1."""
     x, y = x.double(), y.double()
-    # One root of the product, not a product of roots: the root of a square is exact.
+    # The root of the product, because the root of a square is exact and a product of two roots is not.
     return (x * y).sum(-1) / ((x * x).sum(-1) * (y * y).sum(-1)).sqrt()
 
 
 def divergence_and_agreement(base: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(base || model) in nats and whether the arg-max is the same, (n,) each, from logits (n, vocabulary)."""
+    """KL(base || model) in nats and whether the arg-max is equal, (n,) each, from logits (n, vocabulary)."""
     p, q = (functional.log_softmax(t.to(torch.promote_types(t.dtype, torch.float32)), dim=-1) for t in (base, model))
     divergence = functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
     return divergence, base.argmax(-1) == model.argmax(-1)
 
 
 def layer_partners(model: Any, new_layers: Sequence[int]) -> list[tuple[int, int]]:
-    """The hidden states of base and model that belong together, by their indices in what both put out.
+    """Pairs of corresponding hidden states, as indices into the base's and the model's `hidden_states`.
 
-    For the L layers of the base these are L + 1: after the embedding, after every layer but the last, and after the
-    final norm.
+    A base of L layers has L + 1 pairs: after the embedding, after every layer but the last, and after the final norm.
     """
     count = model.config.num_hidden_layers
     old = [layer for layer in range(count) if layer not in new_layers]
@@ -323,11 +322,11 @@ def layer_partners(model: Any, new_layers: Sequence[int]) -> list[tuple[int, int
     return [(0, 0), *middle, (len(old), count)]
 
 
-# -- what weights show ---------------------------------------------------------------------------------------------
+# -- of weights ----------------------------------------------------------------------------------------------------
 
 
 class MapNorm(NamedTuple):
-    """A norm that belongs to one linear map: of what, the map's layer, its name there, and its module."""
+    """A norm of one linear map. metric: kind of norm. layer, name, module: of the map."""
 
     metric: str
     layer: int
@@ -337,13 +336,13 @@ class MapNorm(NamedTuple):
 
 
 def measure_weights(subject: Subject, base: Any, plan: BasePlan) -> list[Measurement]:
-    """Mean norms of what was added and of what has changed, of attention and feed-forward apart.
+    """Mean norms of added and of changed weights, separately for attention and feed-forward.
 
-    Norms are Frobenius norms of the weights of single linear maps, their means go over the maps of all layers; details
-    hold the mean of each of `layers`, and that of each map's name (q, k, v, o, gate, up, down, qkv where it is fused).
-    Of a widened model: w12_norm, w21_norm and w22_norm, and expansion_norm, of the three together; a W12 that is not
-    there is zero. Of a deepened one: expansion_norm, of the maps of new layers. Of any but a widened one:
-    weight_change, of the difference to the base, in the layers that both have.
+    Each norm is the Frobenius norm of one linear map's weight. The mean is over the maps of all layers; details hold
+    the mean of each of `layers`, and of each map's name (q, k, v, o, gate, up, down, or qkv if fused).
+    Metrics of a widened model: w12_norm, w21_norm, w22_norm, and expansion_norm for the three together; a missing W12
+    counts as zero. Of a deepened model: expansion_norm, of the maps of new layers. Of every model that is not widened:
+    weight_change, the norm of the difference to the base, in the layers that both have.
     """
     begun = time.perf_counter()
     checkpoint = subject.target.checkpoint
@@ -371,14 +370,14 @@ def measure_weights(subject: Subject, base: Any, plan: BasePlan) -> list[Measure
                 "by_map": {name: _mean(part) for name, part in _grouped(group, "name")},
             },
         )
-        for metric, of_metric in _grouped(norms, "metric")
-        for module, group in _grouped(of_metric, "module")
+        for metric, norms_of_metric in _grouped(norms, "metric")
+        for module, group in _grouped(norms_of_metric, "module")
     ]
 
 
 @torch.inference_mode()
 def expansion_norms(model: ScaleForCausalLM) -> Iterator[MapNorm]:
-    """Of every map of a widened model the norms of W12, W21 and W22, and that of the three together."""
+    """The norms of W12, W21 and W22, and of the three together, for every map of a widened model."""
     for index, layer in enumerate(model.expansion.layers):
         for role in ROLES:
             linear = getattr(layer, role, None)
@@ -391,7 +390,7 @@ def expansion_norms(model: ScaleForCausalLM) -> Iterator[MapNorm]:
 
 @torch.inference_mode()
 def layer_norms(model: Any, new_layers: Sequence[int], base: Any) -> Iterator[MapNorm]:
-    """Of every map in a new layer its norm, and of every other map that of its difference to the base's."""
+    """The norm of every map in a new layer, and of every other map's difference to the base's map."""
     base = base.base if isinstance(base, ScaleForCausalLM) else base
     family = family_of(model.config.model_type)
     roles = {path: role for role in reversed(ROLES) if (path := family.path(role)) is not None}
@@ -416,7 +415,7 @@ def _mean(norms: Sequence[MapNorm]) -> float:
 
 
 def _grouped(norms: Sequence[MapNorm], by: str) -> list[tuple[Any, list[MapNorm]]]:
-    """The norms by a field's value, in the order in which the values come."""
+    """The norms grouped by a field's value, in order of first occurrence."""
     groups: dict[Any, list[MapNorm]] = defaultdict(list)
     for norm in norms:
         groups[getattr(norm, by)].append(norm)

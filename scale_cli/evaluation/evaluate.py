@@ -1,4 +1,4 @@
-"""Measuring any checkpoint: what was asked for, one thing at a time, so that what is done is done."""
+"""Measuring checkpoints: runs one job at a time and saves after each, so that an interrupted call can continue."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from scale_cli.results.result import Items, Measurement, Result, read_result
 DEFAULT_SEED = 1234
 """The harness's own seed of the few-shot examples."""
 JOINING = datetime.timedelta(weeks=52)
-"""How long a process waits for the others: for ever, as the harness does."""
+"""Timeout of a process that waits for the others: practically unlimited, as in the harness."""
 
 Advance = Callable[..., None]
-"""Moves a progress display on: `advance(done=3, total=10)`."""
+"""Updates a progress display: `advance(done=3, total=10)`."""
 
 
 class Progress(Protocol):
-    """Shows one piece of work: its label, and its steps in all where they are known."""
+    """Displays the progress of one job. total: number of steps, None if unknown."""
 
     def __call__(self, label: str, total: int | None) -> AbstractContextManager[Advance]: ...
 
@@ -39,7 +39,7 @@ def _no_progress(label: str, total: int | None) -> Any:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job has measured. items: the scores of single items, where there are any."""
+    """The measurements of a job. items: scores of single items, if there are any."""
 
     measurements: Sequence[Measurement]
     items: Sequence[Items] = ()
@@ -47,7 +47,7 @@ class Outcome:
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """The model in eval mode and no gradients meanwhile."""
+    """Put the model in eval mode without gradients for the duration of the block."""
     was_training = model.training
     model.eval()
     try:
@@ -58,9 +58,9 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 class Job(Protocol):
-    """One thing to measure on each checkpoint.
+    """A measurement to make on each checkpoint.
 
-    label: what progress calls it. spread: several processes share its work; else the first one does it alone.
+    label: its name in progress displays. spread: whether all processes share its work, or the first runs it alone.
     """
 
     @property
@@ -70,13 +70,13 @@ class Job(Protocol):
     def spread(self) -> bool: ...
 
     def prepare(self, targets: Sequence[Target]) -> None:
-        """Raise RequestError for whatever it lacks to be run on these targets. Called before a model loads."""
+        """Raise RequestError if the job cannot run on these targets. Called before a model is loaded."""
 
     def done(self, result: Result, target: Target, seed: int) -> bool:
-        """Whether the result of this target holds what the job would measure."""
+        """Whether the result of this target already holds the job's measurements."""
 
     def run(self, subject: Subject, advance: Advance) -> Outcome:
-        """Measure. In all processes but the first the outcome is not looked at."""
+        """Measure. Only the first process's outcome is used."""
 
 
 def evaluate(
@@ -91,34 +91,34 @@ def evaluate(
     say: Callable[[str], None] = lambda line: None,
     progress: Progress = _no_progress,
 ) -> list[Result]:
-    """Measure checkpoints, and give for each what it has measured, what was there already included.
+    """Measure checkpoints. Returns one result per checkpoint, with earlier measurements in `out` included.
 
     sources: checkpoints of any kind, or LABEL=CHECKPOINT.
-    out: folder for the results, written after every job; what it holds already is not measured again.
-    dtype: of the weights, a name of `DTYPES`; None: bfloat16 on a GPU, and on a CPU that in which they are stored.
-    batch_size: None for "as many as fit". seed: of the few-shot examples and of whatever else is drawn.
-    command: that this was asked with. say: told what is skipped. progress: shows each job.
-    Started by `accelerate launch` or torchrun, all processes share the work and the first one writes.
-    Raises RequestError for what is missing or does not fit together, as far as it can be seen before a model loads.
+    out: folder of the results, written after every job. Measurements that it already holds are not repeated.
+    dtype: of the weights, a name of `DTYPES`; None takes bfloat16 on a GPU and the stored dtype on a CPU.
+    batch_size: None for "as many as fit". seed: of few-shot examples and everything else that is random.
+    command: the command to record. say: called with messages on skipped jobs. progress: displays each job.
+    Under `accelerate launch` or torchrun all processes share the work and the first one writes.
+    Raises RequestError for missing or contradictory inputs, before a model is loaded if possible.
     """
     from accelerate import PartialState
 
     _check(batch_size=batch_size, dtype=dtype, seed=seed, out=out)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=JOINING)
     first = state.is_main_process
-    found = targets(sources, dtype=dtype, device=state.device)
-    results = [_begun(target, out, command) for target in found]
+    described = targets(sources, dtype=dtype, device=state.device)
+    results = [_begun(target, out, command) for target in described]
     missing = [
         [job for job in jobs if result is None or not job.done(result, target, seed)]
-        for target, result in zip(found, results, strict=True)
+        for target, result in zip(described, results, strict=True)
     ]
     for job in jobs:
-        if without := [target for target, wanted in zip(found, missing, strict=True) if job in wanted]:
+        if affected := [target for target, wanted in zip(described, missing, strict=True) if job in wanted]:
             with state.main_process_first():
-                job.prepare(without)
-    state.wait_for_everyone()  # none writes before all have looked
+                job.prepare(affected)
+    state.wait_for_everyone()  # no process writes before all have read
     finished = []
-    for target, before, wanted in zip(found, results, missing, strict=True):
+    for target, before, wanted in zip(described, results, missing, strict=True):
         result = before
         if len(wanted) < len(jobs) and first:
             say(f"{target.label}: {len(jobs) - len(wanted)} of {len(jobs)} are in {out} already")
@@ -151,13 +151,13 @@ def _check(*, batch_size: int | None, dtype: str | None, seed: int, out: Path | 
     if not 0 <= seed < 2**32:
         raise RequestError(f"--seed {seed}: 0 to 2^32 - 1")
     if out is not None:
-        there = next(path for path in (out, *out.absolute().parents) if path.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise RequestError(f"--out {out}: {there} is no folder that can be written to; choose another")
+        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise RequestError(f"--out {out}: {existing} is not a writable folder; choose another")
 
 
 def _begun(target: Target, out: Path | None, command: str) -> Result | None:
-    """What an earlier call has left of this target in `out`."""
+    """The result of an earlier call for this target in `out`."""
     if out is None:
         return None
     result = read_result(out / target.label)
@@ -170,12 +170,12 @@ def _begun(target: Target, out: Path | None, command: str) -> Result | None:
 
 
 def _keep(result: Result, outcome: Outcome, target: Target, out: Path | None) -> Result:
-    """The result with a job's outcome in it, written where it is to be."""
+    """The result with a job's outcome added, saved in `out`."""
     result = result.adding(outcome.measurements)
     if out is None:
         return result
     try:
-        for items in outcome.items:  # first, so that a measurement that is there has its items
+        for items in outcome.items:  # first, so that every saved measurement has its items
             items.save(out / target.label)
         return result.save(out / target.label)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Tasks of the harness (lm-evaluation-harness), run by its own `simple_evaluate` on our loaded model.
 
-Prompts, requests, scores, aggregation and standard errors are the harness's. Added around it: the name of what
-is missing before a model loads, progress, and the share of scored tokens that a router sent to the preserve branch.
+Prompts, requests, scores, aggregation and standard errors are the harness's. This module adds checks before a model is
+loaded, progress, and the share of scored tokens that a router sent to the preserve branch.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from scale_cli.evaluation.suites import Suite, SuiteTask
 from scale_cli.results.result import Items, Measurement, Result
 
 MOST_ROWS = 64
-"""The harness's own bound of the batch size that it looks for."""
+"""The harness's own limit for automatic batch sizes."""
 
 
 @dataclass
 class HarnessTask:
-    """A task or group of the harness, to be run on checkpoints; a `Job`.
+    """A `Job` that runs a task or group of the harness.
 
-    name: the harness's. include_path: a folder with task files of one's own.
-    num_fewshot, limit: as requested; None: its own, and all items.
+    name: the harness's. include_path: a folder with the user's own task files.
+    num_fewshot: as requested, None for the task's own. limit: number of items, None for all.
     """
 
     name: str
@@ -59,17 +59,17 @@ class HarnessTask:
 
     @cached_property
     def shots(self) -> int | None:
-        """The examples that each of its tasks will show, None where they differ."""
-        return _one({_shots(leaf.num_fewshot, self.num_fewshot) for leaf in self.defined.leaves})
+        """The number of few-shot examples of its tasks, None if it differs between them."""
+        return _only({_shots(leaf.num_fewshot, self.num_fewshot) for leaf in self.defined.leaves})
 
     @property
     def file(self) -> Path | None:
-        """The file in which it is defined."""
+        """The file that defines it."""
         path: Path | None = self.manager.task_index[self.name].yaml_path
         return path
 
     def prepare(self, targets: Sequence[Target]) -> None:
-        """Load its data sets, from the cache or from the hub. Raises RequestError where there is one that does not."""
+        """Load its datasets from the cache or the hub. Raises RequestError if one does not load."""
         try:
             with quiet():
                 self.manager.load([self.name])
@@ -81,13 +81,13 @@ class HarnessTask:
         return any((m.task_version, m.num_fewshot, m.limit, m.seed, m.dtype) == key for m in result.find(self.name))
 
     def run(self, subject: Subject, advance: Advance) -> Outcome:
-        """Run it by the harness on a loaded checkpoint."""
+        """Run the task with the harness on a loaded checkpoint."""
         lm, batch_sizes = harness_model(subject)
         share = RoutedShare(lm) if subject.has_router else None
-        said: Counter[str] = Counter()
+        warned: Counter[str] = Counter()
         begun = time.perf_counter()
         one_bar = all(leaf.output_type != "loglikelihood_rolling" for leaf in self.defined.leaves)
-        with quiet(said), progress_shown(lm, advance, total_known=one_bar):
+        with quiet(warned), progress_shown(lm, advance, total_known=one_bar):
             results = lm_eval.evaluator.simple_evaluate(
                 model=lm,
                 tasks=[self.name],
@@ -98,12 +98,12 @@ class HarnessTask:
                 **_seeds(subject.seed),
             )
         routed = None if share is None else share.over_processes()
-        if results is None:  # in all processes but the first
+        if results is None:  # in every process but the first
             return Outcome(())
         common = {
             "task": self.name,
             "task_version": version(results["versions"][self.name]),
-            "num_fewshot": _one({results["n-shot"][leaf] for leaf in results["samples"]}),
+            "num_fewshot": _only({results["n-shot"][leaf] for leaf in results["samples"]}),
             "limit": self.limit,
             "seed": subject.seed,
             "dtype": subject.target.dtype,
@@ -112,32 +112,32 @@ class HarnessTask:
             "routed": routed,
         }
         details: dict[str, Any] = {"harness": f"lm_eval {importlib.metadata.version('lm_eval')}"}
-        if said:
-            details["harness_says"] = dict(said)
+        if warned:
+            details["harness_says"] = dict(warned)
         measurements = [
             Measurement(**common, **number, details=details | more) for number, more in self._numbers(results)
         ]
         if not measurements:
-            raise RequestError(f"{self.name}: the harness gives no number for it; choose another task")
+            raise RequestError(f"{self.name}: the harness returns no number for it; choose another task")
         items = self._items(results, measurements)
         return Outcome(measurements, [items] if items.scores else [])
 
     def _numbers(self, results: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """The fields of each number of the harness's results, and what else is to be said of it."""
+        """The fields of each number in the harness's results, and its further details."""
         values, leaves = results["results"], list(results["samples"])
         for key, value in values[self.name].items():
             metric, comma, filter = key.partition(",")
             if not comma or metric.endswith("_stderr") or not isinstance(value, Real):
                 continue
             stderr_key = f"{metric}_stderr,{filter}"
-            of = {leaf: values[leaf] for leaf in leaves if key in values[leaf]}
+            scored = {leaf: values[leaf] for leaf in leaves if key in values[leaf]}
             number = {
                 "metric": metric,
                 "filter": filter,
                 "value": float(value),
                 "stderr": _number(values[self.name].get(stderr_key)),
-                "samples": sum(task["sample_len"] for task in of.values()),
-                "higher_is_better": all(results["higher_is_better"][leaf].get(metric, True) for leaf in of),
+                "samples": sum(task["sample_len"] for task in scored.values()),
+                "higher_is_better": all(results["higher_is_better"][leaf].get(metric, True) for leaf in scored),
             }
             more: dict[str, Any] = {}
             if self.defined.weights is not None:
@@ -149,12 +149,12 @@ class HarnessTask:
                         "samples": task["sample_len"],
                         "task_version": str(results["versions"][leaf]),
                     }
-                    for leaf, task in of.items()
+                    for leaf, task in scored.items()
                 }
             yield number, more
 
     def _items(self, results: Mapping[str, Any], measurements: Sequence[Measurement]) -> Items:
-        """The score of each item under each metric that is a mean of such scores."""
+        """The scores of single items, for each metric that is a mean of such scores."""
         scores: dict[str, dict[int | str, float]] = {}
         for leaf, samples in results["samples"].items():
             for sample in samples:
@@ -162,24 +162,26 @@ class HarnessTask:
                 for m in measurements:
                     if m.filter == sample["filter"] and isinstance(sample.get(m.metric), Real):
                         scores.setdefault(Items.name_of(m), {})[item] = float(sample[m.metric])
-        doc_ids = max((list(of) for of in scores.values()), key=len, default=[])
-        whole = {name: list(of.values()) for name, of in scores.items() if list(of) == doc_ids}
+        doc_ids = max((list(by_item) for by_item in scores.values()), key=len, default=[])
+        complete = {name: list(by_item.values()) for name, by_item in scores.items() if list(by_item) == doc_ids}
         m = measurements[0]
-        return Items(m.task, m.task_version, m.num_fewshot, m.limit, m.seed, m.dtype, doc_ids, whole)
+        return Items(m.task, m.task_version, m.num_fewshot, m.limit, m.seed, m.dtype, doc_ids, complete)
 
 
 def suite_tasks(suite: Suite, *, num_fewshot: int | None = None, limit: int | None = None) -> list[HarnessTask]:
-    """The tasks of a suite, in its order. num_fewshot: for all of them, in place of what the suite says.
+    """The tasks of a suite, in its order. num_fewshot: for all of them, overriding the suite.
 
-    Raises RequestError for a task, metric or filter that the harness does not have, and for an aggregation that is not
-    what it does.
+    Raises RequestError for a task, metric or filter that the harness does not have, and for an aggregation that differs
+    from the harness's.
     """
     entries = suite.entries
     shots = {entry.task: entry.num_fewshot if num_fewshot is None else num_fewshot for entry in entries}
     by_name = {task.name: task for task in find_tasks(shots, include_path=suite.include_path, limit=limit)}
     for entry in entries:
         if entry.task not in by_name:
-            raise RequestError(f"suite {suite.name}: {entry.task} is a tag, a name for several tasks; name the tasks")
+            raise RequestError(
+                f"suite {suite.name}: {entry.task} is a tag, which stands for several tasks; name the tasks"
+            )
         try:
             _check_entry(entry, by_name[entry.task])
         except RequestError as error:
@@ -190,12 +192,12 @@ def suite_tasks(suite: Suite, *, num_fewshot: int | None = None, limit: int | No
 def find_tasks(
     names: Mapping[str, int | None], *, include_path: Path | None = None, limit: int | None = None
 ) -> list[HarnessTask]:
-    """Tasks and groups of the harness by name; a tag, and a group without a number of its own, become their members.
+    """Tasks and groups of the harness by name. Tags, and groups without a score of their own, become their members.
 
-    names: with the examples to show, None for the task's own number.
-    include_path: a folder with more task files, which win over the harness's.
-    limit: the first so many items of each task only.
-    Raises RequestError for a name that there is not, and for a task that cannot be run here.
+    names: with the number of few-shot examples, None for the task's own number.
+    include_path: a folder with more task files, which override the harness's.
+    limit: number of items of each task, from the first; None for all.
+    Raises RequestError for an unknown name and for a task that cannot be run here.
     """
     if any(shots is not None and shots < 0 for shots in names.values()):
         raise RequestError(f"--num-fewshot {min(filter(None, names.values()))}: at least 0")
@@ -211,21 +213,21 @@ def find_tasks(
 
 
 def without_repetitions(tasks: Sequence[HarnessTask]) -> list[HarnessTask]:
-    """The tasks, each once. Raises RequestError where a name stands for different tasks, whose results would mix."""
-    once: dict[tuple[str, int | None], HarnessTask] = {}
+    """The tasks without duplicates. Raises RequestError if a name refers to two different tasks."""
+    unique: dict[tuple[str, int | None], HarnessTask] = {}
     for task in tasks:
-        known = once.setdefault((task.name, task.shots), task)
+        known = unique.setdefault((task.name, task.shots), task)
         if known.include_path != task.include_path and known.file != task.file:
-            raise RequestError(f"{task.name} stands for two tasks in what is asked for; measure the suites one by one")
-    return list(once.values())
+            raise RequestError(f"{task.name} is the name of two different tasks here; measure the suites one by one")
+    return list(unique.values())
 
 
 def harness_model(subject: Subject) -> tuple[Any, list[int]]:
-    """The harness's own model class around our loaded model, and a list that each batch size it finds is added to.
+    """The harness's own model class around the loaded model, and a list of the batch sizes that it chooses.
 
-    With `accelerate launch` or torchrun it knows its share of the requests. Where the batch size is left to it, on a
-    GPU the harness tries what fits; on a CPU, where nothing ever fails to fit until it is too late, a batch is as many
-    of the longest requests as keep a forward pass within the bounds of `rows_for`.
+    With `accelerate launch` or torchrun each process gets its share of the requests. An automatic batch size is found
+    by trial on a GPU. On a CPU, where memory does not run out until it is too late, it is the number of longest
+    requests that keeps a forward pass within the limits of `rows_for`.
     """
     with quiet():
         lm = HFLM(
@@ -236,18 +238,18 @@ def harness_model(subject: Subject) -> tuple[Any, list[int]]:
             max_batch_size=MOST_ROWS,
         )
     state = PartialState()
-    if state.num_processes > 1:  # the harness sets these itself where it loads the model
+    if state.num_processes > 1:  # the harness sets these only for a model that it loads
         lm.accelerator = Accelerator()
         lm._rank, lm._world_size = state.process_index, state.num_processes
     batch_sizes: list[int] = []
-    harness_finds = lm._detect_batch_size
+    detect_by_trial = lm._detect_batch_size
 
     def detect(requests: Sequence[Any] | None = None, pos: int = 0) -> int:
         if subject.device.type == "cpu":
             length = min(lm.max_length, sum(map(len, requests[pos][1:]))) if requests else lm.max_length
             size = min(MOST_ROWS, rows_for(subject.model, length))
         else:
-            size = harness_finds(requests, pos)
+            size = detect_by_trial(requests, pos)
         batch_sizes.append(size)
         return size
 
@@ -256,16 +258,16 @@ def harness_model(subject: Subject) -> tuple[Any, list[int]]:
 
 
 class RoutedShare:
-    """Counts, while the harness runs a routed model, which tokens took the preserve branch.
+    """Counts the tokens that took the preserve branch while the harness runs a model with a router.
 
-    Counted are the positions whose logits are scored: those that predict the tokens of a continuation, and in
-    generation those that chose a token, up to the end-of-text. Context and padding do not count. Where the harness
-    answers several requests from one position (single-token choices after one prompt), it counts once; a request that
-    it repeats so that several processes have equally many counts again.
+    It counts the positions whose logits are scored: those that predict tokens of a continuation, and in generation
+    those that chose a token, up to the end-of-text. Context and padding do not count. A position that answers several
+    requests (single-token choices after one prompt) counts once. A request that is repeated to give all processes
+    equally many counts again.
     """
 
     def __init__(self, lm: Any) -> None:
-        """Look over the shoulder of an `HFLM` from now on; nothing that it computes changes."""
+        """Wrap the methods of an `HFLM`. Its results do not change."""
         self.preserved = 0
         self.scored = 0
         self._forward: list[torch.Tensor] = []
@@ -279,14 +281,14 @@ class RoutedShare:
         return self.preserved / self.scored if self.scored else None
 
     def over_processes(self) -> float | None:
-        """The share over all processes; to be asked for in each of them."""
+        """The share over all processes. Every process must call it."""
         counts = torch.tensor([[self.preserved, self.scored]], device=self._lm.device)
         preserved, scored = self._lm.all_gather(counts).sum(dim=0).tolist()
         self.preserved, self.scored = preserved, scored
         return self.share
 
     def _watched(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What `call` gives; meanwhile `_forward` gets each forward pass's (rows, positions)."""
+        """The result of `call`. `_forward` collects each forward pass's `preserved`, (rows, positions)."""
         self._forward = []
         keep = lambda module, arguments, output: self._forward.append(output.preserved)  # noqa: E731
         handle = self._lm.model.register_forward_hook(keep)
@@ -300,7 +302,7 @@ class RoutedShare:
         return self._watched(self._call, *args, **kwargs)
 
     def _selected(self, logits: torch.Tensor, contlen: int | None = None, inplen: int | None = None) -> Any:
-        """The harness takes a request's scored logits, row after row of the latest forward pass."""
+        """Called by the harness for the scored logits of each request, row by row of the latest forward pass."""
         assert contlen is not None
         assert inplen is not None
         self._count(self._forward[-1][self._row, inplen - contlen : inplen])
@@ -321,7 +323,7 @@ class RoutedShare:
 
 
 def _check_entry(entry: SuiteTask, task: HarnessTask) -> None:
-    """Raise RequestError where a suite reads from a task what it does not have."""
+    """Raise RequestError if a suite reads a metric, filter or aggregation that its task does not have."""
     if task.defined.metrics is not None and entry.metric not in task.defined.metrics:
         raise RequestError(f"{entry.task} has no metric {entry.metric}; it has {', '.join(task.defined.metrics)}")
     filters = task.defined.leaves[0].filters
@@ -329,39 +331,39 @@ def _check_entry(entry: SuiteTask, task: HarnessTask) -> None:
         raise RequestError(f"{entry.task} has no filter {entry.filter}; it has {', '.join(filters)}")
     if entry.aggregation is not None:
         weights = task.defined.weights
-        does = "no aggregation, it is no group" if weights is None else f"aggregation: {weights[entry.metric]}"
-        if does != f"aggregation: {entry.aggregation}":
-            raise RequestError(f"{entry.task} with aggregation: {entry.aggregation}; the harness has {does}")
+        actual = "none, it is not a group" if weights is None else weights[entry.metric]
+        if actual != entry.aggregation:
+            raise RequestError(f"{entry.task} with aggregation: {entry.aggregation}; the harness has {actual}")
 
 
-def _shots(own: int | None, asked: int | None) -> int:
-    """The examples that a task shows, by the harness's rule: a task that has 0 itself keeps to that."""
-    return own or 0 if asked is None or own == 0 else asked
+def _shots(own: int | None, requested: int | None) -> int:
+    """The number of few-shot examples of a task by the harness's rule: a task with 0 of its own keeps 0."""
+    return own or 0 if requested is None or own == 0 else requested
 
 
 def _data_error(task: HarnessTask, error: Exception) -> RequestError:
-    """What to say where a task's data set does not load."""
-    said = _first_line(error)
+    """The error for a task whose dataset does not load."""
+    reason = _first_line(error)
     if isinstance(error, ImportError):
-        return RequestError(f"{task.name}: the harness needs a package for it: {said}")
+        return RequestError(f"{task.name}: the harness needs a package for it: {reason}")
     if isinstance(error, TypeError):
-        return RequestError(f"{task.name}: the harness does not take its file {task.file}: {said}")
+        return RequestError(f"{task.name}: the harness does not accept its file {task.file}: {reason}")
     sets = [leaf.data for leaf in task.defined.leaves if leaf.data is not None]
-    named = [data for data in sets if data[0] in str(error)] or sets
-    named = [data for data in named if f"{data[1]}" in str(error)] or named
-    if not named or "/" not in named[0][0]:
-        return RequestError(f"{task.name}: its data cannot be read: {said}")
-    path, name = named[0]
+    candidates = [data for data in sets if data[0] in str(error)] or sets
+    candidates = [data for data in candidates if f"{data[1]}" in str(error)] or candidates
+    if not candidates or "/" not in candidates[0][0]:
+        return RequestError(f"{task.name}: its data cannot be read: {reason}")
+    path, name = candidates[0]
     own = "" if task.include_path is None else f"include_path={str(task.include_path)!r}"
     program = f"from lm_eval.tasks import TaskManager; TaskManager({own}).load([{task.name!r}])"
     return RequestError(
-        f"{task.name}: its data set {path}{f' ({name})' if name else ''} does not load ({said}); fetch it into the "
-        f'cache once, where the hub can be reached: python -c "{program}"'
+        f"{task.name}: its dataset {path}{f' ({name})' if name else ''} does not load ({reason}); fetch it into the "
+        f'cache once, with access to the hub: python -c "{program}"'
     )
 
 
 def _seeds(seed: int) -> dict[str, int]:
-    """The arguments that the harness's `--seed` gives; with its default seed, its defaults."""
+    """The arguments that the harness's `--seed` sets. Its default seed gives its default arguments."""
     return {
         "random_seed": DEFAULT_RANDOM_SEED if seed == DEFAULT_OTHER_SEED else seed,
         "numpy_random_seed": seed,
@@ -370,8 +372,8 @@ def _seeds(seed: int) -> dict[str, int]:
     }
 
 
-def _one(values: set[Any]) -> Any:
-    """The only one of these values, None where there are several."""
+def _only(values: set[Any]) -> Any:
+    """The only value, None if there are several."""
     return next(iter(values)) if len(values) == 1 else None
 
 

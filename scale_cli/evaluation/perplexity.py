@@ -1,4 +1,4 @@
-"""Perplexity of texts: how well a model predicts them, per token, and per byte and character whatever its tokenizer."""
+"""Perplexity of texts, per token, and in bits per byte and character, which do not depend on the tokenizer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from scale_cli.results.result import Items, Measurement, Result
 
 @dataclass(eq=False)
 class PerplexityJob:
-    """The perplexity of a corpus, to be measured on checkpoints; a `Job`."""
+    """A `Job` that measures the perplexity of a corpus."""
 
     corpus: Corpus
     options: WindowOptions
@@ -46,11 +46,11 @@ class PerplexityJob:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks of its numbers in results."""
+        """The tasks of its measurements in results."""
         return [self.label]
 
     def prepare(self, targets: Sequence[Target]) -> None:
-        """Raise RequestError for a checkpoint that does not take the windows, or has nothing to begin a text with."""
+        """Raise RequestError if windows are too long for a checkpoint or its tokenizer has no token to begin a text."""
         for target in targets:
             self.options.resolve(config_of(target.checkpoint))
             lead_token(load_tokenizer(target.checkpoint), self.options.packing)
@@ -64,16 +64,16 @@ class PerplexityJob:
         return Outcome(measurements, [items])
 
     def version(self, config: Any) -> str:
-        """What numbers share that may be compared: the texts, and what a model of this config sees of them."""
+        """The version of measurements that may be compared: same texts, same windows for this config."""
         length, stride = self.options.resolve(config)
         return f"{self.options.packing}-{length}-{stride}-{self.corpus.sha256[:12]}"
 
     def measure(self, subject: Subject, advance: Advance = lambda **steps: None) -> tuple[list[Measurement], Items]:
         """Perplexity per token, bits per byte and bits per character, with standard errors, and the documents' scores.
 
-        advance: called with windows `done` and the `total` of them.
-        Every token of every document is predicted once, from those before it in its window; the token before a document
-        is not. Bytes are those of UTF-8. Documents are the units of the standard errors.
+        advance: called with the number of windows `done` and their `total`.
+        Every token of every document is predicted once, from the tokens before it in its window. The token before a
+        document is not predicted. Bytes are UTF-8. Documents are the units of the standard errors.
         """
         begun = time.perf_counter()
         corpus, options, model = self.corpus, self.options, subject.model
@@ -139,7 +139,7 @@ class Sums(NamedTuple):
 
 
 class TextPerplexity:
-    """A corpus, tokenised once, to be asked of a model as often as wanted."""
+    """A corpus, tokenised once, to be scored with a model any number of times."""
 
     def __init__(self, corpus: Corpus, tokenizer: Any, *, length: int, stride: int, packing: Packing) -> None:
         self.windows = Windows(corpus.documents, tokenizer, length=length, stride=stride, packing=packing)
@@ -156,7 +156,7 @@ class TextPerplexity:
         }
 
     def scores(self, sums: Sums) -> dict[str, np.ndarray]:
-        """Of each of the `numbers` the scores of the documents, by `ratio_scores`, to compare two models on them."""
+        """The documents' scores, by `ratio_scores`, for each of the `numbers`; for paired comparison of two models."""
         bits = sums.losses / math.log(2)
         nats, value = ratio_scores(sums.losses, self.windows.lengths), self.numbers(sums)["perplexity"][0]
         return {
@@ -170,7 +170,7 @@ class TextPerplexity:
         return ratio(sums.preserved, self.windows.lengths)
 
     def metrics(self, model: Any, rows: int) -> list[Metric]:
-        """The numbers of a model, which may go on training, and under a router `routed`; `rows` windows at a time."""
+        """Metrics of a model, which may continue training, and `routed` if it has a router; `rows` windows per pass."""
         with evaluating(model):
             sums = document_sums(model, self.windows, rows)
         count = len(self.size_bytes)
@@ -180,9 +180,9 @@ class TextPerplexity:
         return found
 
 
-@torch.no_grad()  # not inference_mode: what a model makes and keeps in that, it could not train with afterwards
+@torch.no_grad()  # not inference_mode: tensors that a model caches in it could not be used in training
 def document_sums(model: Any, windows: Windows, rows: int, advance: Advance = lambda **steps: None) -> Sums:
-    """Score all windows, `rows` in a forward pass; log-softmax is in float32 at least, its sums in float64."""
+    """Score all windows, `rows` per forward pass. log-softmax is in float32 or better, sums are in float64."""
     losses, preserved = windows.sums(), windows.sums()
     for batch in windows.batches(rows, model.device, advance):
         output = batch.forward(model)
@@ -196,12 +196,12 @@ def document_sums(model: Any, windows: Windows, rows: int, advance: Advance = la
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each target (n,) under its logits (n, vocabulary), in float32 or the logits' more."""
+    """Negative log-likelihood of each target (n,) under its logits (n, vocabulary), in float32 or better."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return functional.cross_entropy(wide, targets, reduction="none")
 
 
 def _perplexity(nats: float, stderr: float | None) -> tuple[float, float | None]:
-    """e to the nats per token, and its standard error by the delta method."""
+    """exp(nats per token), and its standard error by the delta method."""
     value = math.inf if nats > math.log(sys.float_info.max) else math.exp(nats)
     return value, None if stderr is None else value * stderr

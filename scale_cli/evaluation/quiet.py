@@ -1,4 +1,4 @@
-"""The harness without a word on the terminal: its prints and bars are off, its progress and its warnings are caught."""
+"""Silences the harness's output, and reports its progress and warnings to the caller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scale_cli.evaluation.evaluate import Advance
 
 
 class SilentBar:
-    """A tqdm that shows nothing."""
+    """A tqdm without output."""
 
     def __init__(
         self, iterable: Any = (), *, total: int | None = None, desc: str = "", disable: bool = False, **rest: Any
@@ -35,19 +35,19 @@ class SilentBar:
         return iter(self.iterable)
 
     def update(self, steps: int = 1) -> None:
-        """A tqdm's."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """A tqdm's."""
+        """Do nothing."""
 
 
 @contextlib.contextmanager
 def progress_shown(lm: Any, advance: Advance, *, total_known: bool) -> Iterator[None]:
-    """Report the requests that the harness has run to `advance`.
+    """Report the number of requests that the harness has finished to `advance`.
 
-    The harness counts the requests of a batch one by one when the batch is over. They are reported when the next batch
-    begins, and at the end, so that the rate is that of whole batches.
-    total_known: the harness has one bar for all requests, and not one per batch.
+    The harness counts the requests of a batch one by one after the batch. They are reported at the start of the next
+    batch and at the end, so that the rate is that of whole batches.
+    total_known: whether the harness has one bar for all requests instead of one per batch.
     """
     done = total = 0
 
@@ -83,13 +83,13 @@ def progress_shown(lm: Any, advance: Advance, *, total_known: bool) -> Iterator[
             stack.enter_context(mock.patch.object(module, "tqdm", CountingBar))
         for name in ("_model_call", "_model_generate"):
             stack.enter_context(mock.patch.object(lm, name, reporting(getattr(lm, name))))
-        # It asks pip, the compiler and the driver for three seconds; the record has the environment.
+        # It queries pip, the compiler and the driver for three seconds; the record has the environment anyway.
         stack.enter_context(mock.patch.object(lm_eval.evaluator, "add_env_info", return_value=None))
         yield
 
 
 class _WarningCounter(logging.Handler):
-    """Counts the harness's warnings; those that differ in numbers only are one."""
+    """Counts the harness's warnings. Warnings that differ only in numbers count as equal."""
 
     def __init__(self, counts: Counter[str]) -> None:
         super().__init__(logging.WARNING)
@@ -103,9 +103,9 @@ class _WarningCounter(logging.Handler):
 
 @contextlib.contextmanager
 def quiet(warned: Counter[str] | None = None) -> Iterator[None]:
-    """The harness prints nothing in the block, and does not ask git for the commit of the current folder.
+    """Silence the harness in the block, and keep it from querying git for the commit of the current folder.
 
-    warned: gets the harness's warnings.
+    warned: counts the harness's warnings.
     """
     harness = logging.getLogger("lm_eval")
     handler = _WarningCounter(Counter() if warned is None else warned)

@@ -1,4 +1,4 @@
-"""What is measured: a checkpoint, its identity, and the model and tokenizer loaded from it."""
+"""The subject of a measurement: a checkpoint, its identity, and the model and tokenizer loaded from it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Target:
-    """A checkpoint that is to be measured, known without loading it.
+    """A checkpoint to measure, described without loading it.
 
-    label: its name in tables and of its result folder. dtype: that of its weights while it is measured.
+    label: its name in tables, and of its result folder. dtype: of its weights while it is measured.
     """
 
     label: str
@@ -44,10 +44,10 @@ class Target:
 
 @dataclass
 class Subject:
-    """A checkpoint that is being measured: loaded, in eval mode, on its device.
+    """A loaded checkpoint, in eval mode, on its device.
 
-    batch_size: sequences a forward pass, None for "as many as fit".
-    seed: of whatever is drawn at random.
+    batch_size: sequences per forward pass, None for "as many as fit".
+    seed: of everything random.
     """
 
     target: Target
@@ -59,27 +59,27 @@ class Subject:
 
     @property
     def has_router(self) -> bool:
-        """Whether the model's output says which tokens took the preserve branch."""
+        """Whether the model's output has `preserved`, the tokens that took the preserve branch."""
         return getattr(self.model.config, "router", None) is not None
 
 
 def targets(sources: Sequence[str], *, dtype: str | None, device: torch.device) -> list[Target]:
-    """What is to be measured, in its order, each under a label of its own. Loads no weights, but reads all of them.
+    """The targets in the order of `sources`, with unique labels. Hashes all weights but loads none.
 
     sources: checkpoints of any kind, or LABEL=CHECKPOINT.
-    dtype: a name of `DTYPES`; None: bfloat16 on a GPU, and on a CPU that in which a checkpoint is stored.
-    Raises RequestError for what is no checkpoint or has no tokenizer, and for a label that stands twice.
+    dtype: a name of `DTYPES`; None takes bfloat16 on a GPU and the stored dtype on a CPU.
+    Raises RequestError for a source that is not a checkpoint or has no tokenizer, and for a repeated label.
     """
     pairs = [_split(source) for source in sources]
     checkpoints = [describe(source) for _, source in pairs]
     for checkpoint in checkpoints:
         load_tokenizer(checkpoint)
     labels = _labels(pairs)
-    found = []
+    described = []
     for label, checkpoint in zip(labels, checkpoints, strict=True):
         stored = "bfloat16" if device.type == "cuda" else _stored_dtype(checkpoint)
-        found.append(Target(label, checkpoint, fingerprint(checkpoint), dtype or stored))
-    return found
+        described.append(Target(label, checkpoint, fingerprint(checkpoint), dtype or stored))
+    return described
 
 
 def load(target: Target, *, device: torch.device, batch_size: int | None, seed: int) -> Subject:
@@ -89,7 +89,7 @@ def load(target: Target, *, device: torch.device, batch_size: int | None, seed: 
 
 
 def information(target: Target, model: Any) -> CheckpointInfo:
-    """What the results say of a checkpoint. model: the one loaded from it."""
+    """The description of a checkpoint in results. model: loaded from it."""
     checkpoint = target.checkpoint
     trainings = [step for step in lineage(checkpoint)[1] if step["step"] == "train"]
     latest = trainings[-1] if trainings else {}
@@ -110,9 +110,9 @@ def information(target: Target, model: Any) -> CheckpointInfo:
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """The identity of any checkpoint, as hex: of a folder's weights, config and tokenizer, of a run's base as well.
+    """The fingerprint of any checkpoint, as hex: of a folder's weights, config and tokenizer, and of a run's base.
 
-    Fetches a hub id's weights. Raises RequestError where there are no weights as safetensors.
+    Fetches a hub id's weights. Raises RequestError if there are no safetensors weights.
     """
     if checkpoint.base is None:
         folder = Path(checkpoint.source)
@@ -121,7 +121,9 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         try:
             return fingerprint_folder(folder)
         except ValueError as error:
-            raise RequestError(f"{checkpoint.source} has no weights as safetensors, which alone are loaded") from error
+            raise RequestError(
+                f"{checkpoint.source} has no weights in safetensors, the only format that is loaded"
+            ) from error
     if checkpoint.from_scratch:
         base = sha256_file(checkpoint.base.folder / "config.json")
     else:
@@ -132,29 +134,29 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def _split(source: str) -> tuple[str | None, str]:
-    """The label, if one is given, and the checkpoint in LABEL=CHECKPOINT; a path with = in it is a path."""
+    """The label, None if not given, and the checkpoint in LABEL=CHECKPOINT. An existing path may contain =."""
     label, equals, rest = source.partition("=")
     if not equals or Path(source).exists():
         return None, source
     if not label or not rest or "/" in label or label.startswith("."):
-        raise RequestError(f"{source}: write LABEL=CHECKPOINT; a label has no / and no . in front")
+        raise RequestError(f"{source}: write LABEL=CHECKPOINT; a label has no / and does not begin with .")
     return label, rest
 
 
 def _labels(pairs: Sequence[tuple[str | None, str]]) -> list[str]:
-    """The labels given, and for the others as much of the end of the path as tells them from each other."""
+    """The given labels, and for the others the shortest ends of their paths that make all labels unique."""
     paths = [Path(source).absolute().parts if label is None else (label,) for label, source in pairs]
     longest = max(map(len, paths))
     for depth in range(1, longest + 1):
         labels = ["-".join(parts[-depth:]).replace("/", "") for parts in paths]
         if len(set(labels)) == len(labels):
             return labels
-    twice = next(label for label in labels if labels.count(label) > 1)
-    raise RequestError(f"{twice} stands twice among the checkpoints; give each once, or names: LABEL=CHECKPOINT")
+    repeated = next(label for label in labels if labels.count(label) > 1)
+    raise RequestError(f"{repeated} occurs twice among the checkpoints; give each once, or name them: LABEL=CHECKPOINT")
 
 
 def _stored_dtype(checkpoint: Checkpoint) -> str:
-    """The name of the dtype that loading gives a checkpoint by itself; float32 where it is none that we measure in."""
+    """The name of the dtype in which a checkpoint loads by default, or float32 if that is not in `DTYPES`."""
     if checkpoint.base is not None:
         dtype = trained_dtype(checkpoint)
     else:

@@ -1,1 +1,1 @@
-"""Models, texts and benchmark data that can be had without a hub, from public packages."""
+"""Models, texts and benchmark data from public packages, available without a hub."""

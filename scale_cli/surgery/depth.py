@@ -19,10 +19,10 @@ from scale_cli.surgery.source import Base
 
 
 def plan_depth(base_layers: int, *, layers: int, name: str = "the base") -> list[int]:
-    """The base layer that each new block copies and follows, bottom first: one after every group of layers.
+    """The base layer that each new block copies and follows, from the bottom: one after every group of layers.
 
-    With L base layers and P new blocks that is floor((j + 1) L / P) - 1 for block j, which is the paper's "after every
-    L / P layers" wherever P divides L. Raises RequestError unless L < layers <= 2 L.
+    With L base layers and P new blocks, block j copies layer floor((j + 1) L / P) - 1. If P divides L, this is the
+    paper's "after every L / P layers". Raises RequestError unless L < layers <= 2 L.
     """
     if not base_layers < layers <= 2 * base_layers:
         reason = "block expansion only adds" if layers <= base_layers else "block expansion copies each at most once"
@@ -35,12 +35,12 @@ def plan_depth(base_layers: int, *, layers: int, name: str = "the base") -> list
 
 
 def new_layers(copied: list[int]) -> list[int]:
-    """The indices that the new blocks have in the deepened model, from the base layers that they copy."""
+    """The indices of the new blocks in the deepened model. copied: the base layers that they copy."""
     return [layer + j + 1 for j, layer in enumerate(copied)]
 
 
 def base_name(name: str, base: Base, copied: list[int]) -> str:
-    """What a tensor of the base is called in the deepened model: its layer has moved up by the blocks below it."""
+    """The name of a base tensor in the deepened model. New blocks below a layer raise its index."""
     prefix = base.layers_prefix
     if not name.startswith(prefix):
         return name
@@ -50,10 +50,7 @@ def base_name(name: str, base: Base, copied: list[int]) -> str:
 
 
 def write_blocks(base: Base, copied: list[int], writer: ShardWriter, *, progress: Callable[[int, int], None]) -> None:
-    """Write the tensors of the new blocks.
-
-    progress: called with blocks done and blocks in all.
-    """
+    """Write the tensors of the new blocks. progress: called with the number of written blocks and of all blocks."""
     prefix = base.layers_prefix
     zero_paths = (base.family.o, base.family.down)
     for j, (source, index) in enumerate(zip(copied, new_layers(copied), strict=True)):
@@ -74,16 +71,16 @@ def write_config(base: Base, copied: list[int], folder: Path) -> None:
 
 
 def deepened_config(base: Base, copied: list[int]) -> dict[str, Any]:
-    """The base's config.json with the layers added; a copy attends as the layer that it copies.
+    """The base's config.json for the deepened model. A new block has the attention type of the layer that it copies.
 
-    The kind of each layer is written out only where the library would not read it from the rest of the config.
+    `layer_types` is written only if the library would not derive it from the rest of the config.
     """
     order = sorted([*range(base.num_layers), *copied])
     config = base.raw_config | {"num_hidden_layers": len(order)}
     if config.get("layer_types"):
         config["layer_types"] = [config["layer_types"][layer] for layer in order]
-    kinds = base.family.layer_types(base.config)
-    expected = [kinds[layer] for layer in order]
+    base_types = base.family.layer_types(base.config)
+    expected = [base_types[layer] for layer in order]
     if base.family.layer_types(type(base.config).from_dict(dict(config))) != expected:
         config["layer_types"] = expected
     return config

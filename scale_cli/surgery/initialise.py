@@ -1,9 +1,9 @@
-"""The values of what widening adds: W21 and W22 of a linear map, and the added columns of the embedding.
+"""Initial values of the tensors that widening adds: W21 and W22 of linear maps, and columns of the embedding.
 
-Three kinds: "zero"; "random", He initialisation; "svd", a part of the map itself, reduced to its leading singular
-directions as in LESA (arXiv 2502.13794). Signs of singular vectors are fixed, so that they do not hang on the machine.
-With "zero" for both W21 and W22 the added heads and feed-forward features never learn: what enters and what leaves them
-is zero, and the gradient of each holds the other as a factor.
+There are three kinds: "zero"; "random", He initialisation; and "svd", the map itself reduced to its leading singular
+directions, as in LESA (arXiv 2502.13794). Signs of singular vectors are fixed, so that results do not depend on the
+machine. If both W21 and W22 are "zero", the added heads and feed-forward features never learn: their inputs and outputs
+are zero, and the gradient of each contains the other as a factor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Init = Literal["zero", "random", "svd"]
 INITS: tuple[Init, ...] = get_args(Init)
 
 FLOAT64_LIMIT = 1024
-"""Up to this many singular values they are computed in float64, above it in float32, twice as fast."""
+"""Up to this many singular values are computed in float64. More are computed in float32, which is twice as fast."""
 CHUNK_ROWS = 1024
-"""So many rows of a matrix are converted to that precision at a time."""
+"""Number of rows of a matrix that are converted to that precision at once."""
 
 
 class Rows(Protocol):
-    """A matrix by its rows: a tensor, or one in a file that is read as far as it is looked at."""
+    """A matrix with row slices: a tensor, or a stored tensor that reads only the requested rows."""
 
     @property
     def shape(self) -> Sequence[int]: ...
@@ -38,14 +38,14 @@ def expand_linear(
     """W21 and W22 of the widened map [[W, W12], [W21, W22]] (SCALE, arXiv 2511.03270, eq. 1).
 
     weight: W, (out_features, in_features), any float dtype; read, never changed.
-    extra_in, extra_out: features added, counts >= 0.
+    extra_in, extra_out: number of added features, >= 0.
     init: one of "zero", "random", "svd" for each of W21 and W22. With W = U S V^T and k = extra_out, m = extra_in:
         "svd" is U_k^T W = S_k V_k^T for W21 and U_k^T W V_m, the corner (k, m) of S, for W22; "random" is normal with
-        standard deviation sqrt(2 / (in_features + extra_in)), the fan-in of the whole widened row.
-    generator: of the CPU; random values draw from it.
+        standard deviation sqrt(2 / (in_features + extra_in)), from the fan-in of the whole widened row.
+    generator: a CPU generator for the random values.
     Returns w21 (extra_out, in_features) and w22 (extra_out, extra_in) in weight's dtype and device.
-    Raises ValueError if weight is not two-dimensional, a count is negative, a word is unknown, or "svd" is asked for
-    more directions than W has.
+    Raises ValueError if weight is not two-dimensional, a count is negative, an init is unknown, or "svd" needs more
+    directions than W has.
     """
     _check(weight, extra_in, extra_out)
     unknown = set(init) - set(INITS)
@@ -54,9 +54,13 @@ def expand_linear(
     out_features, in_features = weight.shape
     rank = min(out_features, in_features)
     if "svd" in init and extra_out > rank:
-        raise ValueError(f"{extra_out} added rows: svd finds at most {rank} in a map of {out_features} x {in_features}")
+        raise ValueError(
+            f"{extra_out} added rows: svd has {rank} directions in a map of {out_features} x {in_features}"
+        )
     if init[1] == "svd" and extra_in > in_features:
-        raise ValueError(f"{extra_in} added columns: svd finds at most {in_features} in a map of {in_features} columns")
+        raise ValueError(
+            f"{extra_in} added columns: svd has {in_features} directions in a map of {in_features} columns"
+        )
 
     projected = _projected(weight.detach(), extra_out) if "svd" in init else None
     std = (2.0 / (in_features + extra_in)) ** 0.5
@@ -77,20 +81,20 @@ def expand_linear(
 
 
 def expand_embedding(weight: Rows, *, extra: int, init: Init, generator: torch.Generator) -> Tensor:
-    """The added columns W_in_up of the embedding W_in; open in the paper.
+    """The added columns W_in_up of the embedding W_in. The paper leaves their initial values open.
 
-    weight: W_in, (vocabulary, hidden_size), any float dtype; read some rows at a time, never changed.
-    extra: features added, a count >= 0.
-    init: the word that W21 has. "svd" is W_in V_k, the rows seen in the leading k = extra right-singular directions;
-        "random" and "zero" are normal with W_in's own standard deviation. The columns are never zero: with a zero W21
-        and the zero head the added half would then be zero for ever, and no gradient would reach anything.
+    weight: W_in, (vocabulary, hidden_size), any float dtype; read in chunks of rows, never changed.
+    extra: number of added features, >= 0.
+    init: the init of W21. "svd" is W_in V_k, the projection of the rows onto the leading k = extra right-singular
+        directions. "random" and "zero" are normal with W_in's own standard deviation. The columns are never zero: with
+        a zero W21 and the zero head the added half would stay zero, and no parameter would get a gradient.
     Returns (vocabulary, extra) in weight's dtype and device.
-    Raises ValueError if weight is not two-dimensional, the count is negative, or svd is asked for too many directions.
+    Raises ValueError if weight is not two-dimensional, the count is negative, or svd needs too many directions.
     """
     _check(weight, extra, extra)
     if init == "svd":
         if extra > min(weight.shape):
-            raise ValueError(f"{extra} added columns: svd finds at most {min(weight.shape)} in {tuple(weight.shape)}")
+            raise ValueError(f"{extra} added columns: svd has {min(weight.shape)} directions in {tuple(weight.shape)}")
         _, directions = _leading_right(weight, extra)
         return _by_chunks(weight, extra, lambda rows: rows.to(directions) @ directions)
     std = _std(weight)
@@ -98,7 +102,7 @@ def expand_embedding(weight: Rows, *, extra: int, init: Init, generator: torch.G
 
 
 def _projected(weight: Tensor, count: int) -> Tensor:
-    """U_k^T W = S_k V_k^T of W = U S V^T, k = count: orthogonal rows, longest first; (k, in_features), on the CPU."""
+    """U_k^T W = S_k V_k^T of W = U S V^T, k = count: orthogonal rows, longest first, (k, in_features), on the CPU."""
     if weight.shape[0] >= weight.shape[1]:
         s, v = _leading_right(weight, count)
         return (v * s).T
@@ -109,9 +113,9 @@ def _projected(weight: Tensor, count: int) -> Tensor:
 def _leading_right(matrix: Rows, count: int) -> tuple[Tensor, Tensor]:
     """The largest singular values S_k and their right-singular vectors V_k of W = U S V^T, k = count, on the CPU.
 
-    matrix: W, (rows, columns), better not less rows than columns: they are eigenvalues and -vectors of W^T W.
-    Exact but for rounding, of which a singular value below the root of the precision x the largest is lost in: 1.5e-8
-    in float64, 3.5e-4 in float32. The largest entry of every vector is positive.
+    They come from the eigendecomposition of W^T W. Rounding hides singular values that are smaller than the root of the
+    precision times the largest: 1.5e-8 in float64, 3.5e-4 in float32. The largest entry of every vector is positive.
+    matrix: W, (rows, columns), preferably with at least as many rows as columns.
     """
     columns = matrix.shape[1]
     gram = torch.zeros(columns, columns, dtype=torch.float64 if columns <= FLOAT64_LIMIT else torch.float32)
@@ -129,13 +133,13 @@ def _chunks(matrix: Rows) -> Iterator[Tensor]:
         yield matrix[start : start + CHUNK_ROWS]
 
 
-def _by_chunks(matrix: Rows, columns: int, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `make` gives for every chunk of rows, one below the other, in the matrix's dtype and device."""
+def _by_chunks(matrix: Rows, columns: int, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """The results of `function` for all chunks of rows, concatenated, in the matrix's dtype and device."""
     like = matrix[0:0]
-    made = torch.empty(matrix.shape[0], columns, dtype=like.dtype, device=like.device)
+    result = torch.empty(matrix.shape[0], columns, dtype=like.dtype, device=like.device)
     for start, rows in zip(range(0, matrix.shape[0], CHUNK_ROWS), _chunks(matrix), strict=True):
-        made[start : start + len(rows)] = make(rows)
-    return made
+        result[start : start + len(rows)] = function(rows)
+    return result
 
 
 def _std(matrix: Rows) -> float:
@@ -154,6 +158,6 @@ def _zero_or_normal(init: Init, shape: tuple[int, int], std: float, generator: t
 
 def _check(weight: Rows, extra_in: int, extra_out: int) -> None:
     if len(weight.shape) != 2:
-        raise ValueError(f"a weight of shape {tuple(weight.shape)} is no matrix")
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} is not a matrix")
     if extra_in < 0 or extra_out < 0:
         raise ValueError(f"{extra_in} added columns and {extra_out} added rows; counts are at least 0")

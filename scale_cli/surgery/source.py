@@ -1,4 +1,4 @@
-"""The base of an upscaling: where it lies, what its config says, which tensors its files hold. Loads no weights."""
+"""The base of an upscaling: its folder, its config and the tensors in its files. Loads no weights."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from scale_cli.model.families import FAMILIES, Family, LayerShape, family_of
 CAUSAL_LM = "ForCausalLM"
 FLOATS = ("F16", "BF16", "F32", "F64")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-"""Entries of a config that count experts."""
+"""Config entries with the number of experts."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base checkpoint whose files and config belong together.
+    """A base checkpoint. Its files and its config match.
 
-    given: the folder or hub id as it was asked for; revision: the commit of a hub id, None for a folder.
-    raw_config: config.json, verbatim; config: the same as an object of the library.
-    tensors: what the weight files hold, by name.
+    given: the folder or hub id as in the request. revision: the commit of a hub id, None for a folder.
+    raw_config: config.json, verbatim. config: the same as the library's object.
+    tensors: the tensors in the weight files, by name.
     """
 
     given: str
@@ -49,7 +49,7 @@ class Base:
 
     @property
     def name(self) -> str:
-        """What to call it in a message."""
+        """The name in messages."""
         return self.given.rsplit("/", 1)[-1] if self.revision else self.folder.name
 
     @property
@@ -64,13 +64,13 @@ class Base:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """The dtype it is used in: the config's, or else that of its embedding as stored."""
-        stated: Any = self.config.dtype
-        return stated or self.read(self.embedding_name).dtype
+        """The dtype of the loaded model: the config's if it has one, else that of the stored embedding."""
+        dtype: Any = self.config.dtype
+        return dtype or self.read(self.embedding_name).dtype
 
     @property
     def layers_prefix(self) -> str:
-        """What every tensor of a layer starts with; the layer's index and a dot follow."""
+        """The beginning of the name of a layer's tensor, before the layer's index."""
         return f"{self.family.decoder}.{self.family.layers}."
 
     @property
@@ -87,28 +87,28 @@ class Base:
 
     @cached_property
     def parameters(self) -> int:
-        """The parameters of the loaded base, a tied head counted once."""
+        """Number of parameters of the loaded base; a tied head counts once."""
         with torch.device("meta"):
             return int(self.model_class(self.config).num_parameters())
 
     def identity(self, sha256: dict[str, str]) -> dict[str, Any]:
-        """What was upscaled, for the record: hub id and revision or path, the sha256 of each weight file, the config.
+        """The record's description of the base: hub id and revision, or path; sha256 of each weight file; config.
 
-        The config is the file's text, so that the base can be given back to the byte.
+        The config is the text of config.json, from which `scale export --base` restores the file byte for byte.
         """
-        where = {"id": self.given, "revision": self.revision} if self.revision else {"path": str(self.folder)}
-        return where | {"weights_sha256": sha256, "config": (self.folder / "config.json").read_bytes().decode()}
+        source = {"id": self.given, "revision": self.revision} if self.revision else {"path": str(self.folder)}
+        return source | {"weights_sha256": sha256, "config": (self.folder / "config.json").read_bytes().decode()}
 
 
 WEIGHTS_AND_REST = ("*.safetensors", "*.safetensors.index.json", *COMPANIONS, CARD, *LICENCES)
-"""What is fetched of a hub id to upscale it, besides its config."""
+"""Files that are fetched from a hub id for upscaling, besides its config."""
 
 
 def open_base(given: str, *, revision: str | None = None) -> Base:
-    """The base checkpoint `given`, a folder or a hub id (fetched if it is not in the cache).
+    """The base checkpoint `given`, a folder or a hub id, which is fetched if it is not in the cache.
 
-    Raises RequestError where it is missing, no causal LM, of an unknown family, already upscaled, quantised, without
-    safetensors, or where config and tensors do not belong together.
+    Raises RequestError if it is missing, not a causal LM, of an unknown family, already upscaled, quantised or without
+    safetensors, or if its config and tensors do not match.
     """
     base = open_config(given, revision=revision, patterns=WEIGHTS_AND_REST)
     files = weight_files(base.folder)
@@ -122,12 +122,12 @@ def open_base(given: str, *, revision: str | None = None) -> Base:
 def open_config(given: str, *, revision: str | None = None, patterns: Sequence[str] = ()) -> Base:
     """The base without its weights: `files` and `tensors` are empty.
 
-    patterns: the files that are fetched of a hub id besides config.json.
-    Raises RequestError as `open_base`, as far as the config shows it.
+    patterns: files to fetch from a hub id, besides config.json.
+    Raises RequestError as `open_base` does, for everything that the config reveals.
     """
     folder, commit = _locate(given, revision, patterns)
     raw = _read_config(given, folder)
-    config, family = _understand(given, raw)
+    config, family = _supported(given, raw)
     return Base(given, folder, commit, raw, config, family, LayerShape.of(config), files=[], tensors={})
 
 
@@ -157,15 +157,15 @@ def _read_config(given: str, folder: Path) -> dict[str, Any]:
     return raw
 
 
-def _understand(given: str, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Family]:
-    """The config as an object and the family, if this is a model that can be upscaled."""
+def _supported(given: str, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Family]:
+    """The config as the library's object, and the family. Raises RequestError if the model cannot be upscaled."""
     model_type, supported = raw["model_type"], ", ".join(sorted(FAMILIES))
     if model_type == "scale":
-        raise RequestError(f"{given} is already upscaled by width; upscale the base that it was made from instead")
+        raise RequestError(f"{given} is already upscaled by width; upscale its base instead")
     architectures = raw.get("architectures") or []
     if architectures and not any(name.endswith(CAUSAL_LM) for name in architectures):
         raise RequestError(
-            f"{given} is a {architectures[0]} and no causal language model; give a ...{CAUSAL_LM} of {supported}"
+            f"{given} is a {architectures[0]}, not a causal language model; give a ...{CAUSAL_LM} of {supported}"
         )
     if any(raw.get(name) for name in EXPERTS):
         raise RequestError(f"{given} is a mixture of experts ({model_type}); give a dense model of {supported}")
@@ -174,27 +174,27 @@ def _understand(given: str, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Fami
     except ValueError as error:
         raise RequestError(f"{given}: {error}; give a base of one of these") from error
     if raw.get("use_bidirectional_attention"):
-        raise RequestError(f"{given} lets tokens see later ones (use_bidirectional_attention); give a causal model")
+        raise RequestError(f"{given} has bidirectional attention (use_bidirectional_attention); give a causal model")
     if "quantization_config" in raw:
         raise RequestError(f"{given} is quantised; give the checkpoint it was quantised from")
     try:
         return CONFIG_MAPPING[model_type].from_dict(dict(raw)), family
     except (ValueError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
-        raise RequestError(f"{given}: its config.json is no {model_type} config: {reason}; mend it") from error
+        raise RequestError(f"{given}: its config.json is not a valid {model_type} config: {reason}; mend it") from error
 
 
 def _no_weights(given: str, folder: Path) -> str:
     others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
-    found = f"holds {others[0]} and no" if others else "holds no weights in"
+    holds = f"holds {others[0]} and no" if others else "holds no weights in"
     return (
-        f"{given} {found} safetensors; convert it with AutoModelForCausalLM.from_pretrained({given!r})"
+        f"{given} {holds} safetensors; convert it with AutoModelForCausalLM.from_pretrained({given!r})"
         ".save_pretrained(FOLDER), copy its tokenizer there, and give FOLDER"
     )
 
 
 def _check_tensors(base: Base) -> None:
-    """Check that the weights hold what the config says, by the names and shapes of the base's own class."""
+    """Check that the names and shapes of the stored tensors are those of the base's own class with this config."""
     loaded: Any = base.model_class.from_pretrained(  # to the meta device: no weights are read
         base.folder, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True
     )
@@ -204,14 +204,13 @@ def _check_tensors(base: Base) -> None:
         raise RequestError(f"{base.given} lacks the tensor {name}; {mismatch}")
     for name, stored, wanted in sorted(info["mismatched_keys"]):
         raise RequestError(
-            f"{base.given}: {name} has the shape {tuple(stored)} and config.json says {tuple(wanted)}; they do not "
-            "match"
+            f"{base.given}: {name} has the shape {tuple(stored)}, and {tuple(wanted)} by config.json; they do not match"
         )
     used = model.state_dict()
     for name, tensor in base.tensors.items():
         layer = name.removeprefix(base.layers_prefix).partition(".")[0]
         if name.startswith(base.layers_prefix) and int(layer) >= base.num_layers:
-            raise RequestError(f"{base.given} holds {name} and config.json says {base.num_layers} layers; {mismatch}")
+            raise RequestError(f"{base.given} holds {name}, and config.json has {base.num_layers} layers; {mismatch}")
         if name in used and tensor.dtype not in FLOATS:
             raise RequestError(
                 f"{base.given}: {name} is stored as {tensor.dtype}; give a checkpoint in {', '.join(FLOATS)}"

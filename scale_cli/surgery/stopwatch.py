@@ -1,4 +1,4 @@
-"""Seconds by stage, of the wall's clock and of the processor's."""
+"""Wall and CPU seconds by stage."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 
 class Stopwatch:
-    """Adds up what each stage takes: `with clock("svd"): ...` as often as wanted, then `clock.seconds["svd"]`.
+    """Sums the seconds of each stage: `with clock("svd"): ...` any number of times, then `clock.seconds["svd"]`.
 
-    seconds: of the wall's clock. cpu_seconds: of the processor, user and system, all threads of this process. A stage
-    inside another counts for itself alone.
+    seconds: wall time. cpu_seconds: user and system time of all threads of this process. The time of a stage inside
+    another stage counts only for the inner one.
     """
 
     def __init__(self) -> None:

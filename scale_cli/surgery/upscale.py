@@ -1,4 +1,4 @@
-"""Base checkpoint -> wider or deeper checkpoint: the one entry point of this package."""
+"""Upscaling a base checkpoint by width or depth: the entry point of this package."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")
 
 @dataclass(frozen=True)
 class UpscaleResult:
-    """What an upscaling made.
+    """The result of an upscaling.
 
-    sizes: by width what was added (hidden_size, num_attention_heads, num_key_value_heads, intermediate_size), by depth
-        num_hidden_layers, all of them.
-    base_parameters, added_parameters: a tied head counted once.
-    max_delta_logit, tolerance: of the proof; None where it was not wanted.
-    has_tokenizer: whether the base brought one.
-    seconds: wall time by stage: the base's tensors copied ("copy"), by width what is added initialised ("svd"), all
-        else up to the whole folder ("write"), and the proof ("verify").
-    cpu_seconds: the processor's, of all threads, by the same stages.
-    peak_bytes: the most memory this process has held until the folder was whole ("write") and after the proof.
+    sizes: by width the added hidden_size, num_attention_heads, num_key_value_heads and intermediate_size; by depth
+        num_hidden_layers of the whole model.
+    base_parameters, added_parameters: a tied head counts once.
+    max_delta_logit, tolerance: of the proof; None without a proof.
+    has_tokenizer: whether the base has one.
+    seconds: wall time by stage: copying the base's tensors ("copy"), initialising the expansion by width ("svd"),
+        everything else up to the complete folder ("write"), and the proof ("verify").
+    cpu_seconds: CPU time of all threads by the same stages.
+    peak_bytes: peak memory of this process until the folder was complete ("write") and after the proof ("verify").
     """
 
     out: Path
@@ -72,34 +72,34 @@ def upscale(
     revision: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> UpscaleResult:
-    """Write the base checkpoint, widened or deepened without changing what it computes, into the new folder `out`.
+    """Widen or deepen a base checkpoint without changing its function, and write the result to the new folder `out`.
 
-    base: a folder or a hub id, of which `revision` may name the commit; only its safetensors are read.
-    by: "width" (SCALE): `hidden` features, `heads` query heads and `ffn` feed-forward features are added, the last two
-        chosen to fit where not given, and initialised by `init` (W21, W22) from `seed`.
-        "depth" (LLaMA Pro): blocks are added until there are `layers`.
-    verify: load what was written and compare its logits with the base's.
-    progress: called with layers done and layers in all.
-    Raises RequestError for what cannot be done and RuntimeError where the proof fails; `out` is then not there.
+    base: a folder or a hub id; `revision` may name the hub id's commit. Only its safetensors are read.
+    by: "width" (SCALE) adds `hidden` features, `heads` query heads and `ffn` feed-forward features, initialised by
+        `init` (W21, W22) from `seed`. `heads` and `ffn` default to sizes that fit `hidden`.
+        "depth" (LLaMA Pro) adds blocks up to `layers` layers.
+    verify: load the written checkpoint and compare its logits with the base's.
+    progress: called with the number of written layers and of all layers.
+    Raises RequestError for a request that cannot be met and RuntimeError if the proof fails; `out` is then not written.
     """
     _check_request(by, hidden=hidden, heads=heads, ffn=ffn, layers=layers, init=init, seed=seed)
-    words = width.parse_init(init)
+    init_pair = width.parse_init(init)
     with new_folder(out) as folder:
         opened = open_base(base, revision=revision)
         clock = Stopwatch()
         with clock("write"):
             if by == "width":
                 assert hidden is not None
-                way = _by_width(opened, hidden=hidden, heads=heads, ffn=ffn, init=words, seed=seed, clock=clock)
+                plan = _by_width(opened, hidden=hidden, heads=heads, ffn=ffn, init=init_pair, seed=seed, clock=clock)
             else:
                 assert layers is not None
-                way = _by_depth(opened, layers=layers)
-            way.write_config(folder)
-            require_room(folder, _needed_bytes(opened, way.model_class, folder), name=out)
+                plan = _by_depth(opened, layers=layers)
+            plan.write_config(folder)
+            require_room(folder, _needed_bytes(opened, plan.model_class, folder), name=out)
             with clock("copy"):
-                pretrained = copy_files(opened.files, folder, way.rename)
-            added = ShardWriter(folder, way.stem)
-            way.write_added(added, progress)
+                pretrained = copy_files(opened.files, folder, plan.rename)
+            added = ShardWriter(folder, plan.stem)
+            plan.write_added(added, progress)
             added.flush()
             write_index(folder, pretrained.weight_map | added.weight_map)
             copy_companions(opened.folder, folder)
@@ -108,12 +108,12 @@ def upscale(
         proof = None
         if verify:
             with clock("verify"):
-                proof = prove_unchanged(opened, folder, way.model_class, seed=seed)
-            # The kernel counts pages roughly, so that its most may come out some pages below an earlier one.
+                proof = prove_unchanged(opened, folder, plan.model_class, seed=seed)
+            # The kernel's counter is approximate: the peak can be some pages below the earlier one.
             peak_bytes["verify"] = max(peak_bytes["write"], peak_memory_bytes())
-        record = way.record | {
+        record = plan.record | {
             "by": by,
-            "sizes": way.sizes,
+            "sizes": plan.sizes,
             "parameters": {"base": opened.parameters, "added": added.parameters},
             "seed": seed,
             "base": opened.identity(pretrained.sha256)
@@ -129,7 +129,7 @@ def upscale(
         return UpscaleResult(
             out=out,
             by=by,
-            sizes=way.sizes,
+            sizes=plan.sizes,
             base_parameters=opened.parameters,
             added_parameters=added.parameters,
             max_delta_logit=proof.max_delta_logit if proof else None,
@@ -142,11 +142,11 @@ def upscale(
 
 
 @dataclass(frozen=True)
-class _Way:
-    """What upscaling by width and by depth differ in.
+class _Plan:
+    """The parts in which upscaling by width and by depth differ.
 
-    record: what `upscale.json` says of it alone. rename: the new name of a base's tensor. stem: of the files that hold
-    what is added.
+    record: fields that only this kind has in `upscale.json`. rename: the new name of a base tensor. stem: name of the
+    files of added tensors.
     """
 
     model_class: type[PreTrainedModel]
@@ -160,12 +160,12 @@ class _Way:
 
 def _by_width(
     base: Base, *, hidden: int, heads: int | None, ffn: int | None, init: width.InitPair, seed: int, clock: Stopwatch
-) -> _Way:
+) -> _Plan:
     vocab_size = base.config.vocab_size
     added = width.plan_width(
         base.shape, vocab_size=vocab_size, hidden=hidden, heads=heads, ffn=ffn, init=init, name=base.name
     )
-    return _Way(
+    return _Plan(
         model_class=ScaleForCausalLM,
         sizes=width.expansion_sizes(added),
         record={"method": "scale", "initialisation": dict(zip(("w21", "w22"), init, strict=True))},
@@ -178,9 +178,9 @@ def _by_width(
     )
 
 
-def _by_depth(base: Base, *, layers: int) -> _Way:
+def _by_depth(base: Base, *, layers: int) -> _Plan:
     copied = depth.plan_depth(base.num_layers, layers=layers, name=base.name)
-    return _Way(
+    return _Plan(
         model_class=base.model_class,
         sizes={"num_hidden_layers": layers},
         record={"method": "llama-pro", "new_layers": depth.new_layers(copied), "copied_layers": copied},
@@ -192,7 +192,7 @@ def _by_depth(base: Base, *, layers: int) -> _Way:
 
 
 def _needed_bytes(base: Base, model_class: type[PreTrainedModel], folder: Path) -> int:
-    """The bytes of the weights to write, known from the base's files and the config written to `folder`."""
+    """Size of the weights to write, from the base's files and the config written to `folder`."""
     config: Any = model_class.config_class
     with torch.device("meta"):
         parameters = int(model_class(config.from_pretrained(folder)).num_parameters())
@@ -210,7 +210,7 @@ def _check_request(
     init: str,
     seed: int,
 ) -> None:
-    """Refuse options that contradict each other, before anything is looked at."""
+    """Refuse contradictory options before any file is read."""
     if by not in ("width", "depth"):
         raise RequestError(f"--by {by}: choose width or depth")
     if by == "width":
@@ -225,6 +225,6 @@ def _check_request(
         if init != DEFAULT_INIT:
             raise RequestError(f"--init {init} belongs to --by width; by depth the copies' output matrices are zero")
         if layers is None:
-            raise RequestError("--by depth needs --layers: how many layers there shall be in all")
+            raise RequestError("--by depth needs --layers: the total number of layers")
     if not 0 <= seed < 2**63:
         raise RequestError(f"--seed {seed}: choose a whole number from 0 to 2^63 - 1")

@@ -1,4 +1,4 @@
-"""The proof that an upscaled checkpoint computes what its base computes: both loaded from disk, one after the other."""
+"""The proof that an upscaled checkpoint has its base's logits. Both are loaded from disk, one after the other."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from scale_cli.surgery.source import Base
 PROBE_BATCH = 2
 PROBE_TOKENS = 64
 TOLERANCE_EPS = 4.0
-"""How much the logits may differ, in units of eps(dtype) x the largest |logit|. Both expansions add exact zeros, so on
-a CPU the difference is expected to be 0.0; this leaves room for another order of the same additions."""
+"""Allowed difference of the logits, in units of eps(dtype) x the largest |logit|. Both expansions add exact zeros, so
+on a CPU the difference should be 0.0. The tolerance allows another order of the same additions."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How near the upscaled model's logits are to the base's own.
+    """The difference of the upscaled model's logits from the base's own.
 
     max_delta_logit, max_logit: largest |difference| and largest |logit| over all probe tokens and the vocabulary.
-    tolerance: the difference that is still rounding. dtype: of the weights and the computation, on the CPU.
+    tolerance: the largest difference that counts as rounding. dtype: of the weights and the computation, on the CPU.
     probe_seed, probe_shape: the probe is torch.randint(vocabulary, probe_shape) of a CPU generator with this seed.
     """
 
@@ -39,16 +39,16 @@ class Proof:
 def prove_unchanged(base: Base, folder: Path, model_class: type[PreTrainedModel], *, seed: int) -> Proof:
     """Compare the checkpoint in `folder`, loaded by `model_class`, with the base by its own class on random tokens.
 
-    Raises RuntimeError where the logits differ by more than rounding or a tensor is not found.
+    Raises RuntimeError if the logits differ by more than rounding or a tensor is missing.
     """
     shape = (PROBE_BATCH, min(PROBE_TOKENS, base.config.max_position_embeddings))
     tokens = torch.randint(base.config.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
     expected, _ = _logits(base.model_class, base.folder, base.dtype, tokens)
-    found, absent = _logits(model_class, folder, base.dtype, tokens)
-    if absent:
-        raise RuntimeError(f"the written checkpoint lacks {', '.join(absent)}")
-    proof = compare(expected, found, dtype=base.dtype, seed=seed, shape=shape)
-    if not proof.max_delta_logit <= proof.tolerance:  # so that NaN fails
+    actual, missing = _logits(model_class, folder, base.dtype, tokens)
+    if missing:
+        raise RuntimeError(f"the written checkpoint lacks {', '.join(missing)}")
+    proof = compare(expected, actual, dtype=base.dtype, seed=seed, shape=shape)
+    if not proof.max_delta_logit <= proof.tolerance:  # also true for NaN
         raise RuntimeError(
             f"the upscaled model does not compute what {base.given} computes: max |delta logit| is "
             f"{proof.max_delta_logit:.3g}, rounding explains {proof.tolerance:.3g}; nothing was written"
@@ -56,11 +56,11 @@ def prove_unchanged(base: Base, folder: Path, model_class: type[PreTrainedModel]
     return proof
 
 
-def compare(expected: Tensor, found: Tensor, *, dtype: torch.dtype, seed: int, shape: tuple[int, int]) -> Proof:
+def compare(expected: Tensor, actual: Tensor, *, dtype: torch.dtype, seed: int, shape: tuple[int, int]) -> Proof:
     """The proof from the logits of the base and of the upscaled model, computed in `dtype`."""
     max_logit = expected.abs().max().item()
     return Proof(
-        max_delta_logit=(found - expected).abs().max().item(),
+        max_delta_logit=(actual - expected).abs().max().item(),
         max_logit=max_logit,
         tolerance=TOLERANCE_EPS * torch.finfo(dtype).eps * max_logit,
         dtype=str(dtype).removeprefix("torch."),
@@ -72,7 +72,7 @@ def compare(expected: Tensor, found: Tensor, *, dtype: torch.dtype, seed: int, s
 def _logits(
     model_class: type[PreTrainedModel], folder: Path, dtype: torch.dtype, tokens: Tensor
 ) -> tuple[Tensor, list[str]]:
-    """Logits (batch, length, vocabulary) in float64 and the tensors that the folder lacks; the model is let go."""
+    """Logits (batch, length, vocabulary) in float64, and the names of the tensors that the folder lacks."""
     loaded: Any = model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     model, info = loaded
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Width upscaling of SCALE (arXiv 2511.03270, section 3.1): the base's files copied, the expansion written beside them.
+"""Width upscaling of SCALE (arXiv 2511.03270, section 3.1): the base's files are copied, the expansion is added.
 
-Tensors are named as the loaded model names them: `base.<the base's own name>` and `expansion....`.
+Tensors have the names of the loaded model: `base.<the base's own name>` and `expansion....`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from scale_cli.surgery.stopwatch import Stopwatch
 InitPair = tuple[Init, Init]
 
 
-def parse_init(words: str) -> InitPair:
-    """`svd,zero` -> the words for W21 and W22; one word means both. Raises RequestError for any other word."""
-    parts = tuple(words.split(","))
+def parse_init(text: str) -> InitPair:
+    """The inits of W21 and W22 in `svd,zero`; a single one is for both. Raises RequestError for an unknown one."""
+    parts = tuple(text.split(","))
     if len(parts) == 1:
         parts *= 2
     if len(parts) != 2 or not set(parts) <= set(INITS):
         allowed = ", ".join(INITS)
-        raise RequestError(f"--init {words}: give one word for W21 and one for W22, each of {allowed}, as in svd,zero")
+        raise RequestError(f"--init {text}: give one word for W21 and one for W22, each of {allowed}, as in svd,zero")
     return parts  # type: ignore[return-value]
 
 
@@ -44,16 +44,16 @@ def plan_width(
     init: InitPair = ("svd", "zero"),
     name: str = "the base",
 ) -> LayerShape:
-    """The sizes that widening by `hidden` features adds to a base; needs no weights.
+    """The shape of the expansion that adds `hidden` features to a base. Needs no weights.
 
-    heads: added query heads, of the base's head dimension; without it the fewest whole groups (an added key/value head
-        brings its whole group of query heads) whose features reach `hidden`.
-    ffn: added feed-forward features; without it in the base's own proportion to `hidden`.
-    Returns the shape of what is added. Raises RequestError for sizes that do not fit.
+    heads: added query heads, of the base's head dimension. An added key/value head comes with its whole group of query
+        heads. None takes the fewest whole groups whose features reach `hidden`.
+    ffn: added feed-forward features. None takes the base's own proportion to `hidden`.
+    Raises RequestError for sizes that do not fit.
     """
     for flag, count in (("--hidden", hidden), ("--heads", heads), ("--ffn", ffn)):
         if count is not None and count < 1:
-            raise RequestError(f"{flag} {count}: what is added is at least 1; choose a positive number")
+            raise RequestError(f"{flag} {count}: an added size is at least 1; choose a positive number")
     group = base.num_key_value_groups
     if heads is None:
         heads = -(-hidden // (base.head_dim * group)) * group
@@ -72,13 +72,13 @@ def plan_width(
 
 
 def _check_svd(base: LayerShape, added: LayerShape, *, vocab_size: int, w22: bool, name: str) -> None:
-    """Refuse sizes for which a map of the base has too few singular directions."""
+    """Refuse sizes that need more singular directions than a map of the base has."""
     ranks = {role: min(base.features(role)) for role in ROLES}
     group, head_dim = base.num_key_value_groups, base.head_dim
     hidden = min(ranks["o"], ranks["down"], vocab_size)
     heads = min(ranks["q"] // head_dim, ranks["k"] // head_dim * group)
     ffn = min(ranks["gate"], ranks["up"])
-    if w22:  # W22 = U_k^T W V_m, and V has as many directions as W has columns
+    if w22:  # W22 = U_k^T W V_m, and V has one direction per column of W
         heads = min(heads, base.features("o")[1] // head_dim)
         ffn = min(ffn, base.features("down")[1])
     limits = {
@@ -95,7 +95,7 @@ def _check_svd(base: LayerShape, added: LayerShape, *, vocab_size: int, w22: boo
 
 
 def expansion_sizes(added: LayerShape) -> dict[str, int]:
-    """What is added, under the names of a checkpoint's config."""
+    """The added sizes under the names of the checkpoint's config."""
     return {
         "hidden_size": added.hidden_size,
         "num_attention_heads": added.num_attention_heads,
@@ -105,7 +105,7 @@ def expansion_sizes(added: LayerShape) -> dict[str, int]:
 
 
 def base_name(name: str) -> str:
-    """What a tensor of the base is called in the widened model."""
+    """The name of a base tensor in the widened model."""
     return f"base.{name}"
 
 
@@ -119,11 +119,11 @@ def write_expansion(
     clock: Stopwatch,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Write the tensors that widening adds, layer by layer.
+    """Write the tensors of the expansion, layer by layer.
 
     seed: of the random values.
-    clock: gets the seconds that their initialisation takes, as "svd".
-    progress: called with layers done and layers in all.
+    clock: counts the initialisation as the stage "svd".
+    progress: called with the number of written layers and of all layers.
     """
     generator = torch.Generator().manual_seed(seed)
     with clock("svd"):
@@ -142,7 +142,7 @@ def write_expansion(
 
 
 def write_config(base: Base, added: LayerShape, folder: Path) -> None:
-    """Write the widened model's config: the base's own, verbatim, and what is added; nothing collaborates yet."""
+    """Write the widened model's config: the base's own, verbatim, and the added sizes. No map collaborates yet."""
     config = ScaleConfig(base_config=base.raw_config, expansion=expansion_sizes(added), dtype=base.dtype)
     save_with_code(config, folder)
 
@@ -150,7 +150,7 @@ def write_config(base: Base, added: LayerShape, folder: Path) -> None:
 def _expand_layer(
     base: Base, layer: int, added: LayerShape, init: InitPair, generator: torch.Generator, clock: Stopwatch
 ) -> Iterator[tuple[str, Tensor]]:
-    """What widening adds to one layer, by its name below `expansion.layers.{i}.`."""
+    """The expansion's tensors of one layer, with their names below `expansion.layers.{i}.`."""
     for role, weight in _maps(base, layer):
         extra_out, extra_in = added.features(role)
         with clock("svd"):
@@ -170,7 +170,7 @@ def _expand_layer(
 
 
 def _maps(base: Base, layer: int) -> Iterator[tuple[str, Tensor]]:
-    """Role and weight of a layer's linear maps, one at a time; fused q, k and v taken apart."""
+    """Role and weight of each linear map of a layer. Fused q, k and v are split."""
     family = base.family
     if family.qkv is not None:
         fused = base.read(base.layer_name(layer, family.qkv, "weight"))
@@ -185,7 +185,7 @@ def _maps(base: Base, layer: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def _new_norm(base: Base, path: str, size: int) -> Iterator[tuple[str, Tensor]]:
-    """The parameters of a new norm like the base's at `path`: it scales by one and, with a bias, adds zero."""
+    """The parameters of a new norm of the kind at `path` in the base: scale one and, if it has a bias, bias zero."""
     for tensor, value in (("weight", base.family.norm_neutral), ("bias", 0.0)):
         if f"{path}.{tensor}" in base.tensors:
             yield tensor, torch.full((size,), value, dtype=base.read(f"{path}.{tensor}").dtype)

@@ -1,5 +1,6 @@
 """The speed of evaluation is measured on evaluation's own work, as ratios to the base and to counted weights."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,24 +9,10 @@ import torch
 from benchmarks.speed import eval as speed_eval
 from benchmarks.speed.eval import WORK, choice_work, measure, perplexity_work, prepare
 from benchmarks.speed.generate import KINDS
-from benchmarks.speed.shapes import Shape
+from tests.benchmarks import test_speed
 
-TINY = Shape(
-    config={
-        "vocab_size": 300,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "tie_word_embeddings": False,
-    },
-    expansion={"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 24},
-    layers=5,
-    preserve_layers=3,
-    batch_size=2,
-    seq_length=16,
+TINY = dataclasses.replace(
+    test_speed.TINY, config=test_speed.TINY.config | {"vocab_size": 300, "max_position_embeddings": 128}, seq_length=16
 )
 BASE = 4 * (32 * 32 * 2 + 16 * 32 * 2 + 3 * 32 * 48) + 300 * 32
 PRESERVE = 4 * (16 * 48 + 2 * 8 * 48 + 16 * 48 + 2 * 24 * 48 + 16 * 72) + 300 * 16

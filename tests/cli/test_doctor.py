@@ -35,13 +35,13 @@ def test_packages_are_held_against_the_requirements() -> None:
 
 
 def test_a_cpu_that_multiplies_in_bfloat16_is_named() -> None:
-    has = doctor._bfloat16_of_the_cpu({"avx2": True, "avx512_bf16": True})
+    has = doctor._cpu_bfloat16({"avx2": True, "avx512_bf16": True})
     assert (has.found, has.advice) == (
         "on this CPU (avx512_bf16)",
         "--precision bfloat16 trains large models faster",
     )
     for capabilities in ({}, {"avx512_f": True, "avx512_bf16": False}):
-        assert doctor._bfloat16_of_the_cpu(capabilities).found == "not on this CPU"
+        assert doctor._cpu_bfloat16(capabilities).found == "not on this CPU"
 
 
 def test_a_source_tree_that_is_not_installed_is_named() -> None:

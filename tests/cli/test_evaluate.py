@@ -154,10 +154,13 @@ def test_biographies_of_checkpoints_and_runs(run_cli: RunCli, world: World, fini
         ([], "Missing argument 'checkpoints'"),
         (["DATA", "--bios", "DATA"], "data is no checkpoint: it has neither config.json nor trained.json"),
         (["BASE", "/no/such/model", "--bios", "DATA"], "/no/such/model: no such folder; give a checkpoint's folder"),
-        (["x/y=BASE", "--bios", "DATA"], "x/y=BASE: write LABEL=CHECKPOINT; a label has no / and no . in front"),
+        (
+            ["x/y=BASE", "--bios", "DATA"],
+            "x/y=BASE: write LABEL=CHECKPOINT; a label has no / and does not begin with .",
+        ),
         (
             ["BASE", "BASE", "--bios", "DATA"],
-            "stands twice among the checkpoints; give each once, or names: LABEL=CHECK",
+            "occurs twice among the checkpoints; give each once, or name them: LABEL=",
         ),
         (["BASE", "--bios", "BASE"], "llama-plain is not a gen-bios folder; make one with: scale gen-bios"),
         (["BASE", "--bios", "DATA", "--people", "0:25"], "people 0:25: "),
@@ -169,11 +172,11 @@ def test_biographies_of_checkpoints_and_runs(run_cli: RunCli, world: World, fini
         (["BASE", "--bios", "DATA", "--seed", "-1"], "--seed -1: 0 to 2^32 - 1"),
         (
             ["BASE", "--bios", "DATA", "--out", "DATA/manifest.json"],
-            "manifest.json is no folder that can be written to; choose another",
+            "manifest.json is not a writable folder; choose another",
         ),
         (
             ["BASE", "--bios", "DATA", "--out", "/dev/null/x"],
-            "--out /dev/null/x: /dev/null is no folder that can be wr",
+            "--out /dev/null/x: /dev/null is not a writable fol",
         ),
         (["BASE", "--suite", "koraen"], "--suite koraen: neither a shipped suite nor a file; did you mean korean?"),
         (["BASE", "--tasks", "arc_esay"], "arc_esay: the harness has no such task; did you mean arc_easy"),
@@ -181,7 +184,7 @@ def test_biographies_of_checkpoints_and_runs(run_cli: RunCli, world: World, fini
         (["BASE", "--tasks", "arc_easy", "--num-fewshot", "-1"], "--num-fewshot -1: at least 0"),
         (
             ["BASE", "--tasks", "arc_easy"],
-            "arc_easy: its data set allenai/ai2_arc (ARC-Easy) does not load (Couldn't reach 'allenai/ai2_arc' on",
+            "arc_easy: its dataset allenai/ai2_arc (ARC-Easy) does not load (Couldn't reach 'allenai/ai2_arc' on",
         ),
         (["BARE", "--tasks", "arc_easy"], "bare has no tokenizer that loads: "),
     ],

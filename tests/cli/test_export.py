@@ -55,7 +55,7 @@ def test_the_base(run_cli: RunCli, finished: Any, world: World, tmp_path: Path) 
     [
         (
             ("--base", "--dtype", "bfloat16"),
-            "--dtype bfloat16: --base gives the base back bit for bit, and casts nothing; choose one",
+            "--dtype bfloat16: --base writes the base bit for bit, without a cast; choose one of the two",
         ),
         (("--dtype", "int8"), "--dtype int8: choose one of float32, bfloat16, float16"),
         (

@@ -24,7 +24,7 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(
     assert (table["branch"], table["private"], table["message"]) == ("main", "yes", "Upload x by scale")
     ended = run_cli("push", folder, "org/x")
     sent = {name: len(content) for name, content in server.commits[0]["files"].items()}
-    assert table["in all"] == f"{len(sent)} files, {sum(sent.values()):,} bytes"
+    assert table["total"] == f"{len(sent)} files, {sum(sent.values()):,} bytes"
     assert {name: f"{size:,} bytes" for name, size in sent.items()}.items() <= table.items()
 
 
@@ -32,7 +32,7 @@ def test_what_was_sent_is_said(server: Hub, run_cli: RunCli, world: World) -> No
     ended = run_cli("push", world.checkpoint("neox", "depth"), "org/deep", "--message", "two words")
     assert ended.code == 0
     assert "┃ sent to " in ended.stdout
-    for row in (("private", "as the hub has it by default"), ("message", "two words"), ("branch", "main")):
+    for row in (("private", "the hub's default"), ("message", "two words"), ("branch", "main")):
         assert [cell.strip() for cell in row] in [
             [cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines()
         ]

@@ -71,7 +71,7 @@ def test_a_base_without_a_tokenizer_is_upscaled_and_remarked(run_cli: RunCli, tm
     (base / "tokenizer.json").unlink()
     ended = run_cli("upscale", base, tmp_path / "out", *words)
     assert (ended.code, json.loads(ended.stdout)["has_tokenizer"]) == (0, False)
-    remark = f"{base} has no tokenizer, so {tmp_path}/out has none; whoever uses it needs the tokenizer beside it"
+    remark = f"{base} has no tokenizer, so {tmp_path}/out has none; add one before use"
     assert remark in ended.stderr.splitlines()
 
 
@@ -103,7 +103,7 @@ def test_a_signal_ends_it_with_one_line_and_nothing_left(
             ("--by", "depth", "--layers", 2),
             "--layers 2: base has 3 layers and block expansion only adds; choose 4 to 6",
         ),
-        (("--by", "width", "--hidden", 0), "--hidden 0: what is added is at least 1; choose a positive number"),
+        (("--by", "width", "--hidden", 0), "--hidden 0: an added size is at least 1; choose a positive number"),
         (("--by", "height"), "'height' is not one of 'width', 'depth'"),
         (("--hidden", 8), "Missing option '--by'"),
         (("--by", "width", "--hidden", "x"), "Invalid value for '--hidden': Input should be a valid integer"),

@@ -246,7 +246,7 @@ def test_manifest_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "there is no manifest.json in it.; give the folder"),
+        (None, "because it has no manifest.json; give the folder"),
         ("no json", "is not the manifest of generated biographies; give the folder"),
         ("[]", "is not the manifest of generated biographies; give the folder"),
         ('{"format_version": 1}', "is not the manifest of generated biographies; give the folder"),

@@ -253,7 +253,7 @@ def test_bad_requests_are_refused_before_a_model_is_loaded(
         ([source], world.data, {"people": "0:25"}, "^people 0:25: .* has the people 0:24$"),
         ([source], world.data, {"people": "all"}, "^--people 'all': write A:B"),
         ([source], world.data, {"batch_size": 0}, "^--batch-size 0: at least 1, or auto$"),
-        ([source, source], world.data, {}, "stands twice among the checkpoints"),
+        ([source, source], world.data, {}, "occurs twice among the checkpoints"),
     ]
     for sources, bios, options, message in refused:
         people, batch_size = options.get("people"), options.get("batch_size")

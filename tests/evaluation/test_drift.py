@@ -255,7 +255,7 @@ def test_bases_of_other_sizes(world: World, tmp_path: Path) -> None:
         with pytest.raises(RequestError) as caught:
             plan_base(describe(str(wide)), str(base))
         assert str(caught.value) == (
-            f"--base {base} has {theirs}, and {wide}, without what was added, has {ours}; give the checkpoint it was "
+            f"--base {base} has {theirs}, and {wide}, without added parts, has {ours}; give the checkpoint it was "
             "made from"
         )
 

@@ -560,7 +560,7 @@ def test_tags_and_loose_groups_are_taken_apart(tasks: Tasks) -> None:
     [
         (["tiny_chioce"], {}, "tiny_chioce: the harness has no such task; did you mean tiny_choice"),
         (["arc_challange"], {}, "did you mean arc_challenge or "),
-        (["zzz_no_such"], {}, "zzz_no_such: the harness has no such task; list what there is with: lm_eval ls tasks"),
+        (["zzz_no_such"], {}, "zzz_no_such: the harness has no such task; list all with: lm_eval ls tasks"),
         (["tiny_choice"], {"limit": 0}, "--limit 0: at least 1"),
         (["tiny_choice"], {"shots": -2}, "--num-fewshot -2: at least 0"),
         (
@@ -582,13 +582,13 @@ def test_a_wrong_name_or_number(names: list[str], options: dict[str, Any], messa
     [
         (
             "tiny_elsewhere",
-            "tiny_elsewhere: its data set org/elsewhere (part) does not load (Couldn't reach 'org/elsewhere' on the "
-            'Hub (OfflineModeIsEnabled)); fetch it into the cache once, where the hub can be reached: python -c "from '
+            "tiny_elsewhere: its dataset org/elsewhere (part) does not load (Couldn't reach 'org/elsewhere' on the "
+            'Hub (OfflineModeIsEnabled)); fetch it into the cache once, with access to the hub: python -c "from '
             "lm_eval.tasks import TaskManager; TaskManager(include_path={path!r}).load(['tiny_elsewhere'])\"",
         ),
         (
             "tiny_broken",
-            "tiny_broken: the harness does not take its file {broken}: TaskConfig.__init__() got an "
+            "tiny_broken: the harness does not accept its file {broken}: TaskConfig.__init__() got an "
             "unexpected keyword argument 'tset_split'",
         ),
         ("tiny_gone", "tiny_gone: its data cannot be read: Unable to find '{gone}'"),
@@ -628,14 +628,14 @@ def changed(**changes: Any) -> Suite:
     [
         ({"metric": "f1"}, "suite mine: tiny_choice has no metric f1; it has acc, acc_norm"),
         ({"filter": "strict"}, "suite mine: tiny_choice has no filter strict; it has none"),
-        ({"task": "tiny_tag"}, "suite mine: tiny_tag is a tag, a name for several tasks; name the tasks"),
+        ({"task": "tiny_tag"}, "suite mine: tiny_tag is a tag, which stands for several tasks; name the tasks"),
         (
             {"task": "tiny_group", "metric": "acc", "aggregation": "micro"},
-            "suite mine: tiny_group with aggregation: micro; the harness has aggregation: macro",
+            "suite mine: tiny_group with aggregation: micro; the harness has macro",
         ),
         (
             {"aggregation": "macro"},
-            "suite mine: tiny_choice with aggregation: macro; the harness has no aggregation, it is no group",
+            "suite mine: tiny_choice with aggregation: macro; the harness has none, it is not a group",
         ),
     ],
 )
@@ -651,5 +651,5 @@ def test_a_task_that_is_asked_for_twice_is_run_once(tasks: Tasks, tmp_path: Path
     assert [task.name for task in without_repetitions(twice)] == ["tiny_choice", "tiny_words"]
     other = tmp_path / "tasks"
     shutil.copytree(tasks.include_path, other)
-    with pytest.raises(RequestError, match=r"^tiny_choice stands for two tasks in what is asked for;"):
+    with pytest.raises(RequestError, match=r"^tiny_choice is the name of two different tasks here;"):
         without_repetitions([*twice, *find_tasks({"tiny_choice": None}, include_path=other)])

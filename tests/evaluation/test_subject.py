@@ -108,7 +108,9 @@ def test_labels_tell_the_checkpoints_apart(world: World, tmp_path: Path, monkeyp
     assert labels("x=y") == ["x=y"]
     assert labels("one=x=y") == ["one"]
     for wrong in (["a/out", "a/out"], ["n=a/out", "n=b/out"]):
-        with pytest.raises(RequestError, match="stands twice among the checkpoints; give each once, or names: LABEL="):
+        with pytest.raises(
+            RequestError, match="occurs twice among the checkpoints; give each once, or name them: LABEL="
+        ):
             labels(*wrong)
     for wrong_label in ("=a/out", ".n=a/out", "c/n=a/out"):
         with pytest.raises(RequestError, match="write LABEL=CHECKPOINT"):

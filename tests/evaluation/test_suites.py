@@ -58,7 +58,7 @@ def test_what_may_be_left_out(tmp_path: Path) -> None:
             {"tasks": [{"task": "arc_easy", "metric": "acc", "shots": 5}]},
             "suite tiny: unknown key 'shots'; did you mean 'num_fewshot'?",
         ),
-        ({"tasks": [{"task": "a", "metric": "acc"}] * 2}, "suite tiny: the task a stands twice"),
+        ({"tasks": [{"task": "a", "metric": "acc"}] * 2}, "suite tiny: the task a occurs twice"),
         ({"num_fewshot": -1}, "suite tiny: num_fewshot is at least 0"),
         ({"include_path": "elsewhere"}, "FILE: include_path elsewhere: no such folder beside the file"),
     ],

@@ -91,7 +91,7 @@ def test_the_folder_is_what_training_reads(tiny: Path, tmp_path: Path, monkeypat
     assert (out / "README.md").read_text(encoding="utf-8") == (
         f"`text.jsonl` holds the passages of BoolQ's validation questions, from Wikipedia: {train} documents, "
         f"{sum(map(len, parts.train)):,} characters, from the package tiny-data 1.0.\n\n"
-        f"Left out are {test} documents that are held out for measuring, and 0 that share 13 words in a row\n"
+        f"It excludes {test} documents that are held out for measuring, and 0 that share 13 consecutive words\n"
         "with one of these.\n\nLicence: none.\n"
     )
 

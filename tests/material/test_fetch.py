@@ -177,7 +177,10 @@ def test_without_gguf_it_says_what_to_install(cache: Path, tmp_path: Path, monke
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError) as caught:
         fetch.write_smollm2(tmp_path / "out", cache=cache)
-    assert str(caught.value) == "SmolLM2 comes as a GGUF file, which the package gguf reads; pip install gguf"
+    assert (
+        str(caught.value)
+        == "smollm2 is read from a GGUF file by the package gguf, which is not installed; pip install gguf"
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -215,7 +215,7 @@ def test_by_its_name_it_says_how_to_make_it() -> None:
         find_suite("english-offline")
     assert str(caught.value) == (
         "--suite english-offline: it comes with its data; make it with scale fetch english-offline OUT, "
-        "give --suite OUT"
+        "then give --suite OUT"
     )
     assert set(fetch.SUITES) == set(suites._FETCHED)
 
@@ -276,6 +276,6 @@ def test_another_harness(cache: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(RequestError) as caught:
         english.write_english(tmp_path / "out", cache=cache)
     assert str(caught.value) == (
-        "the installed lm-eval has no arc/arc_challenge.yaml; install the release that constraints.txt names"
+        "the installed lm-eval has no arc/arc_challenge.yaml; install the release in constraints.txt"
     )
     assert list(tmp_path.iterdir()) == []

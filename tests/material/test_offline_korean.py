@@ -185,7 +185,7 @@ def test_what_is_written_beside_it(built: Path) -> None:
         assert [found[name] for name in ("longest", "shortest", "most_weighted_pairs")] == [0.25] * 3
     readme = (built / "README.md").read_text(encoding="utf-8")
     assert "| korean_bills | 25.0 | 25.0 | 25.0 | " in readme
-    assert "none there shares 13 words in a row" in readme
+    assert "no document there shares 13 consecutive words" in readme
 
 
 def test_scale_eval_finds_both_tasks(built: Path) -> None:

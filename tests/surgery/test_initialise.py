@@ -153,13 +153,13 @@ def test_shapes_dtypes_and_an_unchanged_weight(w21: Init, w22: Init, dtype: torc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weight": torch.zeros(3)}, r"a weight of shape \(3,\) is no matrix"),
+        ({"weight": torch.zeros(3)}, r"a weight of shape \(3,\) is not a matrix"),
         ({"extra_in": -1}, "-1 added columns and 2 added rows; counts are at least 0"),
         ({"extra_out": -1}, "counts are at least 0"),
         ({"init": ("svd", "kaiming")}, "each one of zero, random, svd"),
-        ({"extra_out": 5}, "5 added rows: svd finds at most 4 in a map of 4 x 6"),
-        ({"extra_out": 5, "init": ("zero", "svd")}, "svd finds at most 4"),
-        ({"extra_in": 7, "init": ("svd", "svd")}, "7 added columns: svd finds at most 6"),
+        ({"extra_out": 5}, "5 added rows: svd has 4 directions in a map of 4 x 6"),
+        ({"extra_out": 5, "init": ("zero", "svd")}, "svd has 4"),
+        ({"extra_in": 7, "init": ("svd", "svd")}, "7 added columns: svd has 6"),
     ],
 )
 def test_what_cannot_be_expanded_is_refused(changes: dict[str, object], message: str) -> None:
@@ -175,7 +175,7 @@ def test_the_embedding_is_seen_in_its_leading_directions(tolerance: Tolerance) -
     _, _, vt = (torch.from_numpy(a) for a in np.linalg.svd(weight.numpy()))
     expected = weight @ vt[:5].T
     torch.testing.assert_close(found, up_to_signs(found.T, expected.T).T, **tolerance(torch.float64))
-    with pytest.raises(ValueError, match="17 added columns: svd finds at most 16"):
+    with pytest.raises(ValueError, match="17 added columns: svd has 16"):
         expand_embedding(weight, extra=17, init="svd", generator=seeded())
 
 

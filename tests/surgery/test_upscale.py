@@ -156,17 +156,17 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "an impossible config": (
         edit_config(hidden_size=30),
         WIDTH,
-        "BASE: its config.json is no llama config: …",
+        "BASE: its config.json is not a valid llama config: …",
     ),
     "BERT": (
         save_config(BertConfig(architectures=["BertForMaskedLM"])),
         WIDTH,
-        f"BASE is a BertForMaskedLM and no causal language model; {CAUSAL}",
+        f"BASE is a BertForMaskedLM, not a causal language model; {CAUSAL}",
     ),
     "no head": (
         save_config(LlamaConfig(architectures=["LlamaForSequenceClassification"])),
         WIDTH,
-        f"BASE is a LlamaForSequenceClassification and no causal language model; {CAUSAL}",
+        f"BASE is a LlamaForSequenceClassification, not a causal language model; {CAUSAL}",
     ),
     "a family without architecture": (
         save_config(BertConfig()),
@@ -186,22 +186,22 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "images too": (
         save_config(Gemma3Config(architectures=["Gemma3ForConditionalGeneration"])),
         WIDTH,
-        f"BASE is a Gemma3ForConditionalGeneration and no causal language model; {CAUSAL}",
+        f"BASE is a Gemma3ForConditionalGeneration, not a causal language model; {CAUSAL}",
     ),
     "both directions": (
         save_config(Gemma3TextConfig(architectures=["Gemma3ForCausalLM"], use_bidirectional_attention=True)),
         WIDTH,
-        "BASE lets tokens see later ones (use_bidirectional_attention); give a causal model",
+        "BASE has bidirectional attention (use_bidirectional_attention); give a causal model",
     ),
     "upscaled already": (
         widen,
         WIDTH,
-        "BASE is already upscaled by width; upscale the base that it was made from instead",
+        "BASE is already upscaled by width; upscale its base instead",
     ),
     "upscaled already, by depth": (
         widen,
         DEPTH,
-        "BASE is already upscaled by width; upscale the base that it was made from instead",
+        "BASE is already upscaled by width; upscale its base instead",
     ),
     "quantised": (
         edit_config(quantization_config={"quant_method": "gptq"}),
@@ -273,7 +273,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "a tensor of another shape": (
         edit_config(vocab_size=60),
         WIDTH,
-        "BASE: model.embed_tokens.weight has the shape (61, 32) and config.json says (60, 32); they do not match",
+        "BASE: model.embed_tokens.weight has the shape (61, 32), and (60, 32) by config.json; they do not match",
     ),
     "an absent head": (
         edit_config(tie_word_embeddings=False),
@@ -283,7 +283,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "more layers than the config says": (
         edit_config(num_hidden_layers=2),
         WIDTH,
-        "BASE holds model.layers.2.input_layernorm.weight and config.json says 2 layers; its weights and its "
+        "BASE holds model.layers.2.input_layernorm.weight, and config.json has 2 layers; its weights and its "
         "config.json do not match",
     ),
     "fewer layers than the config says": (
@@ -304,10 +304,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "no hidden features": (
         nothing,
         {"by": "width", "hidden": 0},
-        "--hidden 0: what is added is at least 1; choose a positive number",
+        "--hidden 0: an added size is at least 1; choose a positive number",
     ),
-    "negative heads": (nothing, WIDTH | {"heads": -2}, "--heads -2: what is added is at least 1…"),
-    "negative ffn": (nothing, WIDTH | {"ffn": -2}, "--ffn -2: what is added is at least 1…"),
+    "negative heads": (nothing, WIDTH | {"heads": -2}, "--heads -2: an added size is at least 1…"),
+    "negative ffn": (nothing, WIDTH | {"ffn": -2}, "--ffn -2: an added size is at least 1…"),
     "hidden missing": (
         nothing,
         {"by": "width"},
@@ -364,7 +364,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "layers missing": (
         nothing,
         {"by": "depth"},
-        "--by depth needs --layers: how many layers there shall be in all",
+        "--by depth needs --layers: the total number of layers",
     ),
     "hidden by depth": (
         nothing,

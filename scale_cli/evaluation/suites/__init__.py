@@ -1,10 +1,10 @@
-"""Suites: which tasks of the harness are read together, by which metric, and what they stand for in a table.
+"""Suites: sets of harness tasks with the metric to read, its label, and the suite's role in a table.
 
     name: english
     language: en                # en, ko or other
-    role: stability             # what the numbers say: stability or plasticity
+    role: stability             # stability or plasticity
     title: English
-    num_fewshot: 0              # of every task that does not say otherwise; left out: each task's own
+    num_fewshot: 0              # of every task without its own entry; default: each task's own
     tasks:
       - task: arc_challenge     # a task or a group of the harness
         metric: acc_norm
@@ -12,13 +12,13 @@
       - task: mmlu
         metric: acc
         label: MMLU
-        aggregation: micro      # of a group: as the harness computes it, micro over items or macro over subtasks
+        aggregation: micro      # of a group, as the harness computes it: micro over items, macro over subtasks
       - task: gsm8k
         metric: exact_match
-        filter: strict-match    # left out: the task's first
+        filter: strict-match    # default: the task's first
         num_fewshot: 5
         label: GSM8K
-    include_path: tasks         # folder with task files of one's own, beside this file; left out: only the harness's
+    include_path: tasks         # folder with your own task files, beside this file; default: only the harness's
 
 Imports no torch.
 """
@@ -36,15 +36,15 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import load_recipe
 
 FILE = "suite.yaml"
-"""What a suite is called in a folder that holds its data as well."""
+"""The name of a suite's file in a folder that also holds its data."""
 
 
 @dataclass(frozen=True)
 class SuiteTask:
-    """One column: a task or group of the harness, and which of its numbers is read.
+    """One column of a table: a task or group of the harness, and the metric to read.
 
     label: its heading. filter: None for the task's first.
-    num_fewshot: None for the suite's. aggregation: what the harness does with a group's subtasks; None for a task.
+    num_fewshot: None for the suite's. aggregation: the harness's mean over a group's subtasks; None for a task.
     """
 
     task: str
@@ -61,9 +61,9 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """The tasks that are read together; checked on construction.
+    """A set of tasks, checked on construction.
 
-    tasks: the fields of `SuiteTask`, as the YAML has them. average: of the tasks' values, each counting the same.
+    tasks: the fields of `SuiteTask`, as in the YAML file. average: of the tasks' values, with equal weights.
     """
 
     name: str
@@ -79,15 +79,15 @@ class Suite:
         if not self.tasks:
             raise RequestError(f"suite {self.name}: it has no tasks")
         names = [entry.task for entry in self.entries]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise RequestError(f"suite {self.name}: the task {twice[0]} stands twice")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise RequestError(f"suite {self.name}: the task {repeated[0]} occurs twice")
         shots = [self.num_fewshot, *(entry.num_fewshot for entry in self.entries)]
         if any(number is not None and number < 0 for number in shots):
             raise RequestError(f"suite {self.name}: num_fewshot is at least 0")
 
     @property
     def entries(self) -> tuple[SuiteTask, ...]:
-        """Its tasks, each with the number of shots that is meant (None: the task's own)."""
+        """The tasks, each with its number of shots, None for the harness task's own."""
         try:
             entries = [load_recipe(SuiteTask, None, task) for task in self.tasks]
         except RequestError as error:
@@ -99,9 +99,9 @@ class Suite:
 
 
 def load_suite(file: Path) -> Suite:
-    """The suite in a YAML file, or in the suite.yaml of a folder; its include_path becomes a whole path.
+    """The suite in a YAML file, or in a folder's suite.yaml, with an absolute include_path.
 
-    Raises RequestError for a file that is missing or is no suite.
+    Raises RequestError for a file that is missing or not a suite.
     """
     file = file / FILE if file.is_dir() else file
     suite = load_recipe(Suite, file, {})
@@ -119,23 +119,23 @@ _FETCHED = ("english-offline", "korean-offline")
 
 
 def names() -> list[str]:
-    """The shipped suites' names."""
+    """The names of the shipped suites."""
     return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
 
 
-def find_suite(word: str) -> Suite:
-    """The shipped suite of that name, or the one in a file or folder of the user's own.
+def find_suite(given: str) -> Suite:
+    """The shipped suite of this name, or the suite in this file or folder.
 
-    Raises RequestError for a word that is neither.
+    Raises RequestError if `given` is neither.
     """
-    if word in names():
-        return load_suite(_FOLDER / f"{word}.yaml")
-    if Path(word).exists():
-        return load_suite(Path(word))
-    if word in _FETCHED:
+    if given in names():
+        return load_suite(_FOLDER / f"{given}.yaml")
+    if Path(given).exists():
+        return load_suite(Path(given))
+    if given in _FETCHED:
         raise RequestError(
-            f"--suite {word}: it comes with its data; make it with scale fetch {word} OUT, give --suite OUT"
+            f"--suite {given}: it comes with its data; make it with scale fetch {given} OUT, then give --suite OUT"
         )
-    near = difflib.get_close_matches(word, names(), n=1)
+    near = difflib.get_close_matches(given, names(), n=1)
     hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(names())}, or give a YAML file of your own"
-    raise RequestError(f"--suite {word}: neither a shipped suite nor a file; {hint}")
+    raise RequestError(f"--suite {given}: neither a shipped suite nor a file; {hint}")

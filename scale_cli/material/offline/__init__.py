@@ -1,1 +1,1 @@
-"""Suites that carry their data: benchmarks for the harness where no hub can be reached, built from public packages."""
+"""Suites with their own data: benchmarks for the harness without a hub, built from public packages."""

