@@ -100,13 +100,12 @@ def lineage(checkpoint: Checkpoint) -> tuple[Origin, list[dict[str, Any]]]:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's tokenizer. Raises RequestError where there is none."""
-    from transformers import AutoConfig
-
+    """The checkpoint's tokenizer. Raises RequestError if it or the config does not load."""
     from scale_cli.checkpoints.companions import load_tokenizer
 
+    config = config_of(checkpoint)
     try:
-        return load_tokenizer(checkpoint.root, AutoConfig.from_pretrained(checkpoint.root))
+        return load_tokenizer(checkpoint.root, config)
     except (OSError, ValueError) as error:
         raise RequestError(f"{checkpoint.root} has no tokenizer that loads: {_first_line(error)}") from error
 

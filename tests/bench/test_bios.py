@@ -213,7 +213,7 @@ def test_presets_methods_and_seeds_that_are_not_there(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def silent(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
-    yield lambda done: None
+    yield lambda **steps: None
 
 
 def interrupting(stage: str, step: int) -> Any:

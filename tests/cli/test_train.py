@@ -129,7 +129,7 @@ BAD = {
     "missing data": (["train", "{base}", "{out}", "--data", "{world}/none.txt"], "none.txt: no such file or folder"),
     "data of the wrong kind": (
         ["train", "{base}", "{out}", "--data", "{base}/config.json"],
-        "config.json, line 1 has no field `text`; it has ",
+        "config.json, row 1 has no field `text`; it has ",
     ),
     "texts for questions": (
         ["train", "{base}", "{out}", "--data", "{full}/mine.txt", "--objective", "qa"],

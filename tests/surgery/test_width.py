@@ -122,7 +122,7 @@ class JointNorm(nn.Module):
         layer.register_forward_pre_hook(self.remember)
 
     def remember(self, layer: nn.Module, args: Any) -> None:
-        self.x_up = args[0].x_up
+        self.x_up = args[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         variance = torch.cat([x, self.x_up], dim=-1).pow(2).mean(-1, keepdim=True)
