@@ -49,11 +49,10 @@ def main(
             raise RequestError(f"{name} failed; its output is above")
         for target in json.loads(out.read_text(encoding="utf-8"))["targets"]:
             targets.append(target | {"name": name, "verdict": "reached" if target["reached"] else "missed"})
-    columns = [
-        ("measurement", "name", ""),
-        ("target", "what", ""),
-        ("measured", "value", ".3f"),
-        ("at most", "limit", ".3f"),
-        ("", "verdict", ""),
-    ]
-    return Result([frame.table(targets, columns, title="Targets")], {"targets": targets})
+    printed = frame.table(
+        targets,
+        "name what value limit verdict",
+        title="Targets",
+        headings={"name": "measurement", "what": "target", "value": "measured", "limit": "at most", "verdict": ""},
+    )
+    return Result([printed], {"targets": targets})

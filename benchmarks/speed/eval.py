@@ -14,7 +14,7 @@ import torch
 from benchmarks.command import Result
 from benchmarks.speed import frame
 from benchmarks.speed.frame import interleave
-from benchmarks.speed.generate import BASE, KINDS, LIMIT, RATIOS, add_ratios
+from benchmarks.speed.generate import BASE, COLUMNS, HEADINGS, KINDS, LIMIT, add_ratios
 from benchmarks.speed.shapes import SHAPES, Shape, ShapeName
 from benchmarks.speed.train_step import build
 from scale_cli.checkpoints.load import Checkpoint
@@ -113,14 +113,14 @@ def main(
     torch.set_num_threads(threads)
     size, device = SHAPES[shape], frame.device()
     lines = measure(size, repetitions=repetitions, warmup=warmup, device=device)
-    columns = [("work", "work", ""), ("model", "kind", ""), ("tokens/s", "tokens_per_second", ",.0f"), *RATIOS]
+    columns = f"work kind tokens_per_second {COLUMNS}"
     title = f"Evaluation, {shape}, {device}, windows of {size.batch_size} x {size.seq_length} tokens"
     targets = [
         frame.Target(f"{work} by {kind} over its weights'", over_floor, LIMIT).record
         for work, kind, over_floor in zip(lines.work, lines.kind, lines.over_floor, strict=True)
     ]
     return Result(
-        [frame.table(lines, columns, title=title)],
+        [frame.table(lines, columns, title=title, headings=HEADINGS)],
         {
             "shape": size,
             "threads": threads,

@@ -29,6 +29,18 @@ Count = Annotated[int, typer.Option(min=1)]
 Repetitions = Annotated[int, typer.Option(min=1, help="Repetitions that are measured.")]
 Warmup = Annotated[int, typer.Option(min=0, help="Repetitions before the measured ones.")]
 Threads = Annotated[int, typer.Option(min=1)]
+HEADINGS = {
+    "kind": "model",
+    "wall_seconds": "wall s",
+    "cpu_seconds": "CPU s",
+    "tokens_per_second": "tokens/s",
+    "people_per_second": "people/s",
+}
+"""Headings of columns that are not called by their name."""
+FORMATS = {"utilisation": ".1%"} | dict.fromkeys(
+    ("tokens_per_second", "people_per_second", "peak_mb", "weights", "estimated", "measured", "from", "to"), ",.0f"
+)
+"""Formats of columns that are not text, whole numbers, or numbers with three decimals."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -143,22 +155,31 @@ def rows(lines: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def table(
-    lines: pd.DataFrame | Iterable[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]], *, title: str = ""
+    lines: pd.DataFrame | Sequence[Mapping[str, Any]], columns: str, *, title: str, headings: Mapping[str, str] = {}
 ) -> Table:
     """Rows for a terminal. A missing number is "-". A value of the first column is not repeated in the next rows.
 
-    columns: heading, name in `lines`, and format: "" for text, else a format specification for numbers.
+    columns: names in `lines`, separated by blanks. headings: instead of `HEADINGS` and the name.
     """
-    printed = Table(title=title or None, title_justify="left")
-    for number, (heading, _, form) in enumerate(columns):
-        printed.add_column(heading, justify="right" if form else "left", no_wrap=bool(form) or not number)
+    printed, names = Table(title=title, title_justify="left"), columns.split()
+    records = lines if isinstance(lines, Sequence) else lines.to_dict("records")
+    for number, name in enumerate(names):
+        is_text = all(isinstance(line[name], str) for line in records)
+        heading = (HEADINGS | dict(headings)).get(name, name)
+        printed.add_column(heading, justify="left" if is_text else "right", no_wrap=not (is_text and number))
     previous = None
-    for line in lines.to_dict("records") if hasattr(lines, "to_dict") else lines:
-        values = [(line[name], form) for _, name, form in columns]
-        first, *cells = ["-" if value is None or value != value else format(value, form) for value, form in values]
+    for line in records:
+        first, *cells = (_cell(name, line[name]) for name in names)
         printed.add_row("" if first == previous else first, *cells)
         previous = first
     return printed
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or value != value:
+        return "-"
+    default = {str: "", int: ","}.get(type(value), ".3f")
+    return format(value, FORMATS.get(name, default))
 
 
 def in_own_process(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:

@@ -46,17 +46,14 @@ def main(
         Target(f"seconds for {people:,} people", wall, 20 * people / PEOPLE).record,
         Target("peak GB", summary["peak_bytes"] / 1e9, 1.5).record,
     ]
-    lines = [summary | {"cpu_ms": 1e3 * cpu / people, "peak_mb": summary["peak_bytes"] / 1e6}]
-    columns = [
-        ("people", "people", ","),
-        ("people/s", "people_per_second", ",.0f"),
-        ("wall s", "wall_seconds", ".1f"),
-        ("CPU s", "cpu_seconds", ".1f"),
-        ("CPU ms/person", "cpu_ms", ".3f"),
-        ("peak MB", "peak_mb", ",.0f"),
-    ]
+    printed = frame.table(
+        [summary | {"cpu_ms": 1e3 * cpu / people, "peak_mb": summary["peak_bytes"] / 1e6}],
+        "people people_per_second wall_seconds cpu_seconds cpu_ms peak_mb",
+        title=f"Generating biographies, {threads} threads",
+        headings={"cpu_ms": "CPU ms/person", "peak_mb": "peak MB"},
+    )
     return Result(
-        [frame.table(lines, columns, title=f"Generating biographies, {threads} threads")],
+        [printed],
         {
             "threads": threads,
             "repetitions": repetitions,

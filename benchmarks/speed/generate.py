@@ -21,12 +21,8 @@ BASE = "base"
 KINDS = (BASE, "scale-preserve", "scale-adapt", "scale-route")
 LIMIT = 1.1
 """The largest `over_floor` that is a target."""
-RATIOS = [
-    ("spread", "spread", ".3f"),
-    ("/ base", "ratio", ".3f"),
-    ("weights", "model_ratio", ".3f"),
-    ("over", "over_floor", ".3f"),
-]
+COLUMNS = "spread ratio model_ratio over_floor"
+HEADINGS = {"ratio": "/ base", "model_ratio": "weights", "over_floor": "over", "ms": "ms/token"}
 
 
 def prepare(kind: str, shape: Shape, *, device: str) -> Any:
@@ -103,15 +99,14 @@ def main(
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
     )
-    columns = [("model", "kind", ""), ("ms/token", "ms", ".2f"), *RATIOS]
     title = f"Generating {new_tokens} tokens, {shape}, {device}, batch {batch_size}"
-    widened = lines[lines.kind != BASE]
+    printed, widened = lines.assign(ms=1e3 * lines.seconds_per_token), lines[lines.kind != BASE]
     targets = [
         Target(f"{kind} / base over its weights'", over_floor, LIMIT).record
         for kind, over_floor in zip(widened.kind, widened.over_floor, strict=True)
     ]
     return Result(
-        [frame.table(lines.assign(ms=1e3 * lines.seconds_per_token), columns, title=title)],
+        [frame.table(printed, f"kind ms {COLUMNS}", title=title, headings=HEADINGS)],
         {
             "shape": SHAPES[shape],
             "device": device,

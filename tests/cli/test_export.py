@@ -1,4 +1,4 @@
-"""`scale export` says what it made, and what cannot be made."""
+"""`scale export` prints a summary of its result, and refuses in one line."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`scale gen-bios` writes what was asked for, says what it wrote, and refuses what it cannot do."""
+"""`scale gen-bios` writes the data set, prints a summary, and refuses in one line."""
 
 import json
 from collections.abc import Callable

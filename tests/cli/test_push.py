@@ -1,4 +1,4 @@
-"""`scale push` says what was sent, or would be."""
+"""`scale push` prints the files that it sent or would send."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ RunCli = Callable[..., Any]
 
 
 @pytest.mark.parametrize("kind", ["run", "folder"])
-def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(
+def test_a_dry_run_prints_the_files_and_sends_nothing(
     kind: str, server: Hub, run_cli: RunCli, finished: Any, world: World
 ) -> None:
     folder = finished("scale-adapt").folder if kind == "run" else world.checkpoint("llama", "depth")
@@ -28,7 +28,7 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(
     assert {name: f"{size:,} bytes" for name, size in sent.items()}.items() <= table.items()
 
 
-def test_what_was_sent_is_said(server: Hub, run_cli: RunCli, world: World) -> None:
+def test_the_sent_files_are_printed(server: Hub, run_cli: RunCli, world: World) -> None:
     ended = run_cli("push", world.checkpoint("neox", "depth"), "org/deep", "--message", "two words")
     assert ended.code == 0
     assert "┃ sent to " in ended.stdout

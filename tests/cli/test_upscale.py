@@ -1,4 +1,4 @@
-"""`scale upscale` says what it made, and what cannot be made."""
+"""`scale upscale` prints a summary of its result, and refuses in one line."""
 
 import contextlib
 import json
@@ -55,7 +55,7 @@ def test_depth_as_json(run_cli: RunCli, tmp_path: Path) -> None:
     assert re.search(r"│ copy \d+\.\d, write \d+\.\d +│", text)
 
 
-def test_an_initialisation_that_cannot_learn_is_remarked(run_cli: RunCli, tmp_path: Path) -> None:
+def test_an_initialisation_that_cannot_learn_gives_a_warning(run_cli: RunCli, tmp_path: Path) -> None:
     base = base_folder(tmp_path / "base")
     for init, remarked in (("zero", True), ("zero,zero", True), ("zero,random", False)):
         words = ("--by", "width", "--hidden", 8, "--init", init, "--no-verify")
@@ -64,7 +64,7 @@ def test_an_initialisation_that_cannot_learn_is_remarked(run_cli: RunCli, tmp_pa
         assert ("no gradient" in ended.stderr) == remarked
 
 
-def test_a_base_without_a_tokenizer_is_upscaled_and_remarked(run_cli: RunCli, tmp_path: Path) -> None:
+def test_a_base_without_a_tokenizer_is_upscaled_with_a_warning(run_cli: RunCli, tmp_path: Path) -> None:
     base, words = base_folder(tmp_path / "base"), ("--by", "depth", "--layers", 4, "--no-verify", "--json")
     ended = run_cli("upscale", base, tmp_path / "with", *words)
     assert (ended.code, "tokenizer" in ended.stderr, json.loads(ended.stdout)["has_tokenizer"]) == (0, False, True)

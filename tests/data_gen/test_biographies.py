@@ -1,4 +1,4 @@
-"""What the rows say: every fact in its place, in a wording of ours, and nothing else."""
+"""The content of the rows: every fact at its position, worded by a template, and nothing else."""
 
 import collections
 import copy
@@ -34,7 +34,7 @@ WORDINGS = {
 
 
 def told(biography: Row, person: Row) -> list[tuple[str, str | None]]:
-    """The attributes in the order of the sentences, each with its template, None where a sentence is none of ours."""
+    """The attributes in the order of the sentences, each with its template, None if no template matches."""
     order = sorted(ATTRIBUTES, key=lambda attribute: int(biography[f"{attribute}_start"]))
     found = []
     position = 0
@@ -50,7 +50,7 @@ def told(biography: Row, person: Row) -> list[tuple[str, str | None]]:
 
 
 def violations(people: list[Row], biographies: list[Row]) -> set[str]:
-    """The names of the promises that these rows break."""
+    """The names of the properties that these rows violate."""
     broken = set()
     if len({person["full_name"] for person in people}) < len(people):
         broken.add("names are unique")
@@ -129,7 +129,9 @@ def repeat_a_name(people: list[Row], biographies: list[Row]) -> None:
         (repeat_a_name, "names are unique"),
     ],
 )
-def test_a_broken_promise_is_seen(generated: Any, spoil: Callable[[list[Row], list[Row]], None], promise: str) -> None:
+def test_a_violated_property_is_detected(
+    generated: Any, spoil: Callable[[list[Row], list[Row]], None], promise: str
+) -> None:
     people, biographies = copy.deepcopy(generated.people[:2]), copy.deepcopy(generated.biographies[:10])
     assert violations(people, biographies) == set()
     spoil(people, biographies)

@@ -1,4 +1,4 @@
-"""The generator as a whole: the same bytes for the same seed, nothing half-written, a folder that others can open."""
+"""The generator: same bytes for the same seed, no partial folders, a folder that other programs can open."""
 
 import hashlib
 import math
@@ -73,7 +73,7 @@ def test_column_types(many: Path) -> None:
 
 
 def uniform(items: ArrayLike, kinds: int) -> bool:
-    """Whether the items look like even draws among `kinds`: chi-square within five standard deviations of its mean."""
+    """Whether the items pass as uniform draws among `kinds`: chi-square within five deviations of its mean."""
     _, counts = np.unique(np.asarray(items), return_counts=True)
     expected = counts.sum() / kinds
     chi_square = ((counts - expected) ** 2).sum() / expected + (kinds - len(counts)) * expected
@@ -99,7 +99,7 @@ def test_attributes_are_drawn_independently(many: Path) -> None:
     assert uniform([*map("|".join, zip(people["major"], people["birth_city"], strict=True))], 20_000)
 
 
-def test_uneven_draws_are_seen(many: Path) -> None:
+def test_uneven_draws_are_detected(many: Path) -> None:
     majors = pq.read_table(many / "people.parquet", columns=["major"])[0].to_pylist()
     first = majors[0]
     assert not uniform([first if i % 40 == 0 else major for i, major in enumerate(majors)], 100)
@@ -204,7 +204,7 @@ def a_new_folder(folder: Path) -> Path:
         (below_a_file, {}, "file, which is a file; choose another folder"),
     ],
 )
-def test_bad_requests_say_so_and_leave_nothing(
+def test_bad_requests_are_refused_and_leave_nothing(
     tmp_path: Path, place: Callable[[Path], Path], request_: dict[str, Any], message: str
 ) -> None:
     out = place(tmp_path)

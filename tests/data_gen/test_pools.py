@@ -1,4 +1,4 @@
-"""The pools of names and values, and the sentence templates: how many, how clean, and where they come from."""
+"""The pools of names and values, and the sentence templates: number, cleanness and origin."""
 
 import re
 import subprocess
@@ -39,7 +39,7 @@ def test_frozen_pools(pool: str) -> None:
         assert repeated_beginnings(items) == []
 
 
-def test_unclean_pools_are_seen() -> None:
+def test_unclean_pools_are_detected() -> None:
     assert unclean(("Ann", "ann", "Bob ", "Carl  Otto", "Dora")) == ["Ann", "ann", "Bob ", "Carl  Otto"]
     assert repeated_beginnings(("Lee-Wu", "Lee Group", "Wu, Lee and Sons")) == ["Lee", "Lee"]
 
@@ -68,7 +68,7 @@ def test_live_pools_follow_the_seed() -> None:
 
 
 def test_live_pools_do_not_follow_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """faker makes the Italian cities from a set of strings, whose order is another one in each process."""
+    """faker builds the Italian cities from a set of strings, whose order differs between processes."""
     from faker.providers.address.it_IT import Provider
 
     before = load_pools("it_IT", seed=1)

@@ -1,4 +1,4 @@
-"""Biography accuracy against an example worked by hand and against a loop that asks one question at a time."""
+"""Biography accuracy against a hand-worked example and against a loop over single questions."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ PREDICTIONS = {  # the first token's probabilities of x, y and z, and what is th
 
 
 def hand_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, in the order of `WORDS`."""
+    """One token per word, in the order of `WORDS`."""
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<end>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
 
 
 class Scripted(torch.nn.Module):
-    """Says what `PREDICTIONS` says."""
+    """A model with the outputs of `PREDICTIONS`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def slowly(model: Any, questions: Sequence[Question], tokenizer: Any) -> dict[st
 
 @pytest.fixture(scope="module")
 def memoriser(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A model that knows the answers about the first two people by heart."""
+    """A model trained on the answers about the first two people."""
     recipe = world.recipe("fft", people="0:2", batch_size=12, steps=60, lr=1e-2, weight_decay=0.0)
     return run(world.source("fft", "neox"), tmp_path_factory.mktemp("memoriser") / "run", recipe)
 
@@ -188,12 +188,12 @@ def test_the_slow_loop_finds_the_same(batch_size: int, asked: Any, world: World)
 
 
 def values(metrics: Sequence[Metric]) -> dict[str, float]:
-    """Values by name. Equal weights may differ in the last bits of soft accuracy, by where in memory they lie."""
+    """Values by name. Memory alignment may change the last bits of soft accuracy for equal weights."""
     return {metric.name: metric.value for metric in metrics}
 
 
 def measured(sources: Sequence[str], job: BiographyJob) -> dict[str, list[Metric]]:
-    """What `scale eval --bios` measures of checkpoints, by source."""
+    """The measurements of `scale eval --bios`, by source."""
     named = [f"{number}={source}" for number, source in enumerate(sources)]
     return {
         result.checkpoint.source: [

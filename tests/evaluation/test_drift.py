@@ -1,4 +1,4 @@
-"""Drift from the base, of every kind of checkpoint, against naive loops over single tokens and against arithmetic."""
+"""Drift from the base, for every kind of checkpoint, against naive loops over single tokens and by hand."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def measured(
 
 @torch.no_grad()
 def slowly(base: Any, model: Any, new_layers: Sequence[int], corpus: Corpus, tokenizer: Any) -> dict[str, Any]:
-    """Cosines, divergence and agreement, from one forward pass a window and then token by token."""
+    """Cosines, divergence and agreement, from one forward pass per window and then token by token."""
     windows = Windows(corpus.documents, tokenizer, length=LENGTH, stride=LENGTH, packing="concat", max_tokens=600)
     old = [i for i in range(model.config.num_hidden_layers) if i not in new_layers]
     layers: list[list[float]] = [[] for _ in range(len(old) + 1)]
@@ -97,7 +97,7 @@ def slowly(base: Any, model: Any, new_layers: Sequence[int], corpus: Corpus, tok
 
 
 def stderr_of(values: Sequence[float], owners: Sequence[int]) -> float:
-    """The standard error of a mean over tokens that come in documents, written out."""
+    """The standard error of a mean over tokens in documents, written out."""
     mean = sum(values) / len(values)
     residuals = [
         sum(value - mean for value, owner in zip(values, owners, strict=True) if owner == document)
@@ -199,7 +199,7 @@ def test_layers_and_their_partners() -> None:
 
 @pytest.mark.parametrize("method", [method for method in PARTIAL if method not in ("lora", "freeze")])
 def test_an_export_has_its_base_in_it(method: str, finished: Callable[..., Run], world: World, tmp_path: Path) -> None:
-    """And it is the one that `scale export --base` takes out of it."""
+    """It is also the base that `scale export --base` writes."""
     export(str(finished(method).folder), tmp_path / "whole")
     export_base(str(tmp_path / "whole"), tmp_path / "base")
     shutil.copytree(tmp_path / "whole", tmp_path / "moved")
@@ -229,7 +229,7 @@ def test_whole_models_do_not_know_their_base(world: World, finished: Callable[..
 
 
 def test_a_run_from_random_weights_has_no_base(world: World, tmp_path: Path) -> None:
-    """Its unfinished checkpoint points to a folder of which only the config was taken."""
+    """Its unfinished checkpoint points to a folder of which only the config was used."""
     recipe = world.recipe("fft", from_scratch=True, save_steps=1)
 
     def stop() -> None:
@@ -321,7 +321,7 @@ def norm(*tensors: torch.Tensor) -> float:
 @pytest.mark.parametrize("family", ["llama", "neox"])
 @pytest.mark.parametrize("method", [method for method in METHODS if method.startswith("scale-")])
 def test_norms_of_an_expansion(method: str, family: str, world: World, finished: Callable[..., Run]) -> None:
-    """By their names in the state dict, of which the paper's Fig. 7 shows the means."""
+    """Against the tensors by name in the state dict; the paper's Fig. 7 shows the means."""
     folder = finished(method, family).folder
     found = measured(folder, [])
     tensors = load_model(describe(str(folder))).state_dict()

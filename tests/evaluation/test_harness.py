@@ -1,4 +1,4 @@
-"""`scale eval` gives the harness's own numbers for every kind of checkpoint, once, and says what is missing."""
+"""`scale eval` gives the harness's own numbers for every kind of checkpoint, once, and reports missing data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def measure(source: str, jobs: Sequence[HarnessTask], **options: Any) -> Result:
 
 
 def own(source: str, tasks: Tasks, name: str, **options: Any) -> dict[str, Any]:
-    """What the harness itself makes of a checkpoint's folder, loaded by itself."""
+    """The harness's own results for a checkpoint's folder that it loads itself."""
     arguments = {"pretrained": source, "trust_remote_code": True}
     return by_harness("hf", tasks, name, model_args=arguments, device="cpu", **({"batch_size": 3} | options))
 
@@ -65,7 +65,7 @@ def around(model: Any, tokenizer: Any) -> Any:
 
 
 def numbers(measurements: Sequence[Measurement]) -> dict[str, tuple[float, float | str]]:
-    """Value and standard error under the harness's name for them."""
+    """Value and standard error by the harness's names."""
     return {f"{m.metric},{m.filter}": (m.value, "N/A" if m.stderr is None else m.stderr) for m in measurements}
 
 
@@ -82,7 +82,7 @@ def own_numbers(values: Mapping[str, Any]) -> dict[str, tuple[float, float | str
 
 @pytest.mark.parametrize("kind", ["plain", "width", "depth"])
 def test_the_numbers_are_the_harness_own(kind: str, world: World, tasks: Tasks) -> None:
-    """To the last digit, by the same batches: of a base, and of an upscaled one that loads with the code beside it."""
+    """Equal to the last digit with the same batches: a base, and an upscaled model with its code beside it."""
     source = str(world.checkpoint("llama", kind))
     result = measure(source, found(tasks, *KINDS))
     assert {m.task for m in result.measurements} == set(KINDS)
@@ -162,7 +162,7 @@ def test_every_kind_of_checkpoint_is_measured(world: World, tasks: Tasks, finish
 
 
 def test_checkpoints_of_one_call_do_not_touch_each_other(world: World, tasks: Tasks) -> None:
-    """Few-shot examples are drawn anew for each; the first one's requests do not come up again with the second."""
+    """Few-shot examples are drawn again for each checkpoint, and requests of the first do not reappear."""
     sources = [str(world.checkpoint("llama", "depth")), str(world.checkpoint("neox"))]
     together = evaluate(sources, found(tasks, "tiny_choice", "tiny_words", shots=3), batch_size=3)
     for source, result in zip(sources, together, strict=True):
@@ -248,7 +248,7 @@ def test_nothing_is_printed_and_progress_reaches_the_end(
 
 
 def test_a_batch_size_is_found_and_recorded(world: World, tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU by what a forward pass may hold, whatever the harness would try."""
+    """On a CPU by the limits of a forward pass, not by the harness's trial."""
     source = str(world.checkpoint("llama"))
     monkeypatch.setattr(harness, "rows_for", lambda model, length: 5 if length < 100 else 2)
     result = measure(source, found(tasks, "tiny_choice", "tiny_text"), batch_size=None)
@@ -257,7 +257,7 @@ def test_a_batch_size_is_found_and_recorded(world: World, tasks: Tasks, monkeypa
     assert measure(source, found(tasks, "tiny_choice")).find("tiny_choice")[0].batch_size == 3
 
 
-def test_what_the_harness_warns_of_is_kept(world: World, tasks: Tasks) -> None:
+def test_warnings_of_the_harness_are_recorded(world: World, tasks: Tasks) -> None:
     result = measure(str(world.checkpoint("llama")), found(tasks, "tiny_words", shots=2))
     for m in result.measurements:
         assert m.details["harness"].startswith("lm_eval 0.")
@@ -297,7 +297,7 @@ def routed_twin(adapt: Path, folder: Path, threshold: float) -> str:
 def test_a_router_that_never_preserves_is_scale_adapt(
     world: World, tasks: Tasks, finished: Finished, tmp_path: Path
 ) -> None:
-    """tau = 2: no cosine is above it; tau = -2: all are, and the numbers are others."""
+    """tau = 2: no cosine is above it. tau = -2: all are, and the numbers differ."""
     adapt = finished("scale-adapt").folder
     jobs = found(tasks, *KINDS[:4])
     plain = measure(str(adapt), jobs)
@@ -312,13 +312,13 @@ def test_a_router_that_never_preserves_is_scale_adapt(
 
 @torch.no_grad()
 def threshold_between(adapt: Path, tasks: Tasks, folder: Path) -> float:
-    """A threshold that the answers to some of the questions of tiny_letters pass, with room on both sides."""
+    """A threshold that some answers of tiny_letters exceed, with a margin on both sides."""
     source = describe(routed_twin(adapt, folder / "any", 0.5))
     model, tokenizer = load_model(source), load_tokenizer(source)
     prompts = [tokenizer.encode(f"Q: {item['question']}\nA:") for item in tasks.items("letters")]
 
     def edge(most: int) -> float:
-        """The least threshold that at most so many pass."""
+        """The smallest threshold that at most so many exceed."""
         low, high = -1.0, 1.0
         for _ in range(30):
             model.config.router["threshold"] = middle = (low + high) / 2
@@ -332,7 +332,7 @@ def threshold_between(adapt: Path, tasks: Tasks, folder: Path) -> float:
 def test_the_routed_share_counts_the_scored_tokens(
     world: World, tasks: Tasks, finished: Finished, tmp_path: Path
 ) -> None:
-    """Against asking for one request at a time: without padding, without the context, each position once."""
+    """Against single requests: without padding, without the context, each position once."""
     adapt = finished("scale-adapt").folder
     source = routed_twin(adapt, tmp_path / "routed", threshold_between(adapt, tasks, tmp_path))
     model, tokenizer = load_model(describe(source)), load_tokenizer(describe(source))
@@ -379,7 +379,7 @@ def test_the_routed_share_counts_the_scored_tokens(
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A list that each task is added to when it is run."""
+    """A list to which each task is added when it runs."""
     ran: list[str] = []
     run = HarnessTask.run
 
@@ -421,7 +421,7 @@ def test_a_second_call_runs_nothing(
         ({"dtype": "bfloat16"}, {}),
     ],
 )
-def test_what_was_asked_otherwise_is_measured_beside_it(
+def test_another_request_is_measured_in_addition(
     options: dict[str, Any], asked: dict[str, Any], world: World, tasks: Tasks, tmp_path: Path
 ) -> None:
     source = str(world.checkpoint("llama"))
@@ -504,7 +504,7 @@ def test_results_of_another_checkpoint_are_not_mixed_in(world: World, tasks: Tas
 
 
 def test_two_processes_share_the_requests(world: World, tasks: Tasks, finished: Finished, tmp_path: Path) -> None:
-    """As one process has it: the numbers, the items, and the routed share but for a repeated request or two."""
+    """Equal to one process: numbers and items, and the routed share up to a repeated request or two."""
     adapt = finished("scale-adapt").folder
     source = routed_twin(adapt, tmp_path / "routed", threshold_between(adapt, tasks, tmp_path))
     program = tmp_path / "scale.py"
@@ -532,8 +532,8 @@ def test_two_processes_share_the_requests(world: World, tasks: Tasks, finished: 
 # -- what there is, and what there is not ----------------------------------------------------------------------------
 
 
-def test_what_a_definition_says_is_what_the_harness_builds(tasks: Tasks) -> None:
-    """Version, shots and metrics are known before a data set is loaded, and are those of the tasks once loaded."""
+def test_definitions_are_those_that_the_harness_builds(tasks: Tasks) -> None:
+    """Version, shots and metrics are known before a dataset is loaded, and equal those of the loaded tasks."""
     for task in found(tasks, *KINDS):
         with quiet():
             loaded = task.manager.load([task.name])
@@ -594,7 +594,7 @@ def test_a_wrong_name_or_number(names: list[str], options: dict[str, Any], messa
         ("tiny_gone", "tiny_gone: its data cannot be read: Unable to find '{gone}'"),
     ],
 )
-def test_data_that_is_not_there_is_said_before_a_model_loads(
+def test_missing_data_is_reported_before_a_model_loads(
     name: str, message: str, world: World, tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scale_cli.evaluation.evaluate.load", None)
@@ -639,7 +639,7 @@ def changed(**changes: Any) -> Suite:
         ),
     ],
 )
-def test_a_suite_that_reads_what_there_is_not(changes: dict[str, Any], message: str, tasks: Tasks) -> None:
+def test_a_suite_with_unknown_entries_is_refused(changes: dict[str, Any], message: str, tasks: Tasks) -> None:
     suite = dataclasses.replace(changed(**changes), include_path=tasks.include_path)
     with pytest.raises(RequestError) as refused:
         suite_tasks(suite)

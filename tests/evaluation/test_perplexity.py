@@ -1,4 +1,4 @@
-"""Perplexity, against the library's own loss, the harness's own log-likelihood, sums by hand and naive loops."""
+"""Perplexity against the library's loss, the harness's log-likelihood, sums by hand and naive loops."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tiny(name: str = "llama", *, dtype: torch.dtype = torch.float64, **changes: 
 
 
 def subject_of(model: Any, tokenizer: Any = None, *, batch_size: int | None = None) -> Subject:
-    """A model of the test's own in the place of one that was loaded."""
+    """A model of the test in place of a loaded one."""
     dtype = str(model.dtype).removeprefix("torch.")
     checkpoint: Any = None
     target = Target("tiny", checkpoint, "0" * 64, dtype)
@@ -73,7 +73,7 @@ def windows_of(documents: Sequence[str] = DOCUMENTS, *, packing: Packing = "conc
 
 
 class Bigrams(torch.nn.Module):
-    """A model that knows only which token follows which, with probabilities that are given."""
+    """A bigram model with given probabilities."""
 
     device = torch.device("cpu")
     dtype = torch.float64
@@ -199,7 +199,7 @@ def test_a_stride_of_one_is_token_by_token(length: int) -> None:
 
 
 def test_more_overlap_shows_more() -> None:
-    """On a text that repeats itself a model that looks far back does better the more it sees."""
+    """On a repetitive text, a model that attends far back improves with more context."""
     tokens = [measured(subject_of(tiny()), options=WindowOptions(16, s))["perplexity"].details for s in (16, 8, 1)]
     assert len({details["nll"] for details in tokens}) == 3
     assert len({details["tokens"] for details in tokens}) == 1
@@ -208,7 +208,7 @@ def test_more_overlap_shows_more() -> None:
 
 @pytest.mark.parametrize("packing", ["concat", "documents"])
 @pytest.mark.parametrize("keeps", [True, False])
-def test_neither_batches_nor_what_fills_them_up_change_anything(
+def test_neither_batches_nor_padding_change_anything(
     packing: Packing, keeps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny("mistral")
@@ -220,7 +220,7 @@ def test_neither_batches_nor_what_fills_them_up_change_anything(
     assert sum(batch.inputs.shape[0] for batch in windows.batches(3)) == len(windows.windows)
 
 
-def test_only_what_is_asked_is_computed() -> None:
+def test_only_needed_logits_are_computed() -> None:
     model = tiny()
     shapes = []
     head = model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
@@ -255,7 +255,7 @@ def test_every_token_is_a_target_once(size: int, length: int, data: st.DataObjec
         assert stop - first <= (length if number == 0 else stride)
 
 
-def test_what_stands_before_a_document() -> None:
+def test_the_token_before_a_document() -> None:
     both = byte_tokenizer(bos_token=BEGIN, eos_token=END)
     assert (lead_token(both, "concat"), lead_token(both, "documents")) == (257, 256)
     for special in ({"bos_token": BEGIN}, {"eos_token": END}):
@@ -290,7 +290,7 @@ def test_a_document_that_has_no_tokens_still_has_bytes() -> None:
         measured(subject_of(tiny(), tokenizer), ["  "])
 
 
-def test_a_router_says_which_tokens_were_preserved() -> None:
+def test_the_share_of_tokens_that_a_router_preserved() -> None:
     model = widened(tiny(), layers=(1, 2), modules=("attention", "ffn"), threshold=0.25)
     windows = windows_of(stride=5)
     preserved = 0
@@ -321,7 +321,7 @@ def test_progress_reaches_all_windows() -> None:
     assert seen == [(done, windows) for done in [*range(2, windows, 2), windows]]
 
 
-def test_the_version_tells_apart_what_cannot_be_compared() -> None:
+def test_incomparable_measurements_have_different_versions() -> None:
     subject = subject_of(tiny(max_position_embeddings=32))
     versions = set()
     for documents, options in (
@@ -380,7 +380,7 @@ def test_a_tokenizer_with_nothing_to_begin_with() -> None:
 
 
 def draw_documents(generator: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Losses and lengths of documents that differ in length and difficulty, long ones being easier."""
+    """Losses and lengths of documents that differ in length and difficulty; long ones are easier."""
     lengths = np.ceil(generator.lognormal(4, 0.8, shape))
     difficulty = 3 + 0.5 * generator.standard_normal(shape) - 0.3 * np.log(lengths)
     return difficulty * lengths, lengths
@@ -418,7 +418,7 @@ def test_a_single_document_has_no_error() -> None:
     assert found["perplexity"].samples == 1
 
 
-def test_what_is_no_number_stays_none() -> None:
+def test_nan_and_infinity_are_kept() -> None:
     for broken in (math.nan, math.inf):
         value, stderr = ratio([1.0, broken], [1, 1])
         assert (str(value), str(stderr)) == (str(broken), "nan")
@@ -432,7 +432,7 @@ def test_what_is_no_number_stays_none() -> None:
 
 
 def test_the_error_of_a_change_is_the_jackknife_of_the_change() -> None:
-    """Paired by document: leaving out one at a time, of both models, says how sure the difference of two ratios is."""
+    """Paired by document: the jackknife over both models' documents gives the error of the difference of ratios."""
     draw = np.random.default_rng(0)
     size = draw.integers(200, 400, 60).astype(float)
     hard = draw.normal(3, 1, 60)  # what both find hard

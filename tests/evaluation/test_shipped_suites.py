@@ -1,4 +1,4 @@
-"""Every task and metric name of the shipped suites is one of the installed harness, and the paper's are the paper's."""
+"""The shipped suites use only tasks and metrics of the installed harness, and the paper's suites match the paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAPER = {
     },
     "korean": {"kobest_boolq": "acc", "kobest_copa": "acc", "kobest_hellaswag": "acc_norm"},
 }
-"""Table 1 of arXiv 2511.03270, whose cells are accuracies of so many items: they fix the metrics."""
+"""Table 1 of arXiv 2511.03270. Its cells are accuracies over so many items, which determines the metrics."""
 OWN_SHOTS = {"gsm8k": 5}
 
 
@@ -64,7 +64,7 @@ def test_groups_are_whole() -> None:
 
 
 @pytest.mark.parametrize("change", [{"metric": "acc_nrom"}, {"task": "arc_challange"}, {"filter": "strict"}])
-def test_a_wrong_name_would_be_seen(change: dict[str, str]) -> None:
+def test_a_wrong_name_is_detected(change: dict[str, str]) -> None:
     suite = find_suite("english")
     wrong = dataclasses.replace(suite, tasks=(dict(suite.tasks[0]) | change, *suite.tasks[1:]))
     with pytest.raises(RequestError, match=r"^(suite english: )?arc_chall[ae]nge"):
@@ -73,7 +73,7 @@ def test_a_wrong_name_would_be_seen(change: dict[str, str]) -> None:
 
 @pytest.mark.slow
 def test_the_harness_itself_finds_the_same() -> None:
-    """By its index of everything, which takes half a minute."""
+    """By the harness's complete index, which takes half a minute."""
     from lm_eval.tasks import TaskManager
 
     index = TaskManager().task_index

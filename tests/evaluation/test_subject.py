@@ -1,4 +1,4 @@
-"""What is measured is known by its content, its label and its dtype before it is loaded."""
+"""A target has its fingerprint, label and dtype before it is loaded."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_run_is_its_tensors_its_method_and_its_base(
 
 
 def test_a_checkpoint_from_scratch_needs_no_base_weights(world: World, tmp_path: Path) -> None:
-    """A model that trains from random weights stores all of them, and of the base only the config counts."""
+    """A model trained from random weights stores all of them; only the config of its base counts."""
     bare, folder = tmp_path / "bare", tmp_path / "run"
     shutil.copytree(world.checkpoint("neox"), bare, ignore=shutil.ignore_patterns("*.safetensors"))
     folder.mkdir()
@@ -142,7 +142,7 @@ def test_the_dtype_is_the_stored_one_on_a_cpu_and_bfloat16_on_a_gpu(
     assert loaded.dtype == torch.bfloat16
 
 
-def test_what_results_say_of_a_checkpoint(world: World, finished: Finished) -> None:
+def test_the_description_of_a_checkpoint_in_results(world: World, finished: Finished) -> None:
     (plain,) = targets([f"x={world.checkpoint('llama')}"], dtype=None, device=CPU)
     model = load(plain, device=CPU, batch_size=None, seed=0).model
     info = information(plain, model)

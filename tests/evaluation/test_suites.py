@@ -1,4 +1,4 @@
-"""A suite's file says what is read, and a wrong one is refused by one line that says why."""
+"""A suite is read from a file, and a wrong file is refused in one line with the reason."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_file_and_a_folder(tmp_path: Path) -> None:
     assert load_suite(tmp_path) == suite
 
 
-def test_what_may_be_left_out(tmp_path: Path) -> None:
+def test_optional_keys(tmp_path: Path) -> None:
     tasks = [{"task": "arc_easy", "metric": "acc"}]
     suite = load_suite(written(tmp_path, tasks=tasks, num_fewshot=None, include_path=None))
     assert suite.include_path is None

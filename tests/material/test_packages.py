@@ -1,4 +1,4 @@
-"""Packages are fetched by pip itself, here from a folder that takes the place of an index."""
+"""Packages are downloaded by pip itself, here from a folder instead of an index."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = {"tiny_data/a.txt": b"one", "tiny_data/b.bin": b"two", "other/c.txt": b"
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which pip finds what there is, and nowhere else."""
+    """A folder that is pip's only source of packages."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -66,7 +66,7 @@ def test_an_sdist_too(index: Path, tmp_path: Path) -> None:
     assert [file for file in out.rglob("*") if file.is_file()] == [out / "tiny_data-1.0" / "data" / "a.txt"]
 
 
-def test_offline_says_what_to_do(index: Path, tmp_path: Path) -> None:
+def test_the_error_offline_gives_advice(index: Path, tmp_path: Path) -> None:
     package = wheel(tmp_path, FILES)
     cache = tmp_path / "cache"
     assert error(package, cache) == (
@@ -153,7 +153,7 @@ def test_a_member_never_lands_outside(no_pip: None, tmp_path: Path) -> None:
     assert not (tmp_path / "a" / "a.txt").exists()
 
 
-def test_a_pattern_without_a_member_is_seen(no_pip: None, tmp_path: Path) -> None:
+def test_a_pattern_without_a_member_is_an_error(no_pip: None, tmp_path: Path) -> None:
     package = wheel(tmp_path, FILES, members=("tiny_data/*", "nothing/*"))
     with pytest.raises(AssertionError, match="holds nothing like"):
         unpack(package, tmp_path / "out", cache=tmp_path)

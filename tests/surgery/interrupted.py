@@ -1,8 +1,8 @@
-"""Upscales again and again, each time interrupted at another moment: `python -m tests.surgery.interrupted FOLDER`.
+"""Interrupts an upscaling at many different moments: `python -m tests.surgery.interrupted FOLDER`.
 
-A process forked from this one runs the command and is sent a signal, by itself when it comes to its n-th file or
-folder, for every n, and by this process after some milliseconds. After each the result must be whole or not there.
-Prints, as JSON, how often it was what.
+A forked process runs the command. It sends itself a signal at its n-th access to a file or folder, for every n, or gets
+one from this process after some milliseconds. After each the result must be complete or missing. Prints the counts of
+both outcomes as JSON.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ TERMINATED = 143
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """What a folder holds: the sha256 of every file by its path."""
+    """The sha256 of every file of a folder, by path."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def signal_at(step: int, number: int, folder: Path) -> None:
-    """From now on send this process a signal when it is about to touch `folder` for the time numbered `step`."""
+    """Send this process a signal at its access number `step` to `folder`."""
     steps = itertools.count()
 
     def on_event(event: str, arguments: tuple[Any, ...]) -> None:
@@ -49,7 +49,7 @@ def signal_at(step: int, number: int, folder: Path) -> None:
 
 
 def run(words: list[str], out: Path, *, step: int | None, delay: float | None, number: int) -> int:
-    """Run the command in a forked process, with a signal at a step or after a delay; its status as of `os.wait`."""
+    """Run the command in a forked process, with a signal at a step or after a delay. Returns its wait status."""
     process = os.fork()
     if process == 0:
         silent = os.open(os.devnull, os.O_WRONLY)
@@ -69,7 +69,7 @@ def run(words: list[str], out: Path, *, step: int | None, delay: float | None, n
 
 
 def check(folder: Path, base: Path, way: str, number: int) -> collections.Counter[str]:
-    """Interrupt at every step and at some times; returns how often the result was whole, or nothing, or abandoned."""
+    """Interrupt at every step and at some times. Returns the counts of complete, missing and abandoned results."""
     out = folder / "work" / "out"
     words = ["upscale", str(base), str(out), *WAYS[way]]
     found: collections.Counter[str] = collections.Counter()

@@ -20,7 +20,7 @@ NEOX_OUTPUTS = ("attention.dense", "mlp.dense_4h_to_h")
 
 
 def by_hand(base: Any, layers: int) -> Any:
-    """LLaMA Pro as its authors' script does it: after every (L / P)-th layer a copy with its outputs zeroed."""
+    """LLaMA Pro by its authors' script: after every (L / P)-th layer a copy with zeroed outputs."""
     old = base.config.num_hidden_layers
     split = old // (layers - old)
     decoder = base.base_model
@@ -85,7 +85,7 @@ def test_an_output_that_is_not_zero_fails_the_check(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("base_layers", range(1, 33))
 def test_positions(base_layers: int) -> None:
-    """The authors' rule (i + 1) % (L / P) == 0 wherever P divides L, evenly spread elsewhere, the last one on top."""
+    """The authors' rule (i + 1) % (L / P) == 0 if P divides L, else spread evenly, with the last block on top."""
     for layers in range(base_layers + 1, 2 * base_layers + 1):
         new = layers - base_layers
         copied = plan_depth(base_layers, layers=layers)
@@ -104,7 +104,7 @@ def test_positions(base_layers: int) -> None:
 @pytest.mark.parametrize("written", [True, False], ids=["written", "derived"])
 @pytest.mark.parametrize("name", ["qwen2", "gemma3", "mistral", "qwen3"])
 def test_a_copy_attends_as_the_layer_that_it_copies(name: str, written: bool, tmp_path: Path) -> None:
-    """Also where the library derives the kind of a layer from its index, which the copies move."""
+    """Also if the library derives a layer's type from its index, which copies shift."""
     folder, out = base_folder(tmp_path / "base", name, num_hidden_layers=4), tmp_path / "out"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kinds = config.pop("layer_types", None)

@@ -1,6 +1,6 @@
-"""What happens to an upscaling from outside: disks that are full or refuse, files that fail, signals at any moment.
+"""Faults during an upscaling: full or read-only disks, unreadable files, signals at any moment.
 
-Each ends in one line, or in none, and leaves nothing or the whole result.
+Each ends with at most one line, and leaves nothing or the complete result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WAYS = {"width": ("--by", "width", "--hidden", 8), "depth": ("--by", "depth", "-
 
 
 def mount(folder: Path, options: str) -> bool:
-    """Mount a file system in memory there, if this process may."""
+    """Mount an in-memory file system at `folder`, if this process is allowed to."""
     folder.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
     return shutil.which("mount") is not None and subprocess.run(command, capture_output=True).returncode == 0
@@ -64,7 +64,7 @@ def disk_that_fills(folder: Path, *, small: bool) -> Iterator[Callable[[], None]
 
 
 def after(module: Any, name: str, do: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `do` happen each time before the function of a module."""
+    """Call `do` before every call of a module's function."""
     function = getattr(module, name)
 
     def first(*words: Any, **keywords: Any) -> Any:
@@ -101,7 +101,7 @@ def test_a_disk_that_fills(
 
 
 def test_a_disk_too_small_is_refused_before_anything_is_written(run_cli: RunCli, tmp_path: Path) -> None:
-    """By numbers that no disk has room for, so that it needs no small one."""
+    """With sizes that exceed every disk, so that no small disk is needed."""
     words = ("--by", "width", "--hidden", 30_000_000, "--init", "random")
     ended = run_cli("upscale", base_folder(tmp_path / "base"), tmp_path / "out", *words)
     assert (ended.code, ended.stdout) == (2, "")
@@ -117,7 +117,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(run_cli: RunCli,
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_needed_is_what_is_written(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_needed_bytes_are_the_written_ones(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, asked = base_folder(tmp_path / "base"), []
     module = importlib.import_module("scale_cli.surgery.upscale")  # the package's own word for it is the function
     monkeypatch.setattr(module, "require_room", lambda folder, needed, **_: asked.append(needed))
@@ -129,7 +129,7 @@ def test_what_is_needed_is_what_is_written(way: str, tmp_path: Path, monkeypatch
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[Path]:
-    """A folder that takes no files: on a disk mounted so, or, where that may not be, one that the system forbids."""
+    """A folder that refuses files: on a read-only mount, or one that the system forbids if mounting is not allowed."""
     if mount(folder, "ro"):
         try:
             yield folder
@@ -191,7 +191,7 @@ def test_a_parent_that_takes_nothing(out: str, reason: str, run_cli: RunCli, tmp
     ],
 )
 def test_a_file_of_the_base_that_cannot_be_read(name: str, message: str, run_cli: RunCli, tmp_path: Path) -> None:
-    """It opens, and reading it fails, whoever asks."""
+    """A file that opens, and fails on reading."""
     base, out = base_folder(tmp_path / "base", shard="20KB" if "index" in name else "1GB"), tmp_path / "out"
     (base / name).unlink()
     (base / name).symlink_to("/proc/self/mem")

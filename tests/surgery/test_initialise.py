@@ -33,7 +33,7 @@ def decaying(out_features: int, in_features: int) -> Tensor:
 
 
 def up_to_signs(found: Tensor, expected: Tensor) -> Tensor:
-    """`expected` with each row turned to the side of `found`'s."""
+    """`expected` with the signs of the rows of `found`."""
     return expected * torch.sign((found * expected).sum(dim=1, keepdim=True))
 
 
@@ -52,7 +52,7 @@ def test_svd_is_the_leading_part_of_numpys(shape: tuple[int, int], tolerance: To
 
 
 def test_signs_do_not_hang_on_the_machine() -> None:
-    """Every row of W21 has its largest entry positive: so it is the same whichever sign the library's vectors take."""
+    """The largest entry of every row of W21 is positive, whatever the signs of the library's vectors."""
     w21, _ = expand_linear(matrix(20, 12), extra_in=2, extra_out=6, init=("svd", "zero"), generator=seeded())
     assert (w21.gather(1, w21.abs().argmax(dim=1, keepdim=True)) > 0).all()
     negated, _ = expand_linear(-matrix(20, 12), extra_in=2, extra_out=6, init=("svd", "zero"), generator=seeded())
@@ -61,7 +61,7 @@ def test_signs_do_not_hang_on_the_machine() -> None:
 
 @pytest.mark.parametrize("shape", [(200, 160), (160, 200), (160, 160)])
 def test_float32_is_close_to_float64(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What large maps get, on a small one, against the library's own decomposition; in several chunks of rows."""
+    """The method for large maps, on a small one in several chunks, against the library's own decomposition."""
     monkeypatch.setattr(initialise, "CHUNK_ROWS", 64)
     weight, k = decaying(*shape), 24
     arguments: dict[str, Any] = {"extra_in": 30, "extra_out": k, "init": ("svd", "svd"), "generator": seeded()}
@@ -77,7 +77,7 @@ def test_float32_is_close_to_float64(shape: tuple[int, int], monkeypatch: pytest
 
 
 def test_no_chance_is_in_the_svd() -> None:
-    """Nothing is drawn for it, neither from the generator given nor from the global one."""
+    """It uses neither the given nor the global random generator."""
     weight, generator = matrix(200, 160, dtype=torch.bfloat16), seeded()
     states = torch.get_rng_state(), generator.get_state()
     added = [expand_linear(weight, extra_in=3, extra_out=8, init=("svd", "svd"), generator=generator) for _ in range(2)]
@@ -89,7 +89,7 @@ def test_no_chance_is_in_the_svd() -> None:
 
 
 class FewRows:
-    """A matrix that gives some rows at a time and keeps count of how many at most."""
+    """A matrix that records the largest number of rows read at once."""
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
@@ -162,14 +162,14 @@ def test_shapes_dtypes_and_an_unchanged_weight(w21: Init, w22: Init, dtype: torc
         ({"extra_in": 7, "init": ("svd", "svd")}, "7 added columns: svd has 6"),
     ],
 )
-def test_what_cannot_be_expanded_is_refused(changes: dict[str, object], message: str) -> None:
+def test_impossible_expansions_are_refused(changes: dict[str, object], message: str) -> None:
     arguments: dict[str, Any] = {"weight": torch.ones(4, 6), "extra_in": 2, "extra_out": 2, "init": ("svd", "zero")}
     arguments |= changes
     with pytest.raises(ValueError, match=message):
         expand_linear(arguments.pop("weight"), generator=seeded(), **arguments)
 
 
-def test_the_embedding_is_seen_in_its_leading_directions(tolerance: Tolerance) -> None:
+def test_the_embedding_is_projected_on_its_leading_directions(tolerance: Tolerance) -> None:
     weight = matrix(50, 16)
     found = expand_embedding(weight, extra=5, init="svd", generator=seeded())
     _, _, vt = (torch.from_numpy(a) for a in np.linalg.svd(weight.numpy()))
@@ -181,7 +181,7 @@ def test_the_embedding_is_seen_in_its_leading_directions(tolerance: Tolerance) -
 
 @pytest.mark.parametrize("init", ["zero", "random"])
 def test_else_the_embedding_is_as_spread_as_the_bases(init: Init) -> None:
-    """Zero too: zero columns, a zero W21 and the zero head would leave nothing that a gradient reaches."""
+    """Also with zero: with zero columns, a zero W21 and the zero head no parameter would get a gradient."""
     weight = 0.02 * matrix(400, 100)
     found = expand_embedding(weight, extra=60, init=init, generator=seeded())
     assert found.dtype == weight.dtype

@@ -69,7 +69,7 @@ def truncate(folder: Path) -> None:
 
 
 def sharded(edit: Callable[[Path], object]) -> Callable[[Path], None]:
-    """The base in several files instead, and then `edit`."""
+    """Split the base into several files, then apply `edit`."""
 
     def do(folder: Path) -> None:
         (folder / "model.safetensors").unlink()
@@ -109,7 +109,7 @@ def nothing(folder: Path) -> None:
 ROOT = Path(__file__).parent.parent.parent
 Q = "model.layers.1.self_attn.q_proj.weight"
 SHARD = "model-00003-of-00006.safetensors"
-"""The file that holds it where there are several."""
+"""The file that holds it, if there are several."""
 SUPPORTED = "gemma3_text, gpt_neox, llama, mistral, olmo2, qwen2, qwen3"
 CAUSAL = f"give a ...ForCausalLM of {SUPPORTED}"
 WIDTH: dict[str, Any] = {"by": "width", "hidden": 8}
@@ -380,7 +380,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_done_is_said_in_one_line(case: str, tmp_path: Path) -> None:
+def test_impossible_requests_end_with_one_line(case: str, tmp_path: Path) -> None:
     prepare, arguments, message = REFUSED[case]
     folder = base_folder(tmp_path / "base")
     prepare(folder)
@@ -492,13 +492,13 @@ MIXED = {
     "layers.2": torch.float64,
     "norm": torch.float32,
 }
-"""A dtype for every part of a base, the last that is in a tensor's name."""
+"""A dtype for every part of a base; the last part in a tensor's name counts."""
 
 
 @pytest.mark.parametrize("shard", ["1GB", "20KB"])
 @pytest.mark.parametrize("arguments", [WIDTH, DEPTH | {"layers": 6}], ids=["width", "depth"])
 def test_dtypes_may_be_mixed(arguments: dict[str, Any], shard: str, tmp_path: Path) -> None:
-    """What is there stays bitwise, what is added has the dtype of what it extends or copies."""
+    """Base tensors stay bitwise; added ones have the dtype of the tensor that they extend or copy."""
     folder, out = base_folder(tmp_path / "base", "llama-biased", shard=shard), tmp_path / "out"
     before: dict[str, torch.Tensor] = {}
     for file in folder.glob("*.safetensors"):

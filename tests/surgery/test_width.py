@@ -1,4 +1,4 @@
-"""Width upscaling: the function is the base's, its tensors are untouched, and breaking either is seen."""
+"""Width upscaling: the function is the base's, its tensors are unchanged, and every violation is detected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAIRS = [",".join(pair) for pair in itertools.product(INITS, INITS)]
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's safetensors files, which share no name."""
+    """Every tensor of a folder's safetensors files, whose names are distinct."""
     files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
     names = [name for file in files for name in file]
     assert len(names) == len(set(names))
@@ -57,7 +57,7 @@ def logits_of(model: Any) -> Tensor:
     seed=st.integers(0, 3),
 )
 @settings(max_examples=20, deadline=None)
-def test_a_fresh_one_gives_the_bases_logits(
+def test_a_fresh_model_gives_the_bases_logits(
     name: str, init: str, hidden: int, groups: int, ffn: int, seed: int
 ) -> None:
     """Family x tied and untied x grouped queries x sizes x initialisations, exactly, in float32 on the CPU."""
@@ -76,7 +76,7 @@ def test_a_fresh_one_gives_the_bases_logits(
 
 
 def tensors_that_stay(folder: Path) -> set[str]:
-    """The added tensors that five steps of a collaborating model do not move."""
+    """The added tensors that five steps of a collaborating model do not change."""
     model = load(folder)
     model.set_collaboration((1, 2), ("attention", "ffn"))
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -100,7 +100,7 @@ def test_every_initialisation_can_learn(name: str, init: str, tmp_path: Path) ->
 
 
 def test_zero_for_both_keeps_added_heads_and_features_zero_for_ever(tmp_path: Path) -> None:
-    """What enters them and what leaves them is zero, so no gradient reaches either; the rest can learn."""
+    """Their inputs and outputs are zero, so neither gets a gradient; the other tensors learn."""
     base_folder(tmp_path / "base")
     upscale(str(tmp_path / "base"), tmp_path / "out", by="width", hidden=8, init="zero", verify=False)
     still = tensors_that_stay(tmp_path / "out")
@@ -143,7 +143,7 @@ def test_one_norm_over_both_halves_fails_the_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["expansion.head.weight", "expansion.layers.1.o.w12", "base", "nan"])
-def test_the_proof_fails_where_the_function_changed(broken: str, tmp_path: Path) -> None:
+def test_the_proof_fails_if_the_function_changed(broken: str, tmp_path: Path) -> None:
     base_folder(tmp_path / "base")
     out = tmp_path / "out"
     upscale(str(tmp_path / "base"), out, by="width", hidden=8)
@@ -162,7 +162,7 @@ def test_the_proof_fails_where_the_function_changed(broken: str, tmp_path: Path)
         prove_unchanged(base, tmp_path / "broken", ScaleForCausalLM, seed=1)
 
 
-def test_the_proof_fails_where_a_tensor_is_not_found(tmp_path: Path) -> None:
+def test_the_proof_fails_if_a_tensor_is_missing(tmp_path: Path) -> None:
     base_folder(tmp_path / "base")
     upscale(str(tmp_path / "base"), tmp_path / "out", by="width", hidden=8, verify=False)
     file = tmp_path / "out" / "expansion-00001.safetensors"
@@ -227,8 +227,8 @@ def test_config_and_companions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama-biased", "neox"])
-def test_what_is_added_beside_the_matrices(name: str, tmp_path: Path) -> None:
-    """Norms are the identity, biases and head zero, and exactly those exist that the loaded model has."""
+def test_added_norms_biases_and_head(name: str, tmp_path: Path) -> None:
+    """Norms are the identity, biases and head are zero, and exactly the loaded model's tensors exist."""
     base_folder(tmp_path / "base", name)
     upscale(str(tmp_path / "base"), tmp_path / "out", by="width", hidden=8, verify=False)
     written = tensors_of(tmp_path / "out")
@@ -326,7 +326,7 @@ def test_planned_sizes(base: LayerShape, hidden: int, expected: tuple[int, int, 
 
 @pytest.mark.slow
 def test_a_base_whose_maps_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The decomposition in float32 in a whole upscaling, with queries in groups and several files."""
+    """The float32 decomposition in a complete upscaling, with grouped queries and several files."""
     monkeypatch.setattr(storage, "SHARD_BYTES", 20_000_000)
     changes: dict[str, Any] = {"hidden_size": 1152, "num_attention_heads": 18, "num_key_value_heads": 6}
     changes |= {"head_dim": 64, "intermediate_size": 3072, "vocab_size": 4000, "num_hidden_layers": 2}
