@@ -24,16 +24,17 @@ from rich.table import Table
 from benchmarks.speed import common
 from benchmarks.speed.common import interleave
 from benchmarks.speed.shapes import SHAPES, Shape
-from benchmarks.speed.train_step import build
+from benchmarks.speed.train_step import WIDENED, build
 from scale_cli.checkpoints.load import Checkpoint
 from scale_cli.data.windows import Windows
 from scale_cli.evaluation.harness import harness_model
 from scale_cli.evaluation.perplexity import document_sums
 from scale_cli.evaluation.subject import DTYPES, Subject, Target
-from scale_cli.planning.plan import generation_weights
+from scale_cli.methods import DEFAULT_METHOD
+from scale_cli.methods.cost import by_model
 
 BASE = "base"
-KINDS = (BASE, "scale-preserve", "scale-adapt", "scale-route")
+KINDS = (BASE, *WIDENED)
 WORK = ("perplexity", "choice")
 CHOICE_ROWS = 16
 """Requests a forward pass of multiple choice."""
@@ -74,7 +75,7 @@ def prepare(kind: str, shape: Shape, *, device: str) -> Subject:
     """A model of this shape with random weights, as loading a checkpoint of this kind would give it."""
     torch.manual_seed(0)
     dtype = "bfloat16" if device == "cuda" else "float32"
-    model = build("fft" if kind == BASE else kind, shape).to(device, DTYPES[dtype]).eval()
+    model = build(DEFAULT_METHOD if kind == BASE else kind, shape).to(device, DTYPES[dtype]).eval()
     target = Target(kind, Checkpoint(kind, Path(), "plain" if kind == BASE else "width"), "", dtype)
     return Subject(target, model, byte_tokenizer(), torch.device(device), CHOICE_ROWS, 0)
 
@@ -130,7 +131,7 @@ def measure(shape: Shape, *, repetitions: int, warmup: int, device: str) -> list
     clocks = interleave(
         {key: work for key, (work, _) in works.items()}, repetitions=repetitions, warmup=warmup, device=device
     )
-    weights = {kind: generation_weights(kind, subject.model) for kind, subject in subjects.items()}
+    weights = {kind: by_model(subject.model).generation for kind, subject in subjects.items()}
     lines = []
     for name, kind in sorted(works, key=lambda key: WORK.index(key[0])):
         clock, base = clocks[name, kind], clocks[name, BASE]

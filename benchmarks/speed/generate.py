@@ -22,11 +22,12 @@ from rich.table import Table
 from benchmarks.speed import common
 from benchmarks.speed.common import Target, interleave
 from benchmarks.speed.shapes import SHAPES, Shape
-from benchmarks.speed.train_step import build
-from scale_cli.planning.plan import generation_weights
+from benchmarks.speed.train_step import WIDENED, build
+from scale_cli.methods import DEFAULT_METHOD
+from scale_cli.methods.cost import by_model
 
 BASE = "base"
-KINDS = (BASE, "scale-preserve", "scale-adapt", "scale-route")
+KINDS = (BASE, *WIDENED)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Line:
 def prepare(kind: str, shape: Shape, *, device: str) -> Any:
     """A model of this shape with random weights, in eval mode, in bfloat16 on a GPU."""
     torch.manual_seed(0)
-    model = build("fft" if kind == BASE else kind, shape).eval()
+    model = build(DEFAULT_METHOD if kind == BASE else kind, shape).eval()
     return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
 
 
@@ -75,7 +76,7 @@ def measure(
     prompt = torch.randint(shape.config["vocab_size"], (batch_size, prompt_tokens), generator=draw).to(device)
     works = {kind: generation(model, prompt, new_tokens) for kind, model in models.items()}
     clocks = interleave(works, repetitions=repetitions, warmup=warmup, device=device)
-    weights = {kind: generation_weights(kind, model) for kind, model in models.items()}
+    weights = {kind: by_model(model).generation for kind, model in models.items()}
     return [
         Line(
             kind=kind,

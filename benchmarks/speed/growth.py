@@ -29,13 +29,13 @@ from rich.table import Table
 from benchmarks.speed import common, gen_bios, upscale
 from benchmarks.speed.common import in_own_process, interleave
 from benchmarks.speed.shapes import SHAPES, Shape
-from benchmarks.speed.train_step import Prepared, prepare, step, tokens
+from benchmarks.speed.train_step import WIDENED, Prepared, build, one_path_methods, prepare, step, tokens
 from scale_cli.core.errors import RequestError
-from scale_cli.methods.cost import Weights, multiply_adds
+from scale_cli.methods import DEFAULT_METHOD, yardstick
+from scale_cli.methods.cost import Cost
 from scale_cli.reporting.figures import growth_figure
 from scale_cli.reporting.growth import GrowthPanel, GrowthSeries, power_law
 
-METHODS = ("fft", "scale-preserve", "scale-adapt")
 SHAPE = "llama-small"
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.63)
 """Of the base's sizes, what is added to each: the expansion's weights are about the share and its square, as an added
@@ -130,34 +130,36 @@ class Machine:
 
 
 def grow_expansion(machine: Machine, shape: Shape) -> list[Series]:
-    """A step against E, in percent of N: x is 0 where there is no expansion at all, for fft always."""
+    """A step against E, in percent of N: x is 0 for a model without any expansion, so for full fine-tuning always."""
     shape = with_step(shape, *STEP_SIZE)
-    works, weights = {}, {}
-    for method in METHODS[1:]:
+    works, costs = {}, {}
+    _, *methods = one_path_methods(shape)
+    for method in methods:
         works[method, 0.0] = without_expansion(machine, method, shape)
         for share in SHARES:
             wide = sized(shape, share=share)
             prepared = machine.prepare(method, wide)
-            works[method, share], weights[method, share] = machine.work(prepared, wide), prepared.weights
+            works[method, share], costs[method, share] = machine.work(prepared, wide), prepared.cost
     seconds = machine.seconds(works)
 
     def point(method: str, share: float) -> Point:
-        counts = weights[method, share]
-        counted = _operations(method, counts, shape)
-        return Point(100 * counts.added / counts.base, seconds[method, share], counted)
+        cost = costs[method, share]
+        return Point(100 * cost.added / cost.base, seconds[method, share], _operations(cost, shape))
 
     return [
         Series("expansion", method, method, tuple(point(method, share) for share in SHARES), seconds[method, 0.0])
-        for method in METHODS[1:]
+        for method in methods
     ]
 
 
 def without_expansion(machine: Machine, method: str, shape: Shape) -> Callable[[], None]:
     """What is left of a method's step if the expansion has no weight at all: the base's forward pass, and the backward
     pass to the lowest layer that would collaborate; nothing is updated."""
-    base = machine.prepare("fft", shape).model.requires_grad_(False)
-    if method == "scale-adapt":
-        lowest = base.model.layers[shape.preserve_layers]
+    base = machine.prepare(DEFAULT_METHOD, shape).model.requires_grad_(False)
+    with torch.device("meta"):
+        collaborating = build(method, shape).config.collaborative["layers"]
+    if collaborating:
+        lowest = base.model.layers[min(collaborating)]
         lowest.register_forward_pre_hook(lambda layer, args: (args[0].detach().requires_grad_(), *args[1:]))
     batch = tokens(shape, device=machine.device)
 
@@ -194,13 +196,14 @@ def grow_batch(machine: Machine, shape: Shape) -> list[Series]:
 def _steps(sweep: str, machine: Machine, shapes: Mapping[int, Shape], *, same_model: bool = False) -> list[Series]:
     """A step of each method against the sizes; same_model: of one model for all of them."""
     works, counted = {}, {}
-    for method in METHODS:
+    methods = one_path_methods(next(iter(shapes.values())))
+    for method in methods:
         prepared = None
         for size, shape in shapes.items():
             if prepared is None or not same_model:
                 prepared = machine.prepare(method, shape)
             works[method, float(size)] = machine.work(prepared, shape)
-            counted[method, float(size)] = _operations(method, prepared.weights, shape)
+            counted[method, float(size)] = _operations(prepared.cost, shape)
     seconds = machine.seconds(works)
     return [
         Series(
@@ -209,12 +212,12 @@ def _steps(sweep: str, machine: Machine, shapes: Mapping[int, Shape], *, same_mo
             method,
             tuple(Point(x, seconds[method, x], counted[method, x]) for x in map(float, shapes)),
         )
-        for method in METHODS
+        for method in methods
     ]
 
 
-def _operations(method: str, weights: Weights, shape: Shape) -> float:
-    return multiply_adds(method, weights) * shape.batch_size * shape.seq_length
+def _operations(cost: Cost, shape: Shape) -> float:
+    return cost.training * shape.batch_size * shape.seq_length
 
 
 def grow_upscale(shape: Shape, *, threads: int) -> list[Series]:
@@ -236,7 +239,7 @@ def grow_upscale(shape: Shape, *, threads: int) -> list[Series]:
         svd = width.seconds["svd"]
         for label, seconds in zip(points, (svd, width.total_seconds - svd, depth.total_seconds), strict=True):
             points[label].append(Point(megabytes, seconds))
-    colours = ("scale-route", "scale-adapt", "llama-pro")
+    colours = (WIDENED[-1], yardstick("width").name, yardstick("depth").name)
     return [
         Series("upscale", label, colour, tuple(found))
         for (label, found), colour in zip(points.items(), colours, strict=True)
@@ -248,7 +251,7 @@ def grow_people(most: int, *, threads: int) -> list[Series]:
     counts = [10**power for power in range(3, 10) if 10**power <= most]
     runs = [in_own_process(gen_bios.generate, people, threads) for people in counts]
     points = tuple(Point(float(run.people), run.wall_seconds) for run in runs)
-    return [Series("gen-bios", "gen-bios", "scale-preserve", points)]
+    return [Series("gen-bios", "gen-bios", WIDENED[0], points)]
 
 
 SWEEPS = {

@@ -1,9 +1,9 @@
 """One training step of every method, as ratios inside one run: `python -m benchmarks.speed train-step`.
 
-Every repetition runs one step of every method in turn, so that a busy machine slows all of them alike. Of each method
-the medians of CPU seconds (user and system) and of wall seconds are printed, their ratio to full fine-tuning, and the
-ratio which the cost model gives (`scale_cli.methods.cost`), and the one over the other: 1.00 is the arithmetic's floor.
-Then tokens a second, and what share of the machine's rate in large products of matrices the counted operations come to.
+Every repetition runs one step of every method in turn, so a busy machine slows all of them alike. For each method it
+prints the medians of CPU seconds (user and system) and of wall seconds, their ratio to full fine-tuning, the ratio that
+the cost model gives (`scale_cli.methods.cost`), and the one over the other: 1.00 is the arithmetic's floor. Then tokens
+per second, and the counted operations per second as a share of the machine's rate in large products of matrices.
 On CUDA the seconds are the device's between two events, steps are in bfloat16 unless another precision is asked for,
 and the wall's ratio is compared.
 """
@@ -23,22 +23,25 @@ from benchmarks.speed import common
 from benchmarks.speed.common import Target, interleave, matrix_rate
 from benchmarks.speed.shapes import SHAPES, Shape, base_config
 from scale_cli.core.errors import RequestError
-from scale_cli.methods import METHODS, MethodOptions
-from scale_cli.methods.cost import Weights, multiply_adds
+from scale_cli.methods import DEFAULT_METHOD, METHODS, method_options, yardstick
+from scale_cli.methods.cost import Cost, linear_weights
 from scale_cli.methods.step import halve_frozen, step_arguments
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
-from scale_cli.planning.plan import cost_weights, matching_layers, matching_rank
+from scale_cli.planning.sizes import matching_layers
 from scale_cli.surgery import depth
+
+WIDENED = tuple(name for name, method in METHODS.items() if "width" in method.needs)
+"""The methods that train a widened model."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A method ready to take steps, and what its arithmetic is."""
+    """A method ready to take steps, and its cost per token."""
 
     method: str
     model: Any
     optimizer: torch.optim.Optimizer
-    weights: Weights
+    cost: Cost
 
     @property
     def trained_parameters(self) -> int:
@@ -50,7 +53,7 @@ class Timing:
     """Medians over repetitions.
 
     spread: half the distance of the quartiles over the median, of the seconds compared.
-    utilisation: operations that the cost model counts, a second, over the machine's rate in products of matrices.
+    utilisation: operations per second that the cost model counts, over the machine's rate in products of matrices.
     """
 
     method: str
@@ -74,15 +77,17 @@ def build(method: str, shape: Shape) -> Any:
     """A model of this shape with random weights, upscaled as the method needs it, in training mode."""
     from transformers import AutoModelForCausalLM
 
-    config = base_config(shape)
-    rank, deepened = _matched(shape, config)
-    options = MethodOptions(preserve_layers=shape.preserve_layers, lora_r=rank)
+    config, chosen = base_config(shape), METHODS[method]
+    added = _added(shape, config)
+    size = {} if chosen.size is None else {chosen.size.option: chosen.size.nearest(config, added)}
+    options = method_options({"preserve_layers": shape.preserve_layers} | size)[method]
     new_layers: list[int] = []
     base: Any
-    match METHODS[method].needs[0]:
+    match chosen.needs[0]:
         case "width":
             base = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
-        case "depth":  # as block expansion orders them; what the weights are does not matter to a clock
+        case "depth":  # as block expansion orders them; the values of the weights do not matter to a clock
+            deepened = matching_layers(config, added)
             new_layers = depth.new_layers(depth.plan_depth(config.num_hidden_layers, layers=deepened))
             base = AutoModelForCausalLM.from_config(base_config(shape, num_hidden_layers=deepened))
         case "plain":
@@ -91,7 +96,7 @@ def build(method: str, shape: Shape) -> Any:
         warnings.filterwarnings(
             "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
         )  # peft asks for it
-        return METHODS[method].apply(base, options, new_layers).train()
+        return chosen.apply(base, options, new_layers).train()
 
 
 def prepare(method: str, shape: Shape, *, device: str, bfloat16: bool = False) -> Prepared:
@@ -103,15 +108,20 @@ def prepare(method: str, shape: Shape, *, device: str, bfloat16: bool = False) -
     model.to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=True)
-    return Prepared(method, model, optimizer, cost_weights(method, model))
+    return Prepared(method, model, optimizer, METHODS[method].cost(model))
 
 
-def _matched(shape: Shape, config: Any) -> tuple[int, int]:
-    """LoRA's rank and the layers in all at which both train about as many weights of linear maps as the expansion."""
+def one_path_methods(shape: Shape) -> tuple[str, ...]:
+    """Full fine-tuning, and the methods that train a widened model without a router."""
     with torch.device("meta"):
-        widened = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
-    added = cost_weights("scale-preserve", widened).added
-    return matching_rank(config, added), matching_layers(config, added)
+        return (DEFAULT_METHOD, *(name for name in WIDENED if build(name, shape).config.router is None))
+
+
+def _added(shape: Shape, config: Any) -> int:
+    """The weights of linear maps that the expansion adds; other methods train about as many."""
+    with torch.device("meta"):
+        widened: Any = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
+    return linear_weights(widened.expansion)
 
 
 def step(prepared: Prepared, batch: torch.Tensor, *, bfloat16: bool) -> None:
@@ -134,16 +144,16 @@ def tokens(shape: Shape, *, device: str) -> torch.Tensor:
 def train_step(
     shape: Shape, *, methods: tuple[str, ...], repetitions: int, warmup: int, device: str, bfloat16: bool
 ) -> list[Timing]:
-    """The timings of one training step of each method; fft must be among them: the others are compared to it."""
+    """The timings of one training step of each method; full fine-tuning, one of them, is the measure of the others."""
     prepared = {method: prepare(method, shape, device=device, bfloat16=bfloat16) for method in methods}
     batch = tokens(shape, device=device)
     works = {method: functools.partial(step, one, batch, bfloat16=bfloat16) for method, one in prepared.items()}
     clocks = interleave(works, repetitions=repetitions, warmup=warmup, device=device)
     rate = matrix_rate(device, bfloat16=bfloat16)
-    fft, floor = clocks["fft"], multiply_adds("fft", prepared["fft"].weights)
+    fft, floor = clocks[DEFAULT_METHOD], prepared[DEFAULT_METHOD].cost.training
     timings = []
     for method, clock in clocks.items():
-        cost = multiply_adds(method, prepared[method].weights)
+        cost = prepared[method].cost.training
         timings.append(
             Timing(
                 method=method,
@@ -162,19 +172,21 @@ def train_step(
 
 
 def targets(timings: list[Timing], *, device: str) -> list[Target]:
-    """What a step is meant to take: by the cost model, and against full fine-tuning and LoRA."""
+    """The limits of a step's time: by the cost model, against full fine-tuning, and against methods of matched size."""
     of = {timing.method: timing for timing in timings}
     limit = 1.2 if device == "cuda" else 1.15
     found = [
-        Target(f"{method} / fft over the cost model's", of[method].over_floor, limit)
-        for method in ("scale-preserve", "scale-adapt", "scale-route")
-        if method in of
+        Target(f"{name} / {DEFAULT_METHOD} over the cost model's", of[name].over_floor, limit)
+        for name in WIDENED
+        if name in of
     ]
-    for method, most in (("scale-preserve", 0.57), ("scale-adapt", 1.0)):
-        if method in of:
-            found.append(Target(f"{method} / fft", of[method].cpu_ratio, most))
-            if "lora" in of:
-                found.append(Target(f"{method} / lora", of[method].cpu_ratio / of["lora"].cpu_ratio, 1.0))
+    limits = {name: 0.57 for name in WIDENED if METHODS[name].keeps_base} | {yardstick("width").name: 1.0}
+    for name, most in limits.items():
+        if name in of:
+            found.append(Target(f"{name} / {DEFAULT_METHOD}", of[name].cpu_ratio, most))
+            for other in of:
+                if METHODS[other].size is not None:
+                    found.append(Target(f"{name} / {other}", of[name].cpu_ratio / of[other].cpu_ratio, 1.0))
     return found
 
 
@@ -191,7 +203,7 @@ def timing_table(timings: list[Timing], *, title: str) -> Table:
 
 
 def rate_table(timings: list[Timing]) -> Table:
-    """Tokens a second and the use of the machine, for a terminal of 80 columns."""
+    """Tokens per second and the use of the machine, for a terminal of 80 columns."""
     table = Table("method")
     for heading in ("tokens/s", "of the matrix rate"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -201,17 +213,19 @@ def rate_table(timings: list[Timing]) -> Table:
 
 
 def parse_methods(words: str) -> tuple[str, ...]:
-    """The methods in "fft,lora", fft first and in any case. Raises RequestError for one that is none."""
-    methods = tuple(dict.fromkeys(["fft", *words.split(",")]))
+    """The methods in "fft,lora", full fine-tuning first and always. Raises RequestError for an unknown method."""
+    methods = tuple(dict.fromkeys([DEFAULT_METHOD, *words.split(",")]))
     if unknown := [method for method in methods if method not in METHODS]:
         raise RequestError(f"--methods {words}: {unknown[0]!r} is not one of {', '.join(METHODS)}")
     return methods
 
 
 def main(words: list[str]) -> None:
-    """The command line of this measurement. Raises RequestError for a method that is none."""
+    """The command line of this measurement. Raises RequestError for an unknown method."""
     parser = common.parser("train-step", __doc__, shape="llama-small", repetitions=15)
-    parser.add_argument("--methods", default=",".join(METHODS), help="with commas between; fft is always among them")
+    parser.add_argument(
+        "--methods", default=",".join(METHODS), help=f"with commas between; {DEFAULT_METHOD} is always among them"
+    )
     parser.add_argument("--warmup", type=int, default=2, help="repetitions before those that count")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     usual = "bfloat16" if device == "cuda" else "float32"

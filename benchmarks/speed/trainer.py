@@ -31,18 +31,22 @@ from transformers.utils import logging
 
 from benchmarks.speed import common
 from benchmarks.speed.common import Clocked, Target, interleave, summarised
+from benchmarks.speed.shapes import SHAPES
+from benchmarks.speed.train_step import one_path_methods
 from scale_cli.bench import stages
 from scale_cli.bench.bios import BiosRecipe, load_preset, make_data, make_init
-from scale_cli.checkpoints.load import apply_method, describe, load_model, load_tokenizer, random_model
+from scale_cli.checkpoints.load import describe, load_model, load_tokenizer, random_model
 from scale_cli.core.errors import RequestError
+from scale_cli.core.recipe import changed
 from scale_cli.data.biographies import read_questions
 from scale_cli.data.examples import load_examples
 from scale_cli.data.options import parse_people
 from scale_cli.evaluation.bios import BiographyAccuracy
 from scale_cli.evaluation.evaluate import evaluating
+from scale_cli.methods import METHODS
 from scale_cli.methods.step import halve_frozen, labelled_positions, step_arguments
 from scale_cli.training import TrainRecipe
-from scale_cli.training.train import train, training_arguments
+from scale_cli.training.train import resolve, train, training_arguments
 
 PRETRAIN, TASK1, ACCURACY = "pretrain", "task1", "accuracy"
 BLOCK = 10
@@ -97,8 +101,9 @@ class BareLoop:
         assert recipe.gradient_accumulation_steps == 1
         torch.manual_seed(recipe.seed)
         checkpoint = describe(source, from_scratch=recipe.from_scratch)
+        recipe = resolve(recipe, checkpoint)
         model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
-        model = apply_method(model, recipe.method, recipe, checkpoint.new_layers)
+        model = METHODS[recipe.method].apply(model, recipe.options, checkpoint.new_layers)
         self.bfloat16 = training_arguments(recipe, Path()).bf16
         if self.bfloat16:
             halve_frozen(model)
@@ -157,7 +162,7 @@ def make_cases(recipe: BiosRecipe, folder: Path, methods: tuple[str, ...], *, st
     for label in methods:
         trained = dataclasses.replace(recipe.train_recipe(label, seed=0, data=data), **changes)
         if recipe.matches_rank(label):
-            trained = dataclasses.replace(trained, lora_r=stages.matching_rank(str(base), folder / "width"))
+            trained = changed(trained, **stages.matching_size(trained.method, str(base), folder / "width"))
         cases.append(Case(TASK1, stages.source_of(recipe, label, str(base), folder), trained))
     return cases
 
@@ -267,7 +272,9 @@ def main(words: list[str]) -> None:
     """The command line of this measurement. Raises RequestError for a method that the demo does not have."""
     parser = common.parser("trainer", __doc__, repetitions=20)
     parser.add_argument("--preset", default="demo", help="of the biography benchmark, or a YAML file")
-    parser.add_argument("--methods", default="fft,scale-preserve,scale-adapt", help="of Task 1, with commas between")
+    parser.add_argument(
+        "--methods", default=",".join(one_path_methods(SHAPES["llama-small"])), help="of Task 1, with commas between"
+    )
     arguments = parser.parse_args(words)
     recipe = load_preset(arguments.preset)
     methods = tuple(arguments.methods.split(","))

@@ -24,6 +24,7 @@ from scale_cli.cli.sweep import sweep
 from scale_cli.cli.train import train
 from scale_cli.cli.upscale import upscale
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import expand_home
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "gen-bios": gen_bios,
@@ -66,11 +67,12 @@ for _name, _command in COMMANDS.items():
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `scale` and give its exit code: 0 done, 2 a mistake in the request, 130 interrupted, 143 terminated.
 
-    arguments: the words after `scale`; None: those of this process. None at all means `--help`.
+    arguments: the words after `scale`, in which `~` at the beginning of a path is the home folder, also where a shell
+        leaves it (`--data=~/texts`, `NAME=~/text.txt`); None: those of this process. An empty list means `--help`.
     A mistake in the request ends with one line on stderr; any other exception leaves with its traceback (exit code 1).
-    SIGTERM ends a command as Ctrl-C does, with all that is cleaned up then.
+    SIGTERM ends a command as Ctrl-C does, after the same clean-up.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [expand_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     terminated: list[int] = []
     try:
         with _sigterm_interrupts(terminated):

@@ -18,6 +18,7 @@ def train(
     out: Annotated[Path, typer.Argument(help="Run folder to write; eval and train take it again.")],
     recipe: Annotated[Path | None, typer.Option(help="YAML with the options below; flags win over it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: AsJson = False,
     *,
     given: dict[str, Any],
@@ -36,10 +37,11 @@ def train(
             out,
             resolved,
             resume=resume,
+            revision=revision,
             progress=lambda done, total: advance(done=done, total=total),
             reading=counter("tokens read from --data"),
         )
-    if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
+    if os.environ.get("RANK", "0") != "0":  # only one of several processes prints
         return
 
     from rich.table import Table

@@ -18,10 +18,11 @@ from benchmarks.speed.__main__ import main
 from benchmarks.speed.growth import SWEEPS, Machine, Point, Series, growth_table, panels, sized, without_expansion
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.train_step import build
-from scale_cli.planning.plan import cost_weights
+from scale_cli.methods.cost import two_streams
 from tests.benchmarks.test_speed import TINY
 
 STEP_SWEEPS = ("expansion", "depth", "length", "batch")
+GROWING = ["fft", "scale-preserve", "scale-adapt"]
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Machine:
 def test_each_sweep_of_steps(sweep: str, tiny: Machine) -> None:
     series = growth.measure(sweep, tiny, threads=1, people=10_000)
     assert {one.sweep for one in series} == {sweep}
-    assert [one.label for one in series] == list(growth.METHODS[1:] if sweep == "expansion" else growth.METHODS)
+    assert [one.label for one in series] == GROWING[1:] if sweep == "expansion" else GROWING
     for one in series:
         places, counted = zip(*((point.x, point.counted) for point in one.points), strict=True)
         assert list(places) == sorted(places)
@@ -59,11 +60,8 @@ def test_each_sweep_of_steps(sweep: str, tiny: Machine) -> None:
 def test_the_expansion_reaches_as_many_weights_as_the_base_has() -> None:
     shape = SHAPES[growth.SHAPE]
     with torch.device("meta"):
-        counts = [
-            cost_weights("scale-preserve", build("scale-preserve", sized(shape, share=share)))
-            for share in growth.SHARES
-        ]
-    shares = [weights.added / weights.base for weights in counts]
+        counts = [two_streams(build("scale-preserve", sized(shape, share=share))) for share in growth.SHARES]
+    shares = [cost.added / cost.base for cost in counts]
     assert shares == sorted(shares)
     assert shares[0] < 0.07
     assert shares[-1] == pytest.approx(1, abs=0.01)
@@ -137,7 +135,7 @@ def test_the_command_line(tiny: Machine, tmp_path: Path, capsys: pytest.CaptureF
     assert [(one["sweep"], one["label"]) for one in record["series"]] == [
         ("expansion", "scale-preserve"),
         ("expansion", "scale-adapt"),
-        *(("batch", method) for method in growth.METHODS),
+        *(("batch", method) for method in GROWING),
     ]
     assert record["series"][-1]["model_exponent"] == pytest.approx(1)
     assert record["targets"] == []
