@@ -24,6 +24,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.files import write_text
 from scale_cli.core.records import read_record
 from scale_cli.evaluation.suites import Suite, find_suite
+from scale_cli.methods import METHODS
 from scale_cli.reporting.statistics import difference_error, mean_and_deviation, mean_error, proportion_error
 
 RECORDS = Path(__file__).parent / "records"
@@ -62,16 +63,7 @@ paper's number. A number is compared with the paper's only in a record of a `pap
 as two standard errors and the precision to which a figure can be read."""
 """With `SIGNIFICANT` and `LINEAR` as numbers."""
 
-NAMES = {
-    BASE: "base",
-    "fft": "FFT",
-    "lora": "LoRA",
-    "llama-pro": "LLaMA Pro",
-    "freeze": "Freeze",
-    "scale-preserve": "SCALE-Preserve",
-    "scale-adapt": "SCALE-Adapt",
-    "scale-route": "SCALE-Route",
-}
+NAMES = {BASE: "base"} | {name: method.title for name, method in METHODS.items()}
 
 OPEN_POINTS = (
     (

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
-from scale_cli.methods import METHODS, MethodOptions
+from scale_cli.methods import METHODS, method_options
 from scale_cli.model import ScaleConfig
 from tests.helpers import tiny_base
 
@@ -62,7 +62,7 @@ def config_folder(folder: Path, config: dict[str, Any]) -> str:
 
 def prepared(method: str, name: str = "llama-grouped") -> Any:
     """A tiny model with values as a method trains it: four layers, six under llama-pro."""
-    options = MethodOptions(preserve_layers=2, freeze_layers=2, lora_r=4)
+    options = method_options({"preserve_layers": 2, "freeze_layers": 2, "lora_r": 4})[method]
     needs = METHODS[method].needs[0]
     base = tiny_base(name, vocab_size=256, num_hidden_layers=LAYERS + (len(NEW_LAYERS) if needs == "depth" else 0))
     if needs == "width":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 import data_gen
 from scale_cli.bench.bios import END_OF_TEXT, train_tokenizer
-from scale_cli.checkpoints.load import apply_method, describe, load_model
+from scale_cli.checkpoints.load import describe, load_model
+from scale_cli.core.recipe import load_recipe
 from scale_cli.data.biographies import read_biographies, read_questions
 from scale_cli.methods import METHODS
 from scale_cli.surgery import upscale
@@ -27,7 +29,7 @@ from tests.helpers import tiny_base
 PEOPLE = 24
 BASES = {"llama": "llama-grouped", "neox": "neox"}
 """Of each family the base in `tests.helpers`; the head of llama is tied."""
-PARTIAL = [method for method in METHODS if method != "fft"]
+PARTIAL = [name for name, method in METHODS.items() if not method.trains_all]
 """The methods that train a part, whose runs hold that part and a pointer to the base."""
 
 
@@ -63,7 +65,7 @@ class World:
             "freeze_layers": 1,
             "preserve_layers": 1,
         }
-        return TrainRecipe(**(options | changes))
+        return load_recipe(TrainRecipe, None, options | changes)
 
 
 def make_world(folder: Path) -> World:
@@ -133,20 +135,21 @@ class Run:
 
 
 def run(
-    source: str, folder: Path, recipe: TrainRecipe, *, apply: Callable[..., Any] = apply_method, **options: Any
+    source: str, folder: Path, recipe: TrainRecipe, *, apply: Callable[..., Any] | None = None, **options: Any
 ) -> Run:
-    """Train as `scale train` does, and look over its shoulder. apply: in place of what makes a method's part train."""
+    """Train as `scale train` does, and keep the model. apply: in place of the method's own."""
     seen: list[tuple[Any, dict[str, torch.Tensor]]] = []
+    method = METHODS[recipe.method]
 
     def watched(*args: Any) -> Any:
-        model = apply(*args)
+        model = (apply or method.apply)(*args)
         seen.append((model, copy.deepcopy(model.state_dict())))
         return model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scale_cli.training.train.apply_method", watched)
+        patch.setitem(METHODS, method.name, dataclasses.replace(method, apply=watched))
         train(source, folder, recipe, **options)
-    ((model, untrained),) = seen
+    model, untrained = seen[-1]  # after those of the runs that the source stands on
     return Run(folder, model.eval(), untrained)
 
 

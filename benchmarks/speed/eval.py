@@ -22,6 +22,7 @@ from scale_cli.data.windows import Windows
 from scale_cli.evaluation.harness import harness_model
 from scale_cli.evaluation.perplexity import document_sums
 from scale_cli.evaluation.subject import DTYPES, Subject, Target
+from scale_cli.methods import DEFAULT_METHOD
 
 CHOICE_ROWS = 16
 """Requests per forward pass of multiple choice."""
@@ -33,7 +34,7 @@ def prepare(kind: str, shape: Shape, *, device: str) -> Subject:
     """A model of this shape with random weights, in the form in which `scale eval` loads a checkpoint."""
     torch.manual_seed(0)
     dtype = "bfloat16" if device == "cuda" else "float32"
-    model = build("fft" if kind == BASE else kind, shape).to(device, DTYPES[dtype]).eval()
+    model = build(DEFAULT_METHOD if kind == BASE else kind, shape).to(device, DTYPES[dtype]).eval()
     target = Target(kind, Checkpoint(kind, Path(), "plain" if kind == BASE else "width"), "", dtype)
     return Subject(target, model, byte_tokenizer(), torch.device(device), CHOICE_ROWS, 0)
 

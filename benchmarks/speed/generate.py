@@ -14,11 +14,12 @@ from benchmarks.command import Result
 from benchmarks.speed import frame
 from benchmarks.speed.frame import Target, interleave, over_first
 from benchmarks.speed.shapes import SHAPES, Shape, ShapeName
-from benchmarks.speed.train_step import build
-from scale_cli.planning.plan import generation_weights
+from benchmarks.speed.train_step import WIDENED, build
+from scale_cli.methods import DEFAULT_METHOD
+from scale_cli.methods.cost import by_model
 
 BASE = "base"
-KINDS = (BASE, "scale-preserve", "scale-adapt", "scale-route")
+KINDS = (BASE, *WIDENED)
 LIMIT = 1.1
 """The largest `over_floor` that is a target."""
 COLUMNS = "spread ratio model_ratio over_floor"
@@ -28,7 +29,7 @@ HEADINGS = {"ratio": "/ base", "model_ratio": "weights", "over_floor": "over", "
 def prepare(kind: str, shape: Shape, *, device: str) -> Any:
     """A model of this shape with random weights, in eval mode, in bfloat16 on a GPU."""
     torch.manual_seed(0)
-    model = build("fft" if kind == BASE else kind, shape).eval()
+    model = build(DEFAULT_METHOD if kind == BASE else kind, shape).eval()
     return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
 
 
@@ -47,7 +48,7 @@ def add_ratios(lines: pd.DataFrame, models: dict[str, Any]) -> None:
     weights. over_floor: ratio / model_ratio; 1 is the floor that the arithmetic sets.
     """
     groups = lines.get("work")
-    weights = {kind: generation_weights(kind, model) for kind, model in models.items()}
+    weights = {kind: by_model(model).generation for kind, model in models.items()}
     lines["weights"] = lines.kind.map(weights)
     lines["ratio"] = over_first(lines.compared_seconds, groups)
     lines["model_ratio"] = over_first(lines.weights, groups)

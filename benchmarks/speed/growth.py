@@ -18,14 +18,13 @@ from benchmarks.command import Result
 from benchmarks.speed import frame, gen_bios, upscale
 from benchmarks.speed.frame import in_own_process, interleave
 from benchmarks.speed.shapes import SHAPES, Shape, ShapeName, expansion
-from benchmarks.speed.train_step import Prepared, prepare, step, tokens
+from benchmarks.speed.train_step import WIDENED, Prepared, build, one_path_methods, prepare, step, tokens
 from scale_cli.cli.output import say
 from scale_cli.core.errors import RequestError
-from scale_cli.methods.cost import multiply_adds
+from scale_cli.methods import DEFAULT_METHOD, yardstick
 from scale_cli.reporting.figures import growth_figure
 from scale_cli.reporting.growth import GrowthPanel, GrowthSeries, power_law
 
-METHODS = ("fft", "scale-preserve", "scale-adapt")
 SHAPE: ShapeName = "llama-small"
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.63)
 """Shares of the base's sizes that are added. An added row reads both halves, so the expansion's weights, as a share of
@@ -127,12 +126,14 @@ def step_shapes(sweep: str, shape: Shape) -> dict[float, Shape]:
 def grow_steps(sweep: str, shape: Shape, *, repetitions: int, device: str) -> list[Series]:
     """Training steps of every method, against the sizes of a sweep. All steps are timed in turn.
 
-    The sweep "expansion" is against E in percent of N, and has the step without an expansion, which replaces fft's.
+    The sweep "expansion" is against E in percent of N, and has the step without an expansion, which replaces full
+    fine-tuning's.
     """
     expands, bfloat16 = sweep == "expansion", device == "cuda"
     works: dict[tuple[str, float], Callable[[], None]] = {}
     points: dict[str, dict[float, Point]] = {}
-    for method in METHODS[1:] if expands else METHODS:
+    methods = one_path_methods(shape)
+    for method in methods[1:] if expands else methods:
         points[method] = {}
         if expands:
             works[method, 0.0] = without_expansion(method, with_step(shape, *STEP_SIZE), device=device)
@@ -142,10 +143,10 @@ def grow_steps(sweep: str, shape: Shape, *, repetitions: int, device: str) -> li
             if prepared is None or model != (larger.config, larger.expansion):  # length and batch share one model
                 prepared = prepare(method, larger, device=device, bfloat16=bfloat16)
                 model = (larger.config, larger.expansion)
-            weights = prepared.weights
+            cost = prepared.cost
             works[method, size] = functools.partial(step, prepared, tokens(larger, device=device), bfloat16=bfloat16)
-            x = 100 * weights.added / weights.base if expands else float(size)
-            points[method][size] = Point(x, 0.0, multiply_adds(method, weights) * larger.batch_size * larger.seq_length)
+            x = 100 * cost.added / cost.base if expands else float(size)
+            points[method][size] = Point(x, 0.0, cost.training * larger.batch_size * larger.seq_length)
     timed = interleave(works, "method", "size", repetitions=repetitions, warmup=1, device=device)
     seconds = timed.set_index(["method", "size"]).compared_seconds.to_dict()
     return [
@@ -165,9 +166,11 @@ def without_expansion(method: str, shape: Shape, *, device: str) -> Callable[[],
 
     It is the base's forward pass, and the backward pass down to the lowest collaborating layer. No weight is updated.
     """
-    base = prepare("fft", shape, device=device, bfloat16=device == "cuda").model.requires_grad_(False)
-    if method == "scale-adapt":
-        lowest = base.model.layers[shape.preserve_layers]
+    base = prepare(DEFAULT_METHOD, shape, device=device, bfloat16=device == "cuda").model.requires_grad_(False)
+    with torch.device("meta"):
+        collaborating = build(method, shape).config.collaborative["layers"]
+    if collaborating:
+        lowest = base.model.layers[min(collaborating)]
         lowest.register_forward_pre_hook(lambda layer, args: (args[0].detach().requires_grad_(), *args[1:]))
     batch = tokens(shape, device=device)
 
@@ -199,7 +202,7 @@ def grow_upscale(shape: Shape, *, threads: int) -> list[Series]:
         svd = width.seconds["svd"]
         for label, seconds in zip(points, (svd, width.total_seconds - svd, depth.total_seconds), strict=True):
             points[label].append(Point(megabytes, seconds))
-    colours = ("scale-route", "scale-adapt", "llama-pro")
+    colours = (WIDENED[-1], yardstick("width").name, yardstick("depth").name)
     return [
         Series("upscale", label, colour, tuple(measured))
         for (label, measured), colour in zip(points.items(), colours, strict=True)
@@ -211,7 +214,7 @@ def grow_people(most: int, *, threads: int) -> list[Series]:
     counts = [10**power for power in range(3, 10) if 10**power <= most]
     runs = [in_own_process(gen_bios.generate, people, threads) for people in counts]
     points = tuple(Point(float(run["people"]), run["wall_seconds"]) for run in runs)
-    return [Series("gen-bios", "gen-bios", "scale-preserve", points)]
+    return [Series("gen-bios", "gen-bios", WIDENED[0], points)]
 
 
 def measure(sweep: str, *, repetitions: int, threads: int, people: int, device: str) -> list[Series]:

@@ -15,6 +15,7 @@ from benchmarks.speed.frame import Target, in_own_process
 from benchmarks.speed.shapes import SHAPES, Shape, ShapeName
 from benchmarks.speed.train_step import ALL_METHODS, Methods, build, parse_methods, prepare, step, tokens
 from scale_cli.core.records import forget_peak_memory, peak_memory_bytes
+from scale_cli.methods import DEFAULT_METHOD, METHODS
 from scale_cli.methods.step import halve_frozen
 from scale_cli.planning.memory import step_memory
 
@@ -51,15 +52,16 @@ def measure(method: str, shape: Shape, *, device: str, bfloat16: bool, threads: 
 
 
 def targets(lines: list[dict[str, Any]], shape: str) -> list[Target]:
-    """The target at the shape of a real model: SCALE-Preserve takes at most a third of full fine-tuning's memory."""
+    """At the shape of a real model, a method that keeps the base takes at most a third of full fine-tuning's memory."""
     by_method = {line["method"]: line for line in lines}
-    if shape != TARGET_SHAPE or "scale-preserve" not in by_method:
+    if shape != TARGET_SHAPE:
         return []
-    preserve, fft = by_method["scale-preserve"], by_method["fft"]
+    fft = by_method[DEFAULT_METHOD]
     return [
-        Target(f"scale-preserve / fft, {name}", preserve[name] / fft[name], 1 / 3)
+        Target(f"{method} / {DEFAULT_METHOD}, {name}", line[name] / fft[name], 1 / 3)
+        for method, line in by_method.items()
         for name in ("estimated", "measured")
-        if preserve[name] and fft[name]
+        if METHODS[method].keeps_base and line[name] and fft[name]
     ]
 
 

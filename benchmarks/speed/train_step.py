@@ -15,25 +15,27 @@ from benchmarks.command import Result
 from benchmarks.speed import frame
 from benchmarks.speed.frame import Target, clocked, interleave, over_first
 from benchmarks.speed.shapes import SHAPES, Shape, ShapeName, base_config
-from scale_cli.methods import METHODS, MethodOptions
-from scale_cli.methods.cost import Weights, multiply_adds
+from scale_cli.methods import DEFAULT_METHOD, METHODS, method_options, yardstick
+from scale_cli.methods.cost import Cost, linear_weights
 from scale_cli.methods.step import halve_frozen, step_arguments
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
-from scale_cli.planning.plan import cost_weights, matching_layers, matching_rank
+from scale_cli.planning.sizes import matching_layers
 from scale_cli.surgery import depth
 
 ALL_METHODS = ",".join(METHODS)
-Methods = Annotated[str, typer.Option(help="Methods, separated by commas. fft is always added.")]
+Methods = Annotated[str, typer.Option(help=f"Methods, separated by commas. {DEFAULT_METHOD} is always added.")]
+WIDENED = tuple(name for name, method in METHODS.items() if "width" in method.needs)
+"""The methods that train a widened model."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model and optimiser ready for training steps of a method, and the weights that its cost depends on."""
+    """A model and optimiser ready for training steps of a method, and the cost per token."""
 
     method: str
     model: Any
     optimizer: torch.optim.Optimizer
-    weights: Weights
+    cost: Cost
 
     @property
     def trained_parameters(self) -> int:
@@ -44,15 +46,17 @@ def build(method: str, shape: Shape) -> Any:
     """A model of this shape with random weights, upscaled as the method needs it, in training mode."""
     from transformers import AutoModelForCausalLM
 
-    config = base_config(shape)
-    rank, deepened = _matched(shape, config)
-    options = MethodOptions(preserve_layers=shape.preserve_layers, lora_r=rank)
+    config, chosen = base_config(shape), METHODS[method]
+    added = _added(shape, config)
+    size = {} if chosen.size is None else {chosen.size.option: chosen.size.nearest(config, added)}
+    options = method_options({"preserve_layers": shape.preserve_layers} | size)[method]
     new_layers: list[int] = []
     base: Any
-    match METHODS[method].needs[0]:
+    match chosen.needs[0]:
         case "width":
             base = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
         case "depth":  # the order of layers is block expansion's; the values of weights do not change the time
+            deepened = matching_layers(config, added)
             new_layers = depth.new_layers(depth.plan_depth(config.num_hidden_layers, layers=deepened))
             base = AutoModelForCausalLM.from_config(base_config(shape, num_hidden_layers=deepened))
         case "plain":
@@ -60,15 +64,20 @@ def build(method: str, shape: Shape) -> Any:
     with warnings.catch_warnings():
         # raised inside peft
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        return METHODS[method].apply(base, options, new_layers).train()
+        return chosen.apply(base, options, new_layers).train()
 
 
-def _matched(shape: Shape, config: Any) -> tuple[int, int]:
-    """LoRA's rank and block expansion's number of layers at which both train about as many weights as the expansion."""
+def _added(shape: Shape, config: Any) -> int:
+    """The number of weights that the expansion adds to linear maps; the other methods train about as many."""
     with torch.device("meta"):
-        widened = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
-    added = cost_weights("scale-preserve", widened).added
-    return matching_rank(config, added), matching_layers(config, added)
+        widened: Any = ScaleForCausalLM(ScaleConfig(base_config=config.to_dict(), expansion=shape.expansion))
+    return linear_weights(widened.expansion)
+
+
+def one_path_methods(shape: Shape) -> tuple[str, ...]:
+    """Full fine-tuning, and the methods that train a widened model without a router."""
+    with torch.device("meta"):
+        return (DEFAULT_METHOD, *(name for name in WIDENED if build(name, shape).config.router is None))
 
 
 def prepare(method: str, shape: Shape, *, device: str, bfloat16: bool = False) -> Prepared:
@@ -80,7 +89,7 @@ def prepare(method: str, shape: Shape, *, device: str, bfloat16: bool = False) -
     model.to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=True)
-    return Prepared(method, model, optimizer, cost_weights(method, model))
+    return Prepared(method, model, optimizer, METHODS[method].cost(model))
 
 
 def step(prepared: Prepared, batch: torch.Tensor, *, bfloat16: bool) -> None:
@@ -111,7 +120,7 @@ def matrix_rate(device: str, *, bfloat16: bool) -> float:
 def measure(
     shape: Shape, *, methods: tuple[str, ...], repetitions: int, warmup: int, device: str, bfloat16: bool
 ) -> pd.DataFrame:
-    """One row per method. The first method must be fft: the ratios are to it.
+    """One row per method. The first method must be full fine-tuning: the ratios are to it.
 
     cpu_ratio, wall_ratio: of the compared and of the wall seconds to fft's. model_ratio: the same by the cost model.
     over_floor: cpu_ratio / model_ratio; 1 is the floor that the arithmetic sets.
@@ -121,7 +130,7 @@ def measure(
     batch = tokens(shape, device=device)
     works = {method: functools.partial(step, ready, batch, bfloat16=bfloat16) for method, ready in prepared.items()}
     lines = interleave(works, "method", repetitions=repetitions, warmup=warmup, device=device)
-    costs = pd.Series([multiply_adds(method, ready.weights) for method, ready in prepared.items()])
+    costs = pd.Series([ready.cost.training for ready in prepared.values()])
     lines["trained_parameters"] = [ready.trained_parameters for ready in prepared.values()]
     lines["cpu_ratio"] = over_first(lines.compared_seconds)
     lines["wall_ratio"] = over_first(lines.wall_seconds)
@@ -133,25 +142,26 @@ def measure(
 
 
 def targets(lines: pd.DataFrame, *, device: str) -> list[Target]:
-    """The targets of a step: against the cost model, full fine-tuning and LoRA."""
+    """The targets of a step: against the cost model, full fine-tuning, and methods of matched size."""
     ratios, over_floor = (lines.set_index("method")[name] for name in ("cpu_ratio", "over_floor"))
     limit = 1.2 if device == "cuda" else 1.15
     judged = [
-        Target(f"{method} / fft over the cost model's", over_floor[method], limit)
-        for method in ("scale-preserve", "scale-adapt", "scale-route")
+        Target(f"{method} / {DEFAULT_METHOD} over the cost model's", over_floor[method], limit)
+        for method in WIDENED
         if method in ratios
     ]
-    for method, most in (("scale-preserve", 0.57), ("scale-adapt", 1.0)):
+    limits = {name: 0.57 for name in WIDENED if METHODS[name].keeps_base} | {yardstick("width").name: 1.0}
+    for method, most in limits.items():
         if method in ratios:
-            judged.append(Target(f"{method} / fft", ratios[method], most))
-            if "lora" in ratios:
-                judged.append(Target(f"{method} / lora", ratios[method] / ratios["lora"], 1.0))
+            judged.append(Target(f"{method} / {DEFAULT_METHOD}", ratios[method], most))
+            matched = [name for name in ratios.index if METHODS[name].size is not None]
+            judged += [Target(f"{method} / {name}", ratios[method] / ratios[name], 1.0) for name in matched]
     return judged
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """The methods in "lora,freeze", with fft before them. Raises RequestError for an unknown method."""
-    return tuple(dict.fromkeys(["fft", *frame.chosen("--methods", text, METHODS)]))
+    """The methods in "lora,freeze", with full fine-tuning before them. Raises RequestError for an unknown method."""
+    return tuple(dict.fromkeys([DEFAULT_METHOD, *frame.chosen("--methods", text, METHODS)]))
 
 
 def main(

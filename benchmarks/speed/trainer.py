@@ -18,17 +18,21 @@ from transformers.utils import logging
 from benchmarks.command import Result
 from benchmarks.speed import frame
 from benchmarks.speed.frame import Target, interleave, medians
+from benchmarks.speed.shapes import SHAPES
+from benchmarks.speed.train_step import one_path_methods
 from scale_cli.bench import stages
 from scale_cli.bench.bios import BiosRecipe, load_preset, make_data, make_init
-from scale_cli.checkpoints.load import apply_method, describe, load_model, load_tokenizer, random_model
+from scale_cli.checkpoints.load import describe, load_model, load_tokenizer, random_model
+from scale_cli.core.recipe import changed
 from scale_cli.data.biographies import read_questions
 from scale_cli.data.examples import load_examples
 from scale_cli.data.options import parse_people
 from scale_cli.evaluation.bios import BiographyAccuracy
 from scale_cli.evaluation.evaluate import evaluating
+from scale_cli.methods import METHODS
 from scale_cli.methods.step import halve_frozen, labelled_positions, step_arguments
 from scale_cli.training import TrainRecipe
-from scale_cli.training.train import train, training_arguments
+from scale_cli.training.train import resolve, train, training_arguments
 
 PRETRAIN, TASK1, ACCURACY = "pretrain", "task1", "accuracy"
 BLOCK = 10
@@ -54,8 +58,9 @@ class BareLoop:
         assert recipe.gradient_accumulation_steps == 1
         torch.manual_seed(recipe.seed)
         checkpoint = describe(source, from_scratch=recipe.from_scratch)
+        recipe = resolve(recipe, checkpoint)
         model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
-        model = apply_method(model, recipe.method, recipe, checkpoint.new_layers)
+        model = METHODS[recipe.method].apply(model, recipe.options, checkpoint.new_layers)
         self.bfloat16 = training_arguments(recipe, Path()).bf16
         if self.bfloat16:
             halve_frozen(model)
@@ -109,7 +114,7 @@ def make_cases(recipe: BiosRecipe, folder: Path, methods: tuple[str, ...], *, st
     for label in methods:
         trained = dataclasses.replace(recipe.train_recipe(label, seed=0, data=data), **changes)
         if recipe.matches_rank(label):
-            trained = dataclasses.replace(trained, lora_r=stages.matching_rank(str(base), folder / "width"))
+            trained = changed(trained, **stages.matching_size(trained.method, str(base), folder / "width"))
         cases.append(Case(TASK1, stages.source_of(recipe, label, str(base), folder), trained))
     return cases
 
@@ -210,9 +215,9 @@ def measure(
 
 def main(
     preset: Annotated[str, typer.Option(help="Preset of the biography benchmark, or a YAML file.")] = "demo",
-    methods: Annotated[
-        str, typer.Option(help="Methods of Task 1, separated by commas.")
-    ] = "fft,scale-preserve,scale-adapt",
+    methods: Annotated[str, typer.Option(help="Methods of Task 1, separated by commas.")] = ",".join(
+        one_path_methods(SHAPES["llama-small"])
+    ),
     repetitions: frame.Repetitions = 20,
     threads: frame.Threads = frame.CORES,
 ) -> Result:

@@ -23,7 +23,7 @@ from scale_cli.bench.stages import (
     Progress,
     claim,
     clocked,
-    matching_rank,
+    matching_size,
     metric_lines,
     metric_values,
     source_of,
@@ -33,8 +33,10 @@ from scale_cli.bench.stages import (
 )
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, plain, write_text
+from scale_cli.core.recipe import changed
 from scale_cli.core.records import write_record
 from scale_cli.data.options import parse_people
+from scale_cli.methods import DEFAULT_METHOD
 from scale_cli.training import TrainRecipe
 
 STAGES = ("pretrain", "task0", "task1")
@@ -109,8 +111,8 @@ class BiosRecipe(BenchRecipe):
         return f"{first}:{last if self.eval_people is None else min(last, first + self.eval_people)}"
 
     def matches_rank(self, label: str) -> bool:
-        """Whether a row is a LoRA whose rank the recipe leaves open: then it is matched to the width expansion."""
-        return self.method_of(label) == "lora" and "lora_r" not in {*self.stages["task1"], *self.methods[label]}
+        """Whether the recipe leaves the size of a row's method open: then it is matched to the width expansion."""
+        return self.size_is_open(label, self.stages["task1"])
 
     def train_recipe(self, stage: str, *, seed: int, data: Path = Path("data")) -> TrainRecipe:
         """The training recipe of a stage: "pretrain", "task0" or a row of the table.
@@ -120,9 +122,14 @@ class BiosRecipe(BenchRecipe):
         evaluated = (f"task0={self._first(self.task0_held_out)}", f"task1={self._first(self.task1)}")
         own: dict[str, Any] = {"data": (str(data),), "seed": seed}
         if stage == "pretrain":
-            own |= {"method": "fft", "objective": "lm", "from_scratch": True, "people": f"0:{self.pretrain_people}"}
+            own |= {
+                "method": DEFAULT_METHOD,
+                "objective": "lm",
+                "from_scratch": True,
+                "people": f"0:{self.pretrain_people}",
+            }
         elif stage == "task0":
-            own |= {"method": "fft", "objective": "qa", "people": self.task0, "eval_people": evaluated[:1]}
+            own |= {"method": DEFAULT_METHOD, "objective": "qa", "people": self.task0, "eval_people": evaluated[:1]}
         else:
             own |= {"method": self.method_of(stage), "objective": "qa", "people": self.task1, "eval_people": evaluated}
         given = dict(self.stages[stage if stage in STAGES else "task1"])
@@ -218,7 +225,7 @@ def _run_stages(
         for label in recipe.methods:
             trained = recipe.train_recipe(label, seed=seed, data=data)
             if recipe.matches_rank(label):
-                trained = dataclasses.replace(trained, lora_r=matching_rank(task0, folder / "width"))
+                trained = changed(trained, **matching_size(trained.method, task0, folder / "width"))
             source = source_of(recipe, label, task0, folder)
             shown = f"{label} (seed {seed})"
             record = train_stage(source, folder / label, trained, label=shown, progress=progress)

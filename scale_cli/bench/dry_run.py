@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scale_cli.bench.bios import BiosRecipe, base_config
 from scale_cli.bench.korean import FETCH, KoreanRecipe, launch_line
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import plain
+from scale_cli.core.recipe import changed
+from scale_cli.methods import METHODS
 from scale_cli.training import TrainRecipe
 
 GPU_TFLOPS = 200.0
@@ -98,12 +101,11 @@ def _dry_run(
     command: str,
 ) -> DryRun:
     """base: the config of the model, or where it is. matched: the rows whose LoRA is matched to the width."""
-    from scale_cli.planning.plan import Plan, matching_rank, plan
+    from scale_cli.planning.plan import Plan, plan
     from scale_cli.surgery.source import open_config
 
     if not tflops > 0:
         raise RequestError(f"--tflops {tflops:g}: above 0")
-    freezes = any(one.method == "freeze" for one in trained.values())  # else a base may have too few layers for it
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(base, dict):
             (Path(folder) / "config.json").write_text(json.dumps(base), encoding="utf-8")
@@ -111,11 +113,8 @@ def _dry_run(
         plans: dict[str, Plan] = {}
 
         def planned(one: TrainRecipe) -> Plan:
-            options: dict[str, Any] = {
-                "preserve_layers": one.preserve_layers,
-                "adapt_modules": ",".join(one.adapt_modules),
-                "freeze_layers": one.freeze_layers if freezes else None,
-                "lora_r": one.lora_r,
+            options: dict[str, Any] = plain(one.options) | {
+                "methods": [one.method],
                 "batch_size": one.batch_size,
                 "seq_length": one.seq_length or (512 if one.objective == "lm" else QUESTION_TOKENS),
                 "precision": "float32" if one.precision == "float32" else "bfloat16",
@@ -132,10 +131,12 @@ def _dry_run(
         for label, one in trained.items():
             found = planned(one)
             if label in matched:
-                added = next(m.added_parameters for m in found.methods if m.method == "scale-preserve")
-                one = replace(one, lora_r=matching_rank(open_config(base).config, added))
+                size = METHODS[one.method].size
+                assert size is not None
+                added = found.choices["width"].added_parameters
+                one = changed(one, **{size.option: size.nearest(open_config(base).config, added)})
                 found = planned(one)
-            method = next(method for method in found.methods if method.method == one.method)
+            (method,) = found.methods
             steps = one.steps * one.batch_size * one.gradient_accumulation_steps
             tokens = gpus * steps * found.seq_length
             seconds = tokens * method.multiply_adds / (tflops * 1e12 * gpus)

@@ -27,7 +27,7 @@ from scale_cli.bench.stages import (
     Progress,
     claim,
     clocked,
-    matching_rank,
+    matching_size,
     metric_lines,
     processes,
     source_of,
@@ -37,8 +37,10 @@ from scale_cli.bench.stages import (
 )
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, plain, write_text
+from scale_cli.core.recipe import changed
 from scale_cli.core.records import read_record, write_record
 from scale_cli.evaluation.suites import find_suite
+from scale_cli.methods import METHODS
 from scale_cli.model.families import MODULES
 from scale_cli.reporting.build import GroupSpec
 from scale_cli.reporting.groups import suite_group
@@ -55,8 +57,6 @@ FETCH = "fetch:"
 FETCHED, TEXTS, EVALUATION = "fetched", "texts", "evaluation"
 FIXED = ("objective", "from_scratch", "people", "eval_people", "eval_bios", "eval_documents")
 """Training options that the benchmark leaves alone."""
-DRIFT_METHOD = "scale-preserve"
-"""The method whose half of the base computes what the base did, to the last bit."""
 DRIFT_TOKENS = 4096
 """Of each language, on which that is looked at; a single wrong weight shows on the first of them."""
 
@@ -130,8 +130,8 @@ class KoreanRecipe(BenchRecipe):
         return str(self.methods[label].get("of", label))
 
     def matches_rank(self, label: str) -> bool:
-        """Whether a row is a LoRA whose rank the recipe leaves open: then it is matched to the width expansion."""
-        return self.method_of(label) == "lora" and "lora_r" not in {*self.training, *self.methods[label]}
+        """Whether the recipe leaves the size of a row's method open: then it is matched to the width expansion."""
+        return self.size_is_open(label, self.training)
 
     def train_recipe(
         self, label: str, *, seed: int, data: Sequence[str] = ("data",), texts: Path = Path(TEXTS)
@@ -288,7 +288,7 @@ def _run_stages(
         for label in recipe.methods:
             trained = recipe.train_recipe(label, seed=seed, data=recipe.train_data, texts=out / TEXTS)
             if recipe.matches_rank(label):
-                trained = dataclasses.replace(trained, lora_r=matching_rank(recipe.base, out / "width"))
+                trained = changed(trained, **matching_size(trained.method, recipe.base, out / "width"))
             of = recipe.trained_by(label)
             if of == label:
                 source, shown = source_of(recipe, label, recipe.base, out), f"{label} (seed {seed})"
@@ -305,7 +305,7 @@ def _run_stages(
                 out,
                 folder / EVALUATION,
                 progress=progress,
-                drift=of == label and (recipe.drift or trained.method == DRIFT_METHOD),
+                drift=of == label and (recipe.drift or METHODS[trained.method].keeps_base),
             )
             results.append(result)
             rows.append(_row(recipe, label, result, results[0], (trained, record)))
@@ -324,7 +324,7 @@ def _reroute(run: Path, out: Path, recipe: TrainRecipe) -> None:
     assert trained.base is not None
     with new_folder(out) as folder:
         shutil.copytree(run, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD, RECIPE, "metrics.jsonl"))
-        save_pointer(trained.base, folder, recipe.method, recipe)
+        save_pointer(trained.base, folder, recipe.method, recipe.options)
 
 
 def _fetch(recipe: KoreanRecipe, folder: Path, *, say: Callable[[str], None]) -> KoreanRecipe:
@@ -453,7 +453,7 @@ def _row(
         change_stderr={language: _change_error(base, result, f"perplexity:{language}") for language in LANGUAGES},
         method=trained.method,
         seed=trained.seed,
-        hidden_states_equal=all(equal) if equal and trained.method == DRIFT_METHOD else None,
+        hidden_states_equal=all(equal) if equal and METHODS[trained.method].keeps_base else None,
         learning_rate=trained.learning_rate,
         **{name: record[name] for name in ("trained_parameters", "tokens", "seconds", "peak_memory_bytes")},
     )

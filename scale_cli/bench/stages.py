@@ -77,6 +77,11 @@ class BenchRecipe:
         """The training options of a row that differ from those of all."""
         return {name: value for name, value in self.methods[label].items() if name not in NOT_TRAINING}
 
+    def size_is_open(self, label: str, common: Mapping[str, Any]) -> bool:
+        """Whether neither a row nor the common options set the size of its method: then it is matched to the width."""
+        size = METHODS[self.method_of(label)].size
+        return size is not None and size.option not in {*common, *self.methods[label]}
+
     def upscaling(self, label: str) -> Upscaling | None:
         """What a row trains of the base; None for the base itself."""
         by = METHODS[self.method_of(label)].needs[0]
@@ -212,13 +217,17 @@ def source_of(recipe: BenchRecipe, label: str, base: str, folder: Path) -> str:
     return base if upscaling is None else str(folder / upscaling.name)
 
 
-def matching_rank(base: str, width: Path) -> int:
-    """The rank at which LoRA trains about as many parameters as widening `base` into `width` has added."""
-    from scale_cli.planning.plan import matching_rank as nearest
+def matching_size(method: str, base: str, width: Path) -> dict[str, Any]:
+    """The option, by its key, with which a method trains about as many parameters as widening `base` to `width` added.
+
+    method: one with an option for its size.
+    """
     from scale_cli.surgery.source import open_config
 
     added = json.loads((width / "upscale.json").read_text(encoding="utf-8"))["parameters"]["added"]
-    return nearest(open_config(base).config, added)
+    size = METHODS[method].size
+    assert size is not None
+    return {size.option: size.nearest(open_config(base).config, added)}
 
 
 def train_stage(source: str, out: Path, recipe: TrainRecipe, *, label: str, progress: Progress) -> dict[str, Any]:

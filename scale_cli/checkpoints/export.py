@@ -1,4 +1,4 @@
-"""Any checkpoint as an ordinary Hugging Face folder: what a run trained, put together with what it was trained from."""
+"""Any checkpoint as an ordinary Hugging Face folder: the tensors of its runs put together with those of their base."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from scale_cli import __version__
 from scale_cli.checkpoints.card import EXPORT, UPSCALE, Form, write_card
-from scale_cli.checkpoints.companions import COMPANIONS, copy_companions, keep_tokenizer_class, save_with_code
+from scale_cli.checkpoints.companions import copy_companions, keep_tokenizer_class, save_with_code
 from scale_cli.checkpoints.load import (
     TRAINED_TENSORS,
     Checkpoint,
@@ -26,12 +26,12 @@ from scale_cli.checkpoints.load import (
     load_model,
     skeleton,
     trained_dtype,
+    weights_folder,
 )
 from scale_cli.checkpoints.storage import INDEX, WEIGHTS, StoredTensor, stored_tensors, weight_files
 from scale_cli.checkpoints.weights import Place, Progress, write_weights
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, require_room, to_json, write_text
-from scale_cli.core.hub import fetch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes to which an export casts, by name."""
@@ -39,13 +39,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export made.
+    """A finished export.
 
     form: upscaled by width or by depth, or a plain Hugging Face model.
-    dtype: in which it loads, None where its config says nothing. parameters: a tied head counted once.
+    dtype: in which it loads, None if its config names none. parameters: a tied head counted once.
     size_bytes: of all its files. seconds: wall time.
     weights_sha256: of a base taken back, by weight file: "equal" to what was upscaled, "not recorded", or "written
-        anew" where it was read from a file that held more than the base; None for any other export.
+        anew" if it was read from a file that held more than the base; None for any other export.
     """
 
     out: Path
@@ -70,21 +70,22 @@ def export(
     source: a folder of any kind, a run or a checkpoint of an unfinished one, a hub id.
     dtype: "float32", "bfloat16" or "float16" for all weights; None keeps each as it is stored, and the folder loads in
         the dtype in which the run was evaluated.
-    name: what the card calls it; None: the name of `out`.
+    name: of the model in its card; None: the name of `out`.
     progress: called with tensors done and tensors in all.
-    Tensors pass one at a time; only a LoRA is merged in memory, on the whole model.
-    Raises RequestError for what cannot be exported; `out` is then not there.
+    Tensors pass one at a time; only a model that a method merges, as LoRA's, is loaded as a whole.
+    Raises RequestError for a checkpoint that cannot be exported; `out` does not exist then.
     """
     if dtype is not None and dtype not in DTYPES:
         raise RequestError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
     start = time.perf_counter()
     checkpoint = describe(source)
     root, *runs = checkpoint.chain
-    root_folder = with_weights(root)
+    root_folder = weights_folder(root)
     model = skeleton(checkpoint)
     form: Form = checkpoint.kind
     with new_folder(out) as folder:
-        tensors = None if any(run.method == "lora" for run in runs) else _places(checkpoint, root_folder, model)
+        merged = any(run.trained_by[0].merged for run in runs)
+        tensors = None if merged else _places(checkpoint, root_folder, model)
         cast = None if dtype is None else DTYPES[dtype]
         if tensors is None:
             needed = model.num_parameters() * trained_dtype(checkpoint).itemsize
@@ -108,19 +109,12 @@ def export(
     return ExportResult(out, form, stated, model.num_parameters(), size_bytes, time.perf_counter() - start)
 
 
-def with_weights(root: Checkpoint) -> Path:
-    """The local folder of a Hugging Face checkpoint with its weights, fetched where it is a hub id."""
-    if Path(root.source).exists():
-        return root.folder
-    return fetch(root.source, ["config.json", "*.py", "*.safetensors", INDEX, *COMPANIONS])
-
-
 def _places(checkpoint: Checkpoint, root_folder: Path, model: Any) -> dict[str, Place] | None:
-    """Where each tensor of a checkpoint is stored: in the last run that trained it, or else at the root.
+    """The place of each stored tensor of a checkpoint: in the last run that trained it, or else at the root.
 
     model: its skeleton.
-    None where the root's files name tensors otherwise than the library writes them now, and only it can tell how.
-    Raises RequestError where a weight file is damaged or missing.
+    None if the root's files name tensors otherwise than the library writes them now, so that only the library can load
+    them. Raises RequestError if a weight file is damaged or missing.
     """
     root, *runs = checkpoint.chain
     stored: dict[str, StoredTensor] = {}
@@ -150,7 +144,7 @@ def _places(checkpoint: Checkpoint, root_folder: Path, model: Any) -> dict[str, 
 
 
 def _names_in_files(model: Any) -> dict[str, str | None]:
-    """The name under which the library writes each parameter; None where it does not write it as it is."""
+    """The name under which the library writes each parameter; None if it does not write it as it is."""
     once = dict(model.named_parameters())
     every = dict(model.named_parameters(remove_duplicate=False))
     names: dict[str, str | None] = {}
@@ -177,7 +171,7 @@ def _merged(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 
 
 def _write_config(folder: Path, root_folder: Path, form: Form, config: Any, dtype: str | None) -> str | None:
-    """Write config.json, of a widened model with the code beside it. Returns the dtype that it states."""
+    """Write config.json, for a widened model with the code beside it. Returns the dtype that it states."""
     if form == "width":
         own = AutoConfig.from_pretrained(root_folder)
         own.collaborative, own.router = config.collaborative, config.router
@@ -195,7 +189,7 @@ def _write_config(folder: Path, root_folder: Path, form: Form, config: Any, dtyp
 
 
 def _write_upscale(root_folder: Path, folder: Path, tokenizer_config: str | None) -> None:
-    """Write upscale.json, where the root has one, with the names of the tensors that training added.
+    """Write upscale.json, if the root has one, with the names of the tensors that training added.
 
     tokenizer_config: the text of tokenizer_config.json, if the export has changed it.
     """

@@ -13,25 +13,26 @@ from typing import Any
 
 from scale_cli.checkpoints.card import EXPORT, UPSCALE, history, write_card
 from scale_cli.checkpoints.companions import TOKENIZER_CONFIG, copy_companions
-from scale_cli.checkpoints.export import ExportResult, with_weights
-from scale_cli.checkpoints.load import describe, lineage, skeleton
+from scale_cli.checkpoints.export import ExportResult
+from scale_cli.checkpoints.load import describe, lineage, skeleton, weights_folder
 from scale_cli.checkpoints.storage import PIECE_BYTES, stored_tensors, weight_files
 from scale_cli.checkpoints.weights import Place, Progress, write_weights
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, require_room, write_text
 from scale_cli.core.records import sha256_file
+from scale_cli.methods import METHODS
 from scale_cli.model.families import family_of
 
 PREFIX = "base-"
-"""What upscaling puts before the names of the base's weight files."""
+"""The beginning of the names that upscaling gives to the base's weight files."""
 
 
 @dataclass(frozen=True)
 class _Base:
     """How the base lies in the checkpoint at the root.
 
-    config: the text of its config.json. tokenizer_config: that of tokenizer_config.json, None if the root has it still.
-    name: gives a tensor of the root its name in the base, None where it was added.
+    config: the text of its config.json. tokenizer_config: that of tokenizer_config.json, None if the root's is equal.
+    name: returns the name in the base of a tensor of the root, None for an added tensor.
     """
 
     config: str
@@ -46,12 +47,12 @@ def export_base(source: str, out: Path, *, progress: Progress = lambda done, tot
         trained a part of a plain model the base is that model.
     Tensors are bitwise the base's. A weight file that upscaling copied is written as it was, header and all, and
     checked against the sha256 in upscale.json.
-    Raises RequestError where no base is in it, or not the one it was made from; `out` is then not there.
+    Raises RequestError if no base is in it, or not the one it was made from; `out` does not exist then.
     """
     start = time.perf_counter()
     root = describe(source).chain[0]
     base = _find_base(source)
-    root_folder = with_weights(root)
+    root_folder = weights_folder(root)
     tensors = {
         new: Place(name, stored)
         for name, stored in stored_tensors(weight_files(root_folder)).items()
@@ -75,16 +76,16 @@ def export_base(source: str, out: Path, *, progress: Progress = lambda done, tot
 
 
 def _find_base(source: str) -> _Base:
-    """Where the base of a checkpoint lies. Raises RequestError where there is none in it."""
+    """How the base lies in a checkpoint. Raises RequestError if there is none in it."""
     checkpoint = describe(source)
     root, *runs = checkpoint.chain
-    methods = {run.method for run in runs}
+    methods = {str(run.method) for run in runs}
     if root.kind == "depth" or not runs:
         methods |= {step["recipe"]["method"] for step in history(root.folder) if step["step"] == "train"}
-    if "fft" in methods:
+    if whole := [name for name in methods if name in METHODS and METHODS[name].trains_all]:
         raise RequestError(
-            f"--base: {source} was trained by fft, which changes every tensor, and nothing of its base is left in it; "
-            "take the checkpoint it was trained from"
+            f"--base: {source} was trained by {whole[0]}, which changes every tensor, and nothing of its base is left "
+            "in it; take the checkpoint it was trained from"
         )
     config_text = (root.folder / "config.json").read_bytes().decode()
     if root.kind == "plain":
@@ -107,7 +108,7 @@ def _find_base(source: str) -> _Base:
 
 
 def _upscale_record(folder: Path) -> dict[str, Any]:
-    """What upscale.json says; empty where the library has saved a widened model again, without it."""
+    """The contents of upscale.json; empty if the library has saved a widened model again, without it."""
     file = folder / UPSCALE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -115,7 +116,7 @@ def _upscale_record(folder: Path) -> dict[str, Any]:
 def renumbered(name: str, prefix: str, new_layers: tuple[int, ...]) -> str | None:
     """The name that a tensor of a deepened model has in its base, None for those of a new layer.
 
-    prefix: what the names of all layers' tensors start with; the layer's index and a dot follow.
+    prefix: the beginning of the names of all layers' tensors; the layer's index and a dot follow.
     """
     if not name.startswith(prefix):
         return name
@@ -126,9 +127,9 @@ def renumbered(name: str, prefix: str, new_layers: tuple[int, ...]) -> str | Non
 
 
 def _verdicts(source: str, root_folder: Path, folder: Path, copied: dict[str, Path]) -> dict[str, str]:
-    """What upscale.json says to each weight file of the base in `folder`; `copied` are those written whole.
+    """Each weight file of the base in `folder` compared with upscale.json; `copied` are those written whole.
 
-    Raises RequestError where such a file is not what was upscaled, or where an export has cast the base.
+    Raises RequestError if such a file is not the one that was upscaled, or if an export has cast the base.
     """
     record = _upscale_record(root_folder)
     recorded = record["base"]["weights_sha256"] if record else {}

@@ -24,6 +24,7 @@ from scale_cli.cli.sweep import sweep
 from scale_cli.cli.train import train
 from scale_cli.cli.upscale import upscale
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import expand_home
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "gen-bios": gen_bios,
@@ -66,9 +67,11 @@ for _name, _command in COMMANDS.items():
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `scale` and return its exit code, as `run_app` does.
 
-    arguments: the arguments after `scale`; None takes those of this process. Without any, print `--help`.
+    arguments: the arguments after `scale`, in which `~` at the beginning of a path is the home folder, also where a
+        shell leaves it (`--data=~/texts`, `NAME=~/text.txt`); None takes those of this process. An empty list means
+        `--help`.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [expand_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     return run_app(app, words or ["--help"], program="scale")
 
 

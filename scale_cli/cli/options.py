@@ -1,32 +1,38 @@
 """Command options made from the fields of a recipe."""
 
-import dataclasses
 import functools
 import inspect
 import types
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
+from scale_cli.core.recipe import Key, choices_of, keys_of
+
 
 def recipe_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a Typer command one documented option for each field of a recipe class.
+    """Give a Typer command one documented option for each key of a recipe class.
 
         @recipe_options(TrainRecipe)
         def train(out: Annotated[Path, typer.Argument(help="...")], *, given: dict[str, Any]) -> None:
             recipe = load_recipe(TrainRecipe, None, given)
 
-    The command is called with `given`: the values by field name of only those options that were on the command line.
-    `--help` shows each field's default, after the command's own parameters.
+    The command is called with `given`: the values by key of only those options that were on the command line.
+    `--help` shows each key's default, after the command's own parameters.
     """
-    hints = get_type_hints(cls)
-    fields = dataclasses.fields(cls)
+    return key_options(keys_of(cls))
+
+
+def key_options(
+    keys: Mapping[str, Key], *, defaults: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The same for these keys. defaults: whether `--help` shows them."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def with_options(context: typer.Context, **values: Any) -> None:
-            read = {field.name: values.pop(field.name) for field in fields}
+            read = {name: values.pop(name) for name in keys}
             # Defaults are values too, so the parser's parameter source is needed; its enum is private to Typer.
             sources = {name: context.get_parameter_source(name) for name in read}
             given = {name: read[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
@@ -35,7 +41,7 @@ def recipe_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., N
         own = dict(inspect.signature(command, eval_str=True).parameters)
         del own["given"]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        parameters = [*own.values(), context, *(_parameter(field, hints[field.name]) for field in fields)]
+        parameters = [*own.values(), context, *(_parameter(key, default=defaults) for key in keys.values())]
         keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
         with_options.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
         with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
@@ -44,22 +50,25 @@ def recipe_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., N
     return decorate
 
 
-def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
-    """The keyword parameter that Typer turns into the field's option."""
-    choices, metavar = field.metadata["choices"], None
-    default: Any = field.default
-    optional = get_origin(kind) in (Union, types.UnionType)
-    if optional:
-        (kind,) = (argument for argument in get_args(kind) if argument is not type(None))
-    if get_origin(kind) is tuple:  # one word with commas, which load_recipe splits
-        item = get_args(kind)[0]
+def _parameter(key: Key, *, default: bool) -> inspect.Parameter:
+    """The keyword parameter that Typer turns into the key's option. default: whether it has one."""
+    field, kind = key
+    choices, metavar = choices_of(field), None
+    annotation: Any = kind
+    value: Any = field.default if default else None
+    optional = not default
+    if get_origin(annotation) in (Union, types.UnionType):
+        optional = True
+        (annotation,) = (argument for argument in get_args(annotation) if argument is not type(None))
+    if get_origin(annotation) is tuple:  # one word with commas, which load_recipe splits
+        item = get_args(annotation)[0]
         words = choices or get_args(item) or (item.__name__,)
-        kind, metavar = str, f"<{'|'.join(words)},...>"
-        default = None if default is None else ",".join(map(str, default))
+        annotation, metavar = str, f"<{'|'.join(words)},...>"
+        value = None if value is None else ",".join(map(str, value))
     elif choices:
-        kind = Literal[choices]
+        annotation = Literal[choices]
     if optional:
-        kind |= None
+        annotation |= None
     flags = [field.metadata["flag"]] if field.metadata["flag"] else []
-    annotation = Annotated[kind, typer.Option(*flags, help=field.metadata["help"], metavar=metavar)]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    annotation = Annotated[annotation, typer.Option(*flags, help=field.metadata["help"], metavar=metavar)]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from scale_cli.cli.options import key_options
 from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
+from scale_cli.core.recipe import variant_keys
+from scale_cli.methods import METHODS, option_classes, yardstick
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from scale_cli.planning.plan import Plan
+    from scale_cli.planning.plan import Choice, Plan
 
 
+@key_options(variant_keys(option_classes()), defaults=False)
 def plan(
     base: Annotated[str, typer.Argument(help="Model folder or hub id; only its config.json is read.")],
     hidden: Annotated[
@@ -39,17 +43,8 @@ def plan(
         float | None, typer.Option(help="Find width and depth that train this share of the base's parameters: 0.15.")
     ] = None,
     init: Annotated[
-        str, typer.Option(help="Width: how W21 and W22 start, as in upscale; svd limits the sizes.")
+        str, typer.Option(help="Width: initial values of W21 and W22, as in upscale; svd limits the sizes.")
     ] = "svd,zero",
-    preserve_layers: Annotated[
-        int | None, typer.Option(help="L_fp of scale-adapt and scale-route.  [3, or 0 below 4 layers]")
-    ] = None,
-    adapt_modules: Annotated[
-        str | None,
-        typer.Option(help="The modules whose W12 trains above L_fp.  [attention]", metavar="<attention,ffn>"),
-    ] = None,
-    freeze_layers: Annotated[int | None, typer.Option(help="Bottom layers that freeze holds fixed.  [3]")] = None,
-    lora_r: Annotated[int | None, typer.Option(help="Rank of lora.  [as much as the width trains]")] = None,
     batch_size: Annotated[int, typer.Option(help="Sequences of a training step, for its memory.")] = 8,
     seq_length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 512,
     precision: Annotated[
@@ -60,8 +55,13 @@ def plan(
     ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: AsJson = False,
+    *,
+    given: dict[str, Any],
 ) -> None:
-    """Say what an upscaling would add, train, cost and take in memory, with every method; nothing is written."""
+    """Print what an upscaling would add, train, cost and take in memory, with every method; nothing is written.
+
+    A method's option for its size, such as --lora-r, is matched to the width if it is not given.
+    """
     import scale_cli.planning.plan
 
     quiet_libraries()
@@ -75,23 +75,20 @@ def plan(
             match=match,
             match_params=match_params,
             init=init,
-            preserve_layers=preserve_layers,
-            adapt_modules=adapt_modules,
-            freeze_layers=freeze_layers,
-            lora_r=lora_r,
             batch_size=batch_size,
             seq_length=seq_length,
             precision=precision,
             gradient_checkpointing=gradient_checkpointing,
             revision=revision,
             progress=lambda done, total: advance(done=done, total=total),
+            **given,
         )
     from rich.console import Group
     from rich.text import Text
 
     commands = [choice.command for choice in result.choices.values() if choice.command is not None]
-    if all(method.method != "freeze" for method in result.methods):
-        say(f"freeze is left out: of {result.num_hidden_layers} layers none would train; choose --freeze-layers")
+    for name, reason in result.left_out.items():
+        say(f"{name} is left out: {reason}")
     lines = [Text(command, no_wrap=True, overflow="ignore") for command in commands]  # whole, to be copied
     show(result, Group(_sizes(result), _costs(result), _memory(result), *lines), as_json=as_json)
 
@@ -104,7 +101,7 @@ def _sizes(plan: Plan) -> Table:
         f"{plan.base_parameters:,} parameters",
         caption=f"target: {plan.target_parameters:,} trained parameters, from {plan.target}; width counts W12 of "
         f"{' and '.join(plan.adapt_modules)} in layers {plan.collaborating_layers[0]} to "
-        f"{plan.collaborating_layers[-1]}, counted from 0, which scale-preserve does not train",
+        f"{plan.collaborating_layers[-1]}, counted from 0, as {yardstick('width').name} trains them",
         title_justify="left",
         caption_justify="left",
     )
@@ -112,17 +109,24 @@ def _sizes(plan: Plan) -> Table:
         table.add_column(heading, no_wrap=True)
     for heading in ("trained\nparameters", "% of\nbase", "/ target"):
         table.add_column(heading, justify="right", no_wrap=True)
-    width, depth, lora = (plan.choices[name] for name in ("width", "depth", "lora"))
-    sizes = {
-        "width": f"hidden +{width.sizes['hidden_size']}, heads +{width.sizes['num_attention_heads']} (key/value "
-        f"+{width.sizes['num_key_value_heads']}), ffn +{width.sizes['intermediate_size']}",
-        "depth": f"{plan.num_hidden_layers} -> {depth.sizes['num_hidden_layers']} layers",
-        "lora": f"rank {lora.sizes['lora_r']}",
-    }
     for way, choice in plan.choices.items():
         share = choice.trained_parameters / plan.base_parameters
-        table.add_row(way, sizes[way], f"{choice.trained_parameters:,}", f"{100 * share:.1f}", f"{choice.ratio:.3f}")
+        cells = (f"{choice.trained_parameters:,}", f"{100 * share:.1f}", f"{choice.ratio:.3f}")
+        table.add_row(way, _size(plan, way, choice), *cells)
     return table
+
+
+def _size(plan: Plan, way: str, choice: Choice) -> str:
+    """The sizes of a choice in words; of a method the option that sets its size."""
+    sizes = choice.sizes
+    if way in METHODS:
+        return ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in sizes.items())
+    if way == "depth":
+        return f"{plan.num_hidden_layers} -> {sizes['num_hidden_layers']} layers"
+    return (
+        f"hidden +{sizes['hidden_size']}, heads +{sizes['num_attention_heads']} (key/value "
+        f"+{sizes['num_key_value_heads']}), ffn +{sizes['intermediate_size']}"
+    )
 
 
 def _costs(plan: Plan) -> Table:

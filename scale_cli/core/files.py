@@ -14,6 +14,13 @@ from typing import Any
 from scale_cli.core.errors import RequestError
 
 CACHE_VARIABLE = "SCALE_CACHE"
+INLINE = "inline"
+"""In a dataclass field's metadata: the field holds a dataclass whose fields stand beside the others when written."""
+
+
+def expand_home(words: str) -> str:
+    """The text with the home folder for `~` at the beginning of a path: at its start, behind `=` and behind a comma."""
+    return re.sub(r"(^|[=,])(~[^/,]*)", lambda found: found[1] + os.path.expanduser(found[2]), words)
 
 
 def default_cache() -> Path:
@@ -118,7 +125,11 @@ def _is_running(process_id: int) -> bool:
 def plain(value: Any) -> Any:
     """The value as builtins, for JSON and YAML: dataclasses become dicts, tuples become lists, paths become strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(value):
+            item = plain(getattr(value, field.name))
+            fields |= item if field.metadata.get(INLINE) else {field.name: item}
+        return fields
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

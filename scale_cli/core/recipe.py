@@ -10,23 +10,26 @@
 
 A field's type is bool, int, float, str, Path, a Literal of strings, a tuple of one of these (`tuple[str, ...]`), or any
 of these or None. A field without a flag may also be a `Mapping` from strings to such values, or `Mapping[str, Any]`.
+`~` at the beginning of a path is replaced by the home folder, in strings as well as in paths.
 """
 
 import contextlib
 import dataclasses
 import difflib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import plain, write_text
+from scale_cli.core.files import INLINE, expand_home, plain, write_text
 
 Recipe = TypeVar("Recipe")
+Choices = tuple[str, ...] | Callable[[], tuple[str, ...]] | None
+"""The allowed words, or a function that returns them."""
 
 
-def option(default: Any, *, help: str, flag: str | None = None, choices: tuple[str, ...] | None = None) -> Any:
+def option(default: Any, *, help: str, flag: str | None = None, choices: Choices = None) -> Any:
     """A recipe field.
 
     default: the value if neither file nor flag gives one; immutable.
@@ -37,24 +40,110 @@ def option(default: Any, *, help: str, flag: str | None = None, choices: tuple[s
     return dataclasses.field(default=default, metadata={"help": help, "flag": flag, "choices": choices})
 
 
+def variant_options(*, chosen_by: str, classes: Callable[[], Mapping[str, type]]) -> Any:
+    """A recipe field that holds the options of one of several variants.
+
+    The keys of these options stand beside the recipe's own keys, in YAML, on the command line and in records. Keys of
+    variants that were not chosen are checked and left out.
+
+    chosen_by: the str field that names the variant. classes: returns the option dataclass of each variant, by name.
+    The recipe's `__post_init__` calls `fill_variant`, so the field of a constructed recipe is never None.
+    """
+    return dataclasses.field(default=None, metadata={INLINE: True, "chosen_by": chosen_by, "classes": classes})
+
+
+def fill_variant(recipe: Any, name: str) -> None:
+    """Give the variant field `name` of a frozen recipe the defaults of the chosen variant, if it is None.
+
+    Raises ValueError if it holds the options of another variant.
+    """
+    field = recipe.__dataclass_fields__[name]
+    cls = field.metadata["classes"]()[getattr(recipe, field.metadata["chosen_by"])]
+    value = getattr(recipe, name)
+    if value is None:
+        object.__setattr__(recipe, name, cls())
+    elif not isinstance(value, cls):
+        raise ValueError(f"{name} is a {type(value).__name__}; {field.metadata['chosen_by']} needs a {cls.__name__}")
+
+
+class Key(NamedTuple):
+    """A key of a recipe: the dataclass field behind it, and its type."""
+
+    field: dataclasses.Field[Any]
+    kind: Any
+
+
+def keys_of(cls: Any) -> dict[str, Key]:
+    """The keys of a recipe class by name, in the order of its fields; those of all variants included.
+
+    Raises ValueError if one name stands for two different options.
+    """
+    hints = get_type_hints(cls)
+    keys: dict[str, Key] = {}
+    for field in dataclasses.fields(cls):
+        if not field.metadata.get(INLINE):
+            keys[field.name] = Key(field, hints[field.name])
+            continue
+        for name, key in variant_keys(field.metadata["classes"]()).items():
+            if name in keys:
+                raise ValueError(f"the option {name!r} of a variant is a key of {cls.__name__} already")
+            keys[name] = key
+    return keys
+
+
+def variant_keys(classes: Mapping[str, type]) -> dict[str, Key]:
+    """The keys of all variants by name. Raises ValueError for an option that two variants define.
+
+    Variants share an option by inheriting it from one class.
+    """
+    keys: dict[str, Key] = {}
+    for cls in dict.fromkeys(classes.values()):
+        for name, key in keys_of(cls).items():
+            if keys.setdefault(name, key) != key:
+                raise ValueError(f"{cls.__name__}: another variant defines the option {name!r} too; inherit it")
+    return keys
+
+
 def load_recipe(cls: type[Recipe], file: Path | None, overrides: Mapping[str, Any]) -> Recipe:
     """The resolved recipe: defaults of `cls`, overridden by the YAML `file`, overridden by `overrides`.
 
-    overrides: values by field name, as from `recipe_options`; None means not given. Strings are parsed like flags.
+    overrides: values by key, as from `recipe_options`; None means not given. Strings are parsed like flags.
     Raises RequestError for a file that cannot be read, an unknown or missing key, a value of the wrong type, and for
     every ValueError that the recipe's own checks raise.
     """
+    keys = keys_of(cls)
     values: dict[str, Any] = {}
     if file is not None:
-        values |= _checked(cls, _read_yaml(file), source=f"{file}: ")
-    values |= _checked(cls, {name: value for name, value in overrides.items() if value is not None}, source="")
-    required = [field.name for field in dataclasses.fields(cls) if _is_required(field)]  # type: ignore[arg-type]
+        values |= _checked(keys, _read_yaml(file), source=f"{file}: ")
+    values |= _checked(keys, {name: value for name, value in overrides.items() if value is not None}, source="")
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    required = [field.name for field in fields if _is_required(field)]
     if missing := [name for name in required if name not in values]:
         raise RequestError(f"{f'{file}: ' if file else ''}the key {missing[0]!r} is missing")
+    own = {field.name: values[field.name] for field in fields if field.name in values}
     try:
-        return cls(**values)
+        for field in fields:
+            if field.metadata.get(INLINE):
+                name = field.metadata["chosen_by"]
+                default = next(other.default for other in fields if other.name == name)
+                own[field.name] = _variants(field.metadata["classes"](), values)[values.get(name, default)]
+        return cls(**own)
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+def changed(recipe: Recipe, **values: Any) -> Recipe:
+    """The recipe with other values, by key. Raises RequestError as `load_recipe`."""
+    return load_recipe(type(recipe), None, values_of(recipe) | values)
+
+
+def values_of(recipe: Any) -> dict[str, Any]:
+    """The values of a recipe by key, those of the chosen variant beside its own."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        values |= values_of(value) if field.metadata.get(INLINE) else {field.name: value}
+    return values
 
 
 def save_recipe(recipe: Any, path: Path) -> None:
@@ -62,6 +151,23 @@ def save_recipe(recipe: Any, path: Path) -> None:
     import yaml
 
     write_text(path, yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True))
+
+
+def load_variants(classes: Mapping[str, type], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of every variant by its name. overrides, errors: as those of `load_recipe`."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return _variants(classes, _checked(variant_keys(classes), given, source=""))
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def _variants(classes: Mapping[str, type], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every variant with those of the values that are its options."""
+    return {
+        name: cls(**{key: values[key] for key in cls.__dataclass_fields__ if key in values})  # type: ignore[attr-defined]
+        for name, cls in classes.items()
+    }
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -84,20 +190,24 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-def _checked(cls: Any, values: Mapping[str, Any], *, source: str) -> dict[str, Any]:
-    types_by_name = get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+def _checked(keys: Mapping[str, Key], values: Mapping[str, Any], *, source: str) -> dict[str, Any]:
     checked = {}
     for name, value in values.items():
-        if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(fields)}"
+        if name not in keys:
+            near = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(keys)}"
             raise RequestError(f"{source}unknown key {str(name)!r}; {hint}")
         try:
-            checked[name] = _coerce(value, types_by_name[name], fields[name].metadata.get("choices"))
+            checked[name] = _coerce(value, keys[name].kind, choices_of(keys[name].field))
         except ValueError as error:
             raise RequestError(f"{source}{name}: {value!r} is not {error}") from None
     return checked
+
+
+def choices_of(field: dataclasses.Field[Any]) -> tuple[str, ...] | None:
+    """The words allowed in a field, None for any."""
+    choices: Choices = field.metadata.get("choices")
+    return choices() if callable(choices) else choices
 
 
 def _coerce(value: Any, kind: Any, choices: tuple[str, ...] | None) -> Any:
@@ -124,10 +234,10 @@ def _coerce(value: Any, kind: Any, choices: tuple[str, ...] | None) -> Any:
         choices, kind = arguments, str
     if choices is not None and value not in choices:
         raise ValueError(f"one of {', '.join(choices)}")
+    if kind is Path and isinstance(value, str | Path):
+        return Path(expand_home(str(value)))
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):  # bool is a subclass of int
-        return value
-    if kind is Path and isinstance(value, str):
-        return Path(value)
+        return expand_home(value) if kind is str else value
     if (kind is float and type(value) is int) or (kind in (int, float) and isinstance(value, str)):
         with contextlib.suppress(ValueError):
             return kind(value)

@@ -24,6 +24,7 @@ from scale_cli.data.corpora import Corpus
 from scale_cli.data.windows import WindowOptions, Windows, lead_token, ratio, rows_for, sum_over_processes
 from scale_cli.evaluation.evaluate import Advance, Outcome
 from scale_cli.evaluation.subject import DTYPES, Subject, Target, fingerprint
+from scale_cli.methods import METHODS
 from scale_cli.model import ScaleConfig, ScaleForCausalLM, family_of
 from scale_cli.model.families import ROLES, module_of
 from scale_cli.results.result import Measurement, Result
@@ -72,7 +73,8 @@ def plan_base(checkpoint: Checkpoint, given: str | None) -> BasePlan:
         return BasePlan(checkpoint.source, None, "base-own")
     root, *runs = checkpoint.chain
     trainings = [step["recipe"]["method"] for step in history(root.folder) if step["step"] == "train"]
-    is_left = bool(runs) if checkpoint.kind == "plain" else "fft" not in trainings
+    whole = any(name in METHODS and METHODS[name].trains_all for name in trainings)
+    is_left = bool(runs) if checkpoint.kind == "plain" else not whole
     if not is_left or any(run.from_scratch for run in runs):
         raise RequestError(
             f"--drift: {checkpoint.source} is a whole model without its base in it; name the checkpoint to compare it "

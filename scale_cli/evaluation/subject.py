@@ -19,10 +19,10 @@ from scale_cli.checkpoints.load import (
     load_model,
     load_tokenizer,
     trained_dtype,
+    weights_folder,
 )
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import to_json
-from scale_cli.core.hub import fetch
 from scale_cli.core.records import fingerprint_folder, sha256_file
 from scale_cli.results.result import CheckpointInfo
 
@@ -115,11 +115,8 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     Fetches a hub id's weights. Raises RequestError if there are no safetensors weights.
     """
     if checkpoint.base is None:
-        folder = Path(checkpoint.source)
-        if not folder.exists():
-            folder = fetch(checkpoint.source, ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
         try:
-            return fingerprint_folder(folder)
+            return fingerprint_folder(weights_folder(checkpoint))
         except ValueError as error:
             raise RequestError(
                 f"{checkpoint.source} has no weights in safetensors, the only format that is loaded"

@@ -1,39 +1,107 @@
-"""What a training token costs, in multiply-adds of weights; attention scores are left out."""
+"""Multiply-adds per token, counted on the model that a method trains. Attention scores are left out.
+
+The unit: a weight's forward pass costs 2, its backward pass 2 for the gradient of its input and 2 for its own. Weights
+are those of linear maps, the head included and embeddings not. N are the base's weights, E the added ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Weights of linear maps, the head included, embeddings not: each is one multiply-add a token and pass.
+class Cost:
+    """The cost of a model.
 
-    base: N. added: E, of the expansion, of LoRA's matrices or of the new blocks.
-    adaptable_share: (L - L_fp) / L, the share of layers that collaborate under scale-adapt and scale-route.
-    above: for llama-pro, the weights of all that lies above the lowest new block; for freeze, above the frozen layers.
-    frozen_above: for freeze, what of these is frozen all the same: a head tied to the embedding.
+    base, added: N and E. training: of a trained token, forward and backward. generation: the weights that a generated
+    token is multiplied with.
     """
 
     base: int
-    added: int = 0
-    adaptable_share: float = 0.0
-    above: int = 0
-    frozen_above: int = 0
+    added: int
+    training: float
+    generation: int
+
+    @property
+    def ratio(self) -> float:
+        """The cost of a trained token over that of full fine-tuning of the base, 6N."""
+        return self.training / (6 * self.base)
 
 
-def multiply_adds(method: str, weights: Weights) -> float:
-    """Multiply-adds a token of forward and backward pass, in units where a weight's forward costs 2.
+def by_model(model: Any) -> Cost:
+    """`two_streams` for a widened model, `by_layers` for any other."""
+    from scale_cli.model import ScaleForCausalLM
 
-    method: a name of `METHODS`. Raises KeyError for another.
+    return two_streams(model) if isinstance(model, ScaleForCausalLM) else by_layers(model)
+
+
+def by_layers(model: Any) -> Cost:
+    """2N + 2 x (weights that a gradient passes through) + 2 x (weights that train), for a model of a known family.
+
+    A gradient passes from the head down to the lowest layer that trains, that layer included; down to the bottom if
+    the embedding trains.
     """
-    n, e, share, above = weights.base, weights.added, weights.adaptable_share, weights.above
-    return {
-        "fft": 6 * n,
-        "lora": 4 * n + 6 * e,
-        "freeze": 2 * n + 4 * above - 2 * weights.frozen_above,
-        "llama-pro": 2 * (n + e) + 2 * above + 2 * e,
-        "scale-preserve": 2 * n + 6 * e,
-        "scale-adapt": 2 * n + 2 * n * share + 6 * e,
-        "scale-route": 2 * n + 4 * n * share + 6 * e + 6 * e * share,
-    }[method]
+    head, layers, training = training_layers(model)
+    total = linear_weights(model)
+    if any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters()):
+        passed = total
+    else:
+        passed = linear_weights(head, *layers[training[0] :]) if training else 0
+    trained = linear_weights(model, trained_only=True)
+    return Cost(base=total, added=0, training=2 * total + 2 * passed + 2 * trained, generation=total)
+
+
+def two_streams(model: Any) -> Cost:
+    """The cost of a widened model, whose base is frozen and whose expansion trains; s = (L - L_fp) / L collaborate.
+
+        without a router    2N + 2N s + 6E
+        with a router       2N + 4N s + 6E + 6E s, as both paths above the fork run forward and backward
+
+    With a router a generated token goes through all above the fork twice, once without W12; the added head is computed
+    for the chosen path only.
+    """
+    added = linear_weights(model.expansion)
+    base = linear_weights(model) - added
+    layers = model.config.collaborative["layers"]
+    share = len(layers) / model.config.num_hidden_layers
+    training, generation = 2 * base + 2 * base * share + 6 * added, base + added
+    if model.config.router is not None:
+        training += 2 * base * share + 6 * added * share
+        fork, head = min(layers), model.base.get_submodule(model.family.head)
+        above = (*model.family.layers_of(model.base)[fork:], *list(model.expansion.layers)[fork:], head)
+        generation += linear_weights(*above) - numel(named(model.expansion, ".w12"))
+    return Cost(base=base, added=added, training=training, generation=generation)
+
+
+def training_layers(model: Any) -> tuple[nn.Module, list[nn.Module], list[int]]:
+    """The head and the layers of a model of a known family, and the indices of the layers that train."""
+    from scale_cli.model import family_of
+
+    family = family_of(model.config.model_type)
+    layers = family.layers_of(model)
+    training = [i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())]
+    return model.get_submodule(family.head), layers, training
+
+
+def linear_weights(*modules: nn.Module, trained_only: bool = False) -> int:
+    """The weights of all linear maps in these modules, or of those that train; a tied head is one of them."""
+    from torch.nn import Embedding
+
+    within = (module for given in modules for module in given.modules() if not isinstance(module, Embedding))
+    parameters = (p for module in within for p in module.parameters(recurse=False) if p.ndim == 2)
+    return numel(p for p in parameters if p.requires_grad or not trained_only)
+
+
+def named(module: nn.Module, end: str) -> list[Tensor]:
+    """The parameters whose names end so."""
+    return [parameter for name, parameter in module.named_parameters() if name.endswith(end)]
+
+
+def numel(tensors: Iterable[Tensor]) -> int:
+    """The number of elements in all tensors."""
+    return sum(tensor.numel() for tensor in tensors)

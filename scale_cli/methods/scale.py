@@ -1,50 +1,91 @@
-"""The three methods of SCALE (arXiv 2511.03270, section 4): which W12 train, and whether a router chooses."""
+"""The three methods of SCALE (arXiv 2511.03270, section 4): which W12 train, and whether a router chooses.
+
+They share one file, as they are one model with more and more of it in use.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from scale_cli.core.errors import RequestError
-from scale_cli.methods.options import MethodOptions
+from scale_cli.core.recipe import option
+from scale_cli.methods.cost import two_streams
+from scale_cli.methods.method import Look, Method, NoOptions
 
 PAPER_PRESERVE_LAYERS = 3
 
 
-def scale_preserve(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
-    """SCALE-Preserve: every W12 is zero and frozen, W21 and W22 train; the base's half never changes (theorem 3.1)."""
-    return _train_expansion(model, "scale-preserve", (), ())
+@dataclass(frozen=True)
+class AdaptOptions:
+    """Where W12 trains."""
+
+    preserve_layers: int | None = option(
+        None,
+        help="L_fp, the lower layers that stay function-preserving under scale-adapt and scale-route.  [3, or 0 below "
+        "4 layers]",
+    )
+    adapt_modules: tuple[str, ...] = option(
+        ("attention",), help="The modules whose W12 trains above L_fp.", choices=("attention", "ffn")
+    )
+
+    def __post_init__(self) -> None:
+        if self.preserve_layers is not None and self.preserve_layers < 0:
+            raise ValueError(f"--preserve-layers {self.preserve_layers}: a number of layers is at least 0")
+        if not self.adapt_modules:
+            raise ValueError("--adapt-modules is empty; choose attention, ffn or both (scale-preserve adapts none)")
 
 
-def scale_adapt(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
-    """SCALE-Adapt: above L_fp the W12 of the chosen modules train as well, from zero."""
-    return _train_expansion(model, "scale-adapt", collaborating_layers(model, options), options.adapt_modules)
+@dataclass(frozen=True)
+class RouteOptions(AdaptOptions):
+    """Where W12 trains, and the router."""
+
+    threshold: float = option(0.5, help="tau of scale-route: above this cosine a token takes the preserve branch.")
 
 
-def scale_route(model: Any, options: MethodOptions, new_layers: Sequence[int]) -> Any:
-    """SCALE-Route: SCALE-Adapt and, for each token, the choice of eq. 5 between it and the preserving path."""
-    layers, modules = collaborating_layers(model, options), options.adapt_modules
-    return _train_expansion(model, "scale-route", layers, modules, threshold=options.threshold)
-
-
-def collaborating_layers(model: Any, options: MethodOptions) -> range:
-    """The layers above L_fp. Raises RequestError where none is left to collaborate."""
-    count = model.config.num_hidden_layers
-    preserved = options.preserve_layers
+def resolve(options: Any, config: Any) -> Any:
+    """L_fp of the paper if none is given. Raises RequestError if no layer is left to collaborate."""
+    count, preserved = config.num_hidden_layers, options.preserve_layers
     if preserved is None:
         preserved = PAPER_PRESERVE_LAYERS if count > PAPER_PRESERVE_LAYERS else 0
     if preserved >= count:
         raise RequestError(
-            f"--preserve-layers {preserved}: the model has {count} layers and one at least must collaborate; choose 0 "
+            f"--preserve-layers {preserved}: the model has {count} layers and at least one must collaborate; choose 0 "
             f"to {count - 1}, or --method scale-preserve"
         )
-    return range(preserved, count)
+    return dataclasses.replace(options, preserve_layers=preserved)
+
+
+def apply_preserve(model: Any, options: NoOptions, new_layers: Sequence[int]) -> Any:
+    """SCALE-Preserve: no W12; W21 and W22 train, and the base's half never changes (theorem 3.1)."""
+    return _train_expansion(model, PRESERVE.name, (), ())
+
+
+def apply_adapt(model: Any, options: AdaptOptions, new_layers: Sequence[int]) -> Any:
+    """SCALE-Adapt: above L_fp the W12 of the chosen modules train as well, from zero."""
+    return _train_expansion(model, ADAPT.name, _collaborating(model, options), options.adapt_modules)
+
+
+def apply_route(model: Any, options: RouteOptions, new_layers: Sequence[int]) -> Any:
+    """SCALE-Route: SCALE-Adapt and, for each token, the choice of eq. 5 between it and the preserving path."""
+    layers = _collaborating(model, options)
+    return _train_expansion(model, ROUTE.name, layers, options.adapt_modules, threshold=options.threshold)
+
+
+def _collaborating(model: Any, options: AdaptOptions) -> range:
+    """The layers above L_fp."""
+    return range(resolve(options, model.config).preserve_layers, model.config.num_hidden_layers)
 
 
 def _train_expansion(
     model: Any, method: str, layers: Sequence[int], modules: Sequence[str], *, threshold: float | None = None
 ) -> Any:
-    """The model with these W12 and exactly its expansion training. RequestError where that would drop trained W12."""
+    """The model with these W12, whose whole expansion trains and whose base is frozen.
+
+    Raises RequestError if the checkpoint has trained W12 that this would drop.
+    """
     collaborating = model.config.collaborative
     if not (set(collaborating["layers"]) <= set(layers) and set(collaborating["modules"]) <= set(modules)):
         raise RequestError(
@@ -56,3 +97,44 @@ def _train_expansion(
     model.base.requires_grad_(False)
     model.expansion.requires_grad_(True)
     return model
+
+
+PRESERVE = Method(
+    name="scale-preserve",
+    title="SCALE-Preserve",
+    group="SCALE",
+    needs=("width",),
+    lr=1e-3,
+    apply=apply_preserve,
+    cost=two_streams,
+    keeps_base=True,
+    order=4,
+    look=Look("#0f7f5c", "#43c99c", "o"),
+)
+ADAPT = Method(
+    name="scale-adapt",
+    title="SCALE-Adapt",
+    group="SCALE",
+    needs=("width",),
+    lr=1e-3,
+    apply=apply_adapt,
+    options=AdaptOptions,
+    resolve=resolve,
+    cost=two_streams,
+    yardstick=True,
+    order=5,
+    look=Look("#1f86bd", "#63b9ea", "s"),
+)
+ROUTE = Method(
+    name="scale-route",
+    title="SCALE-Route",
+    group="SCALE",
+    needs=("width",),
+    lr=1e-3,
+    apply=apply_route,
+    options=RouteOptions,
+    resolve=resolve,
+    cost=two_streams,
+    order=6,
+    look=Look("#1b4fa8", "#86abff", "D"),
+)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORED = -100
 """The label of a position without a loss."""
 
 
 def step_arguments(model: Any) -> dict[str, Any]:
-    """Further arguments of a step's forward: a widened model computes its loss without keeping the logits.
+    """Further arguments of a step's forward pass: a widened model computes its loss without keeping the logits.
 
-    model: as `METHODS[method].apply` gives it, not wrapped for several processes.
+    model: as `Method.apply` returned it, not wrapped for several processes.
     """
     from scale_cli.model import ScaleForCausalLM
 
@@ -23,21 +22,26 @@ def step_arguments(model: Any) -> dict[str, Any]:
 
 
 def halve_frozen(model: Any) -> None:
-    """Keep what is frozen in bfloat16, for steps that compute in it: what trains stays in float32.
+    """Keep frozen weights in bfloat16, for steps that compute in it; trained weights stay in float32.
 
-    No checkpoint has these tensors from here: a base is stored as it came.
+    Checkpoints never take frozen tensors from this model: a base is stored as it came.
     """
+    import torch
+
     for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def labelled_positions(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch on the CPU, which asks for logits only at positions where some row has a label to predict.
+    """A batch on the CPU that asks for logits only at positions at which some row has a label to predict.
 
-    batch: `labels` (B, T) and what else the model takes. Where most positions have one, as in packed text, the batch is
-    returned as it is; else `logits_to_keep` (n,) are the positions and `shift_labels` (B, n) what they predict.
+    batch: `labels` (B, T) and other arguments of the model. If most positions have a label, as in packed text, the
+    batch is returned as it is; else `logits_to_keep` (n,) are the positions and `shift_labels` (B, n) the next tokens.
     """
+    import torch
+    from torch.nn import functional
+
     following = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     positions = (following != IGNORED).any(dim=0).nonzero().squeeze(1)
     if not 0 < len(positions) <= following.shape[1] // 2:

@@ -1,8 +1,8 @@
-"""What a training step takes in memory, found by running it on tensors that have a shape and no values.
+"""The memory of a training step, measured by running it on tensors that have a shape and no values.
 
-Whatever the model's own operations make is in it, and whatever autograd keeps of that for the backward pass: below the
-first layer that trains only what W21 reads, above all logits and loss, and under autocast the bfloat16 copies of the
-weights. Attention is sdpa's, which builds no matrix of scores, over whole windows without padding. Not in it: a GPU's
+It includes all tensors that the model's own operations make and that autograd keeps for the backward pass: below the
+first layer that trains only the inputs of W21, above all logits and loss, and under autocast the bfloat16 copies of the
+weights. Attention is sdpa's, which builds no matrix of scores, over whole windows without padding. It excludes a GPU's
 context, its libraries' workspaces, and gaps between blocks of memory.
 """
 
@@ -29,9 +29,9 @@ Precision = Literal["bfloat16", "float32"]
 
 @dataclass(frozen=True)
 class StepMemory:
-    """The most bytes alive at one time in a training step, of all that the step makes.
+    """The most bytes alive at one time in a training step, of the tensors that the step makes.
 
-    activations_bytes: of all but the weights' gradients. peak_bytes: of all.
+    activations_bytes: without the weights' gradients. peak_bytes: with them.
     """
 
     activations_bytes: int
@@ -39,12 +39,12 @@ class StepMemory:
 
 
 def step_memory(model: Any, *, batch_size: int, seq_length: int, precision: Precision) -> StepMemory:
-    """The memory of one forward and backward pass over batch_size x seq_length tokens, as `scale train` makes them.
+    """The memory of one forward and backward pass over batch_size x seq_length tokens, as in `scale train`.
 
-    model: as `METHODS[method].apply` gives it, in training mode, on any device. It cannot be used afterwards: its
-        tensors are replaced by some without values.
+    model: as `Method.apply` returned it, in training mode, on any device. It cannot be used afterwards: its tensors are
+        replaced by others without values.
     """
-    # A packed window could only be seen in the values of the positions; those of training count on from zero.
+    # The library looks for packed windows in the values of the positions; those of training count on from zero.
     unpacked = mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None)
     with FakeTensorMode(), unpacked:
         _give_fake_storage(model)
@@ -60,7 +60,7 @@ def step_memory(model: Any, *, batch_size: int, seq_length: int, precision: Prec
 
 
 def _loss(model: Any, tokens: Tensor, *, bfloat16: bool) -> Tensor:
-    """The loss as the library's trainer computes it: what the model puts out is converted to float32 as well."""
+    """The loss as the library's trainer computes it: the model's output is converted to float32 as well."""
 
     def forward() -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -70,7 +70,7 @@ def _loss(model: Any, tokens: Tensor, *, bfloat16: bool) -> Tensor:
 
 
 def _give_fake_storage(model: nn.Module) -> None:
-    """Replace a model's tensors by fake ones on the CPU, for which autocast works; those that are tied stay so."""
+    """Replace a model's tensors by fake ones on the CPU, for which autocast works; tied tensors stay tied."""
     fakes: dict[int, Any] = {}
 
     def fake(tensor: Tensor) -> Any:
@@ -85,7 +85,7 @@ def _give_fake_storage(model: nn.Module) -> None:
 
 
 class _Meter(TorchDispatchMode):
-    """Counts the bytes of what operations make, for as long as it is alive.
+    """Counts the bytes of the tensors that operations make, for as long as these are alive.
 
     most_activations, most: the most at one time without and with the gradients of weights.
     """
@@ -103,7 +103,7 @@ class _Meter(TorchDispatchMode):
         return result
 
     def count_gradient(self, parameter: Tensor) -> None:
-        """A weight's gradient is complete: it is an activation no more."""
+        """Count a weight's complete gradient as a gradient, no longer as an activation."""
         assert parameter.grad is not None
         size = parameter.grad.untyped_storage().nbytes()
         self.activations -= size

@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import to_json
+from scale_cli.methods import METHODS
 from scale_cli.reporting.statistics import difference_error, mean_and_deviation, mean_error, paired_error, pareto
 from scale_cli.reporting.table import SECTIONS, Cell, Column, Group, Role, Row, StabilityPlasticityTable
 from scale_cli.results.result import Key, Measurement, Result, read_items
 
-METHOD_ORDER = ("fft", "lora", "llama-pro", "freeze", "scale-preserve", "scale-adapt", "scale-route")
-"""As in Table 1 of arXiv 2511.03270."""
 HARNESS_SHARES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "f1", "mc1", "mc2", "pass@1")
 BIOGRAPHY_SHARES = ("hard", "soft", "exact", "routed")
 PERCENT_METRICS = frozenset((*HARNESS_SHARES, *BIOGRAPHY_SHARES))
@@ -406,8 +405,8 @@ def _row(
     checkpoint = mine[0].checkpoint
     if is_base:
         section = "base"
-    elif checkpoint.method in METHOD_ORDER:
-        section = "SCALE" if checkpoint.method.startswith("scale-") else "baselines"
+    elif checkpoint.method is not None and checkpoint.method in METHODS:
+        section = "SCALE" if METHODS[checkpoint.method].group == "SCALE" else "baselines"
     else:
         section = "others"
     keys = [key for key in points[indices[0]] if all(key in points[index] for index in indices)]
@@ -534,7 +533,7 @@ def _notes(
 
 
 def _method_rank(method: str | None) -> int:
-    return METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER)
+    return list(METHODS).index(method) if method is not None and method in METHODS else len(METHODS)
 
 
 def _words(words: Iterable[str]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from scale_cli.methods import METHODS
+
 
 class Style(NamedTuple):
     """How a method is drawn.
@@ -20,13 +22,9 @@ class Style(NamedTuple):
 
 
 STYLES = {
-    "fft": Style("#c8452d", "#ff7f66", "o", False),
-    "lora": Style("#a86f00", "#e3ad4f", "s", False),
-    "freeze": Style("#6b7280", "#a3acb8", "v", False),
-    "llama-pro": Style("#8a4f9e", "#cb9fe0", "^", False),
-    "scale-preserve": Style("#0f7f5c", "#43c99c", "o", True),
-    "scale-adapt": Style("#1f86bd", "#63b9ea", "s", True),
-    "scale-route": Style("#1b4fa8", "#86abff", "D", True),
+    name: Style(*method.look, filled=method.group == "SCALE")
+    for name, method in METHODS.items()
+    if method.look is not None
 }
 BASE = Style("#1d2126", "#e9ebee", "X", True)
 OTHER = Style("#8c5a3c", "#d2a184", "P", False)

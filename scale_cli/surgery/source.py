@@ -196,7 +196,11 @@ def _no_weights(given: str, folder: Path) -> str:
 def _check_tensors(base: Base) -> None:
     """Check that the names and shapes of the stored tensors are those of the base's own class with this config."""
     loaded: Any = base.model_class.from_pretrained(  # to the meta device: no weights are read
-        base.folder, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True
+        base.folder,
+        device_map="meta",
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        use_safetensors=True,
     )
     model, info = loaded
     mismatch = "its weights and its config.json do not match"

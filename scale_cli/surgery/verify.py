@@ -73,7 +73,7 @@ def _logits(
     model_class: type[PreTrainedModel], folder: Path, dtype: torch.dtype, tokens: Tensor
 ) -> tuple[Tensor, list[str]]:
     """Logits (batch, length, vocabulary) in float64, and the names of the tensors that the folder lacks."""
-    loaded: Any = model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    loaded: Any = model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True, use_safetensors=True)
     model, info = loaded
     with torch.no_grad():
         logits = model.eval()(input_ids=tokens, use_cache=False).logits.double()

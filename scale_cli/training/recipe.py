@@ -1,26 +1,30 @@
-"""What a training run is asked to do. Importing this loads no torch."""
+"""The recipe of a training run. Importing this loads no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from scale_cli.core.recipe import option
+from scale_cli.core.recipe import fill_variant, option, variant_options
 from scale_cli.data.options import DataOptions, at_least_one, parse_people
-from scale_cli.methods import METHODS, MethodOptions
+from scale_cli.methods import DEFAULT_METHOD, find_method, method_names, option_classes
 
 
 @dataclass(frozen=True)
-class TrainRecipe(DataOptions, MethodOptions):
-    """The resolved recipe of one training run; checked on construction."""
+class TrainRecipe(DataOptions):
+    """The recipe of one training run; checked on construction.
 
-    method: str = option("fft", help="What is trained.", choices=tuple(METHODS))
+    options: an object of the method's own option class; its keys stand beside the others in YAML, flags and records.
+    """
+
+    method: str = option(DEFAULT_METHOD, help="The method, which decides what trains.", choices=method_names)
+    options: Any = variant_options(chosen_by="method", classes=option_classes)
     from_scratch: bool = option(False, help="Random weights from CHECKPOINT's config: the pre-training stage.")
     lr: float | None = option(None, help="Peak learning rate.  [the paper's for the method]")
-    schedule: Literal["cosine", "linear", "constant"] = option("cosine", help="The learning rate after warmup.")
-    min_lr_rate: float = option(0.0, help="Where cosine ends, as a share of --lr.")
-    warmup: float = option(0.0, help="Warmup: below 1 a share of the steps, else steps.")
+    schedule: Literal["cosine", "linear", "constant"] = option("cosine", help="The learning rate after warm-up.")
+    min_lr_rate: float = option(0.0, help="The final learning rate of cosine, as a share of --lr.")
+    warmup: float = option(0.0, help="Warm-up: below 1 a share of the steps, else steps.")
     weight_decay: float = option(0.01, help="AdamW's weight decay; norms and biases have none.")
     adam_epsilon: float = option(1e-8, help="AdamW's epsilon.")
     max_grad_norm: float = option(1.0, help="Gradients are clipped to this norm; 0 is never.")
@@ -33,18 +37,19 @@ class TrainRecipe(DataOptions, MethodOptions):
     )
     eval_bios: Path | None = option(None, help="The gen-bios folder of --eval-people.  [--data]")
     eval_text: tuple[str, ...] = option(
-        (), help="NAME=SOURCE: measure perplexity of this text, a source as of scale eval --perplexity, while training."
+        (), help="NAME=SOURCE: measure perplexity of this text while training; a source as of scale eval --perplexity."
     )
     eval_documents: int | None = option(
-        None, help="The first so many documents of each --eval-text; a hub data set needs it.  [all]"
+        None, help="Number of documents, from the first, of each --eval-text; a hub data set needs it.  [all]"
     )
-    eval_steps: int | None = option(None, help="Measure every so many steps, besides step 0 and the last.")
-    logging_steps: int = option(10, help="A line of loss and learning rate every so many steps.")
-    save_steps: int | None = option(None, help="A checkpoint to resume from every so many steps.")
+    eval_steps: int | None = option(None, help="Steps between measurements, besides step 0 and the last.")
+    logging_steps: int = option(10, help="Steps between lines of loss and learning rate.")
+    save_steps: int | None = option(None, help="Steps between checkpoints to resume from.  [none]")
     report_to: tuple[str, ...] = option((), help="Trackers: tensorboard, wandb, trackio, ...")
 
     def __post_init__(self) -> None:
-        MethodOptions.__post_init__(self)
+        method = find_method(self.method)
+        fill_variant(self, "options")
         DataOptions.__post_init__(self)
         at_least_one(self, "eval_documents", "eval_steps", "logging_steps", "save_steps")
         for name in ("lr", "adam_epsilon"):
@@ -56,8 +61,10 @@ class TrainRecipe(DataOptions, MethodOptions):
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 0")
         if not 0 <= self.min_lr_rate <= 1:
             raise ValueError(f"--min-lr-rate {self.min_lr_rate}: a share of --lr, 0 to 1")
-        if self.from_scratch and self.method != "fft":
-            raise ValueError(f"--from-scratch: random weights are trained whole, by --method fft, not {self.method}")
+        if self.from_scratch and not method.trains_all:
+            raise ValueError(
+                f"--from-scratch: random weights are trained whole, by --method {DEFAULT_METHOD}, not {self.method}"
+            )
         names = [name for name, _ in map(parse_eval_people, self.eval_people)]
         if len(set(names)) != len(names):
             raise ValueError(f"--eval-people {','.join(self.eval_people)}: a name stands twice")
@@ -69,8 +76,8 @@ class TrainRecipe(DataOptions, MethodOptions):
 
     @property
     def learning_rate(self) -> float:
-        """The peak learning rate: the one given, or the paper's for the method."""
-        return METHODS[self.method].lr if self.lr is None else self.lr
+        """The peak learning rate: the given one, or the method's default."""
+        return find_method(self.method).lr if self.lr is None else self.lr
 
 
 def parse_eval_people(text: str) -> tuple[str, tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from transformers.integrations.integration_utils import get_available_reporting_
 
 from scale_cli.checkpoints.card import history, write_card
 from scale_cli.checkpoints.load import (
+    TRAINED_POINTER,
     Checkpoint,
-    apply_method,
+    config_of,
     describe,
     lineage,
     load_model,
@@ -27,7 +29,7 @@ from scale_cli.checkpoints.load import (
     save_trained,
 )
 from scale_cli.core.errors import RequestError
-from scale_cli.core.recipe import load_recipe, save_recipe
+from scale_cli.core.recipe import load_recipe, save_recipe, values_of
 from scale_cli.core.records import (
     Metric,
     fingerprint_folder,
@@ -36,29 +38,32 @@ from scale_cli.core.records import (
     sha256_file,
     write_record,
 )
+from scale_cli.data.beside import Beside
 from scale_cli.data.biographies import check_people, read_questions
 from scale_cli.data.corpora import Corpus, read_corpora
 from scale_cli.data.examples import DEFAULT_LENGTH, Examples, check_data, load_examples
 from scale_cli.data.sources import split_weight
 from scale_cli.evaluation.bios import BiographyAccuracy
 from scale_cli.evaluation.perplexity import TextPerplexity
-from scale_cli.methods import METHODS
+from scale_cli.methods import METHODS, ExtraData, Request
 from scale_cli.methods.step import halve_frozen, recompute_argument
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, checkpoints, last_checkpoint
 
 RECIPE, RECORD = "recipe.yaml", "record.json"
 FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "report_to")
-"""What may differ from the recipe a run was begun with: paths, as folders move, and what no result depends on."""
+"""The keys that may differ from the recipe a run was begun with: paths, as folders move, and keys that no result
+depends on."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """A finished run.
 
-    tokens: seen in training, padding included.
-    predicted_tokens: those of them with a loss, so neither padding nor prompts, nor what begins a sequence or, packed
-        by documents, a text.
+    tokens: of the training data, padding included.
+    predicted_tokens: those of them with a loss; without one are padding, prompts, and the first token of a sequence or,
+        packed by documents, of a text.
+    extra_tokens: of the method's extra data, padding included.
     seconds: wall time of the run and of the parts it was resumed from, measuring included, loading not.
     trained_parameters, total_parameters: numbers of weights. metrics: the last measurement, by name.
     """
@@ -67,6 +72,7 @@ class TrainResult:
     steps: int
     tokens: int
     predicted_tokens: int
+    extra_tokens: int
     seconds: float
     trained_parameters: int
     total_parameters: int
@@ -79,23 +85,28 @@ def train(
     recipe: TrainRecipe,
     *,
     resume: bool = False,
+    revision: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     reading: Callable[[int], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
-    """Train a checkpoint as the recipe says and write the run folder `out`.
+    """Train a checkpoint by the recipe and write the run folder `out`.
 
     source: a checkpoint: a folder, a run folder, a hub id; with `recipe.from_scratch` only its config is used.
     resume: go on from the last checkpoint in `out`, which another call with the same source and recipe left there.
+    revision: branch, tag or commit of a hub id; a resumed run takes the commit that it was begun on.
     progress: called with (step, steps) after each step.
     reading: called with the number of tokens of each batch of texts that is tokenised.
     say: called with a line about the files of a folder of texts that are not read.
-    `out` then holds recipe.yaml, metrics.jsonl, record.json, a model card, the tokenizer, and either a whole Hugging
-    Face folder (fft) or the trained tensors with a pointer to the base; it can be given to eval and train again.
-    Raises RequestError for what does not fit together, before anything is written, and for a loss that is no number;
-    KeyboardInterrupt after Ctrl-C, once a checkpoint is written (after the last step: once the run is finished).
+    `out` then holds recipe.yaml (resolved), metrics.jsonl, record.json, a model card, the tokenizer, and either a whole
+    Hugging Face folder (if every tensor trains) or the trained tensors with a pointer to the base. It can be given to
+    eval and train again.
+    Raises RequestError for arguments that do not fit together, before anything is written, and for a loss that is NaN
+    or infinite; KeyboardInterrupt after Ctrl-C, once a checkpoint is written (after the last step: once the run is
+    finished).
     """
-    checkpoint = check_request(source, out, recipe, resume=resume)
+    checkpoint, recipe = check_request(source, out, recipe, resume=resume, revision=revision)
+    method = METHODS[recipe.method]
     resume_from = last_checkpoint(out) if resume else None
     corpora = _corpora(recipe, say)
     forget_peak_memory()
@@ -106,7 +117,8 @@ def train(
     examples = load_examples(recipe, tokenizer, processes=arguments.world_size, progress=reading, say=say)
     measures = _measures(recipe, tokenizer, corpora)
     model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
-    model = apply_method(model, recipe.method, recipe, checkpoint.new_layers)
+    model = method.apply(model, recipe.options, checkpoint.new_layers)
+    extra = method.extra_data(Request(recipe, recipe.options, tokenizer, model, arguments.world_size, reading))
     if arguments.bf16:
         halve_frozen(model)
 
@@ -124,16 +136,18 @@ def train(
         return {metric.name: metric.value for metric in metrics}
 
     def point_to_base(folder: Path) -> None:
-        save_pointer(checkpoint, folder, recipe.method, recipe, from_scratch=recipe.from_scratch)
+        save_pointer(checkpoint, folder, recipe.method, recipe.options, from_scratch=recipe.from_scratch)
 
     writer = MetricsWriter(out, measure if measures else None, recipe.eval_steps, progress)
     with StopAtStep() as stop:
         trainer = PartTrainer(
             model=model,
             args=arguments,
-            train_dataset=examples,
+            train_dataset=_beside(examples, extra, recipe),
             callbacks=[writer, stop],
             describe=point_to_base,
+            method=method,
+            options=recipe.options,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
@@ -145,6 +159,7 @@ def train(
             steps=recipe.steps,
             tokens=len(examples) * examples.length,
             predicted_tokens=examples.predicted_tokens,
+            extra_tokens=0 if extra is None else _batches(examples, recipe) * extra.rows * extra.examples.length,
             seconds=trainer.seconds,
             trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             total_parameters=sum(p.numel() for p in model.parameters()),
@@ -152,7 +167,8 @@ def train(
         )
         if trainer.is_world_process_zero():
             _save_result(model, tokenizer, checkpoint, recipe, out)
-            _write_record(checkpoint, recipe, result, metrics, examples, corpora)  # from here on the run is finished
+            read = [examples] if extra is None else [examples, extra.examples]
+            _write_record(checkpoint, recipe, result, metrics, read, corpora)  # from here on the run is finished
             _write_card(checkpoint, recipe, out)
             for old in checkpoints(out):
                 shutil.rmtree(old)
@@ -161,9 +177,19 @@ def train(
     return result
 
 
-def check_request(source: str, out: Path, recipe: TrainRecipe, *, resume: bool) -> Checkpoint:
-    """Raise RequestError for whatever does not fit together, without loading anything heavy."""
-    checkpoint = describe(source, from_scratch=recipe.from_scratch)
+def check_request(
+    source: str, out: Path, recipe: TrainRecipe, *, resume: bool, revision: str | None = None
+) -> tuple[Checkpoint, TrainRecipe]:
+    """The checkpoint and the resolved recipe. Raises RequestError for arguments that do not fit together.
+
+    Nothing heavy is loaded.
+    """
+    begun = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None
+    checkpoint = describe(source, from_scratch=recipe.from_scratch, revision=revision or begun)
+    if begun is not None and checkpoint.revision != begun:
+        raise RequestError(
+            f"--revision {revision}: {out} was begun on the commit {begun} of {source}; leave --revision out"
+        )
     method = METHODS[recipe.method]
     if checkpoint.kind not in method.needs:
         wanted = {
@@ -172,6 +198,7 @@ def check_request(source: str, out: Path, recipe: TrainRecipe, *, resume: bool) 
             "plain": "a checkpoint that is not upscaled",
         }[method.needs[0]]
         raise RequestError(f"--method {recipe.method}: {source} is {_KIND_NAMES[checkpoint.kind]}; it trains {wanted}")
+    recipe = resolve(recipe, checkpoint)
     check_data(recipe)
     for text in recipe.eval_people:
         check_people(_eval_folder(recipe), parse_eval_people(text)[1])
@@ -179,46 +206,82 @@ def check_request(source: str, out: Path, recipe: TrainRecipe, *, resume: bool) 
     if missing := [name for name in recipe.report_to if name not in trackers]:
         raise RequestError(f"--report-to {missing[0]}: not installed; installed are: {', '.join(trackers) or 'none'}")
     if resume:
-        _check_resumable(out, recipe)
+        _check_resumable(out, recipe, checkpoint)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RequestError(f"{out} already holds files; choose a new or an empty folder, or --resume")
-    return checkpoint
+    return checkpoint, recipe
 
 
-def _check_resumable(out: Path, recipe: TrainRecipe) -> None:
+def resolve(recipe: TrainRecipe, checkpoint: Checkpoint) -> TrainRecipe:
+    """The recipe with the defaults that depend on method, checkpoint and machine filled in.
+
+    None is left for "all" and "never", for the place of the token cache, and for the length of questions, which is that
+    of the longest.
+    """
+    bfloat16 = recipe.precision == "bfloat16"
+    if recipe.precision == "auto":
+        bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return dataclasses.replace(
+        recipe,
+        lr=recipe.learning_rate,
+        options=METHODS[recipe.method].resolve(recipe.options, config_of(checkpoint)),
+        precision="bfloat16" if bfloat16 else "float32",
+        seq_length=recipe.seq_length or (DEFAULT_LENGTH if recipe.objective == "lm" else None),
+        eval_bios=_eval_folder(recipe) if recipe.eval_people else recipe.eval_bios,
+    )
+
+
+def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> None:
     if (out / RECORD).is_file():
         raise RequestError(f"--resume: the run in {out} is finished; train again from it, or into another folder")
     if last_checkpoint(out) is None:
         raise RequestError(f"--resume: {out} holds no checkpoint to go on from; train without --resume")
     begun = load_recipe(TrainRecipe, out / RECIPE, {})
-    for field in dataclasses.fields(TrainRecipe):
-        before, now = getattr(begun, field.name), getattr(recipe, field.name)
-        if field.name not in FREE_ON_RESUME and before != now:
+    if begun.method == recipe.method:
+        begun = resolve(begun, checkpoint)
+    before, now = values_of(begun), values_of(recipe)
+    for name in ("method", *now):
+        if name not in FREE_ON_RESUME and before[name] != now[name]:
             raise RequestError(
-                f"--resume: {out} was begun with {field.name} {before}, not {now}; give the same options"
+                f"--resume: {out} was begun with {name} {before[name]}, not {now[name]}; give the same options"
             )
-    before, now = ([split_weight(words)[1] for words in one.data] for one in (begun, recipe))
-    if before != now:
+    weights = [[split_weight(words)[1] for words in one.data] for one in (begun, recipe)]
+    if weights[0] != weights[1]:
         raise RequestError(
             f"--resume: {out} was begun with data {','.join(begun.data)}, not {','.join(recipe.data)}; files may have "
             "moved, but their number and weights are the same"
         )
 
 
+def _commit_of(run: Path | None) -> str | None:
+    """The commit of the hub id that a checkpoint of a run points to, None if it points to a folder."""
+    pointer = None if run is None else run / TRAINED_POINTER
+    return json.loads(pointer.read_text(encoding="utf-8")).get("revision") if pointer and pointer.is_file() else None
+
+
+def _batches(examples: Examples, recipe: TrainRecipe) -> int:
+    """The batches of the whole run, in all processes."""
+    return len(examples) // recipe.batch_size
+
+
+def _beside(examples: Examples, extra: ExtraData | None, recipe: TrainRecipe) -> Examples | Beside:
+    """The data set of the trainer: the examples, each batch of them with a batch of the extra data, if there is any."""
+    if extra is None:
+        return examples
+    return Beside(examples, extra.examples, batch_size=recipe.batch_size, rows=extra.rows)
+
+
 _KIND_NAMES = {"plain": "not upscaled", "width": "width-upscaled", "depth": "depth-upscaled"}
 
 
 def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
-    """The recipe in the library's words."""
+    """The recipe as the library's `TrainingArguments`."""
     schedules: dict[str, tuple[str, dict[str, float]]] = {
         "cosine": ("cosine_with_min_lr", {"min_lr_rate": recipe.min_lr_rate}),
         "linear": ("linear", {}),
         "constant": ("constant_with_warmup", {}),
     }
     schedule, schedule_options = schedules[recipe.schedule]
-    bfloat16 = recipe.precision == "bfloat16"
-    if recipe.precision == "auto":
-        bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return TrainingArguments(
         output_dir=str(out),
         max_steps=recipe.steps,
@@ -231,7 +294,7 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
         weight_decay=recipe.weight_decay,
         adam_epsilon=recipe.adam_epsilon,
         max_grad_norm=recipe.max_grad_norm,
-        bf16=bfloat16,
+        bf16=recipe.precision == "bfloat16",
         use_cpu=not torch.accelerator.is_available(),  # else neither bfloat16 nor several processes on a CPU
         **recompute_argument(recipe.gradient_checkpointing),
         seed=recipe.seed,
@@ -250,11 +313,11 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
 
 
 def _eval_folder(recipe: TrainRecipe) -> Path:
-    return (recipe.eval_bios or Path(split_weight(recipe.data[0])[0])).expanduser()
+    return recipe.eval_bios or Path(split_weight(recipe.data[0])[0]).expanduser()
 
 
 def _eval_bios(recipe: TrainRecipe) -> list[str]:
-    """The folder whose questions are asked while training, if any."""
+    """The folder whose questions are asked while training, as a list, empty if none are."""
     return [str(_eval_folder(recipe))] if recipe.eval_people else []
 
 
@@ -267,10 +330,9 @@ def _corpora(recipe: TrainRecipe, say: Callable[[str], None]) -> list[Corpus]:
 def _measures(
     recipe: TrainRecipe, tokenizer: Any, corpora: Sequence[Corpus]
 ) -> dict[str, Callable[[Any, bool], list[Metric]]]:
-    """What is measured while training, by name: given the model, and whether it is the last time.
+    """The measurements while training, by name: functions of the model and of whether it is the last time.
 
-    Texts are shown to the model as in training, so many sequences of so many tokens at a time, which takes no more
-    memory than a step does.
+    Texts reach the model in batches of the training's size, which take no more memory than a step does.
     """
     measures: dict[str, Callable[[Any, bool], list[Metric]]] = {}
     for name, people in map(parse_eval_people, recipe.eval_people):
@@ -291,13 +353,14 @@ def _perplexity(text: TextPerplexity, rows: int) -> Callable[[Any, bool], list[M
 
 
 def _save_result(model: Any, tokenizer: Any, checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
-    if recipe.method == "fft":
+    method = METHODS[recipe.method]
+    if method.trains_all:
         model.save_pretrained(out)
         if checkpoint.kind == "depth":
-            shutil.copy(Path(checkpoint.root) / "upscale.json", out)
+            shutil.copy(checkpoint.chain[0].folder / "upscale.json", out)
     else:
-        save_trained(model, out)
-        save_pointer(checkpoint, out, recipe.method, recipe)
+        save_trained(method.stored(model), out)
+        save_pointer(checkpoint, out, recipe.method, recipe.options)
     tokenizer.save_pretrained(out)
 
 
@@ -306,18 +369,24 @@ def _write_record(
     recipe: TrainRecipe,
     result: TrainResult,
     metrics: list[Metric],
-    examples: Examples,
+    read: Sequence[Examples],
     corpora: Sequence[Corpus],
 ) -> None:
+    """Write record.json. read: the training data and the method's extra data."""
     folder = Path(checkpoint.source)
     has_weights = folder.is_dir() and any(folder.glob("*.safetensors"))
     write_record(
         result.out / RECORD,
         command="train",
         recipe=recipe,
-        base={"source": checkpoint.source, "fingerprint": fingerprint_folder(folder) if has_weights else None},
-        data={source: _data_fingerprint(Path(source)) for source in _eval_bios(recipe)} | dict(examples.fingerprints),
-        empty_texts=examples.empty_texts,
+        base={
+            "source": checkpoint.source,
+            "revision": checkpoint.revision,
+            "fingerprint": fingerprint_folder(folder) if has_weights else None,
+        },
+        data={source: _data_fingerprint(Path(source)) for source in _eval_bios(recipe)}
+        | {source: digest for examples in read for source, digest in examples.fingerprints.items()},
+        empty_texts=sum(examples.empty_texts for examples in read),
         eval_text={
             corpus.name: {"source": corpus.source, "documents": len(corpus.documents), "sha256": corpus.sha256}
             for corpus in corpora
@@ -325,6 +394,7 @@ def _write_record(
         steps=result.steps,
         tokens=result.tokens,
         predicted_tokens=result.predicted_tokens,
+        extra_tokens=result.extra_tokens,
         seconds=result.seconds,
         peak_memory_bytes=peak_memory_bytes(),
         trained_parameters=result.trained_parameters,
@@ -340,8 +410,8 @@ def _write_card(checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
         name=out.resolve().name,
         form=checkpoint.kind,
         source=source,
-        steps=[*steps, history(out)[-1]],  # of the history of `out` the training; the rest is in `steps`
-        whole=recipe.method == "fft",
+        steps=[*steps, history(out)[-1]],  # the training; the earlier steps in the history of `out` are in `steps`
+        whole=METHODS[recipe.method].trains_all,
     )
 
 

@@ -1,4 +1,4 @@
-"""The one training path: transformers' `Trainer`, told what only this project knows."""
+"""The one training path: transformers' `Trainer` with the loss and the checkpoints of a method."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from scale_cli.checkpoints.load import load_trained, save_trained
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import write_text
+from scale_cli.data.beside import EXTRA
+from scale_cli.methods import Method, Step
 from scale_cli.methods.step import labelled_positions, step_arguments
 
 Measure = Callable[[Any, bool], dict[str, float]]
@@ -26,21 +28,26 @@ Measure = Callable[[Any, bool], dict[str, float]]
 
 NEVER = 2**62
 CARRIED = "carried.json"
-"""The file of a checkpoint with what a resumed run carries on from the one before, and the library does not keep."""
+"""The file of a checkpoint with the state that a resumed run needs and the library does not keep."""
 
 
 class PartTrainer(Trainer):
-    """A `Trainer` whose checkpoints hold only what trains, and which stops when the loss is no number any more.
+    """A `Trainer` whose checkpoints hold only the stored tensors, and which stops when the loss is NaN or infinite.
 
     It asks for no logits that the loss does not need. Losses not logged yet and seconds are in the checkpoints too, so
     a resumed run logs what one run would have logged.
     """
 
-    def __init__(self, *args: Any, describe: Callable[[Path], None], **kwargs: Any) -> None:
-        """describe: writes into a checkpoint's folder what its tensors belong to. The rest is the library's, but that
-        the data set gives whole batches."""
+    def __init__(
+        self, *args: Any, describe: Callable[[Path], None], method: Method, options: Any, **kwargs: Any
+    ) -> None:
+        """describe: writes a pointer to the base into a checkpoint's folder. method, options: the loss and the stored
+        tensors are the method's. Other arguments are `Trainer`'s. The dataset returns whole batches, so the collator
+        receives a batch, not a list."""
         super().__init__(*args, **kwargs | {"data_collator": labelled_positions})
         self.describe = describe
+        self.method = method
+        self.options = options
         self._step_arguments = step_arguments(self.model)
         # Both on the device and read only at a log or a save, so that no step waits for the device.
         self._bad_step = torch.tensor(NEVER, device=self.args.device)
@@ -57,7 +64,19 @@ class PartTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        return super().compute_loss(model, inputs | self._step_arguments, return_outputs, num_items_in_batch)
+        """The method's loss on a batch; only the library's evaluation, which no run uses, wants outputs beside it."""
+        assert not return_outputs
+        extra = inputs.pop(EXTRA, None)
+
+        def forward(logits: bool = False) -> tuple[torch.Tensor, Any]:
+            arguments = {} if logits else self._step_arguments
+            computed: Any = super(PartTrainer, self).compute_loss(model, inputs | arguments, True, num_items_in_batch)
+            return computed
+
+        # The library divides the loss by the batches of a step, unless the model's own is a mean over all of them.
+        over_step = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        share = 1 / self.current_gradient_accumulation_steps if over_step else 1.0
+        return self.method.loss(Step(model, self.model, inputs, extra, self.options, forward, share))
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -67,7 +86,8 @@ class PartTrainer(Trainer):
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the library's estimate knows neither frozen parts nor two streams (see `scale plan`)."""
+        """Not counted: the library's estimate takes account of neither frozen parts nor two streams (`scale plan`
+        does)."""
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -80,18 +100,17 @@ class PartTrainer(Trainer):
         super().log(logs, start_time)
 
     def check_finite(self) -> None:
-        """Raise RequestError, which names the last good checkpoint, if a loss or a trained weight is not finite."""
+        """Raise RequestError, which names the last good checkpoint, if a loss or a stored weight is not finite."""
         self._check_loss()
-        assert self.model is not None
-        if not all(torch.isfinite(p).all() for p in self.model.parameters() if p.requires_grad):
-            self._stop("the weights are not finite any more")
+        if not all(torch.isfinite(tensor).all() for tensor in self.method.stored(self.model).values()):
+            self._stop("a weight is NaN or infinite")
 
     def _check_loss(self) -> None:
         if (bad_step := int(self._bad_step.item())) != NEVER:
             for checkpoint in checkpoints(Path(str(self.args.output_dir))):
                 if step_of(checkpoint) >= bad_step:  # the weights that gave this loss
                     shutil.rmtree(checkpoint)
-            self._stop("the loss is not a number any more")
+            self._stop("the loss is NaN or infinite")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_finite()
@@ -103,14 +122,14 @@ class PartTrainer(Trainer):
         assert output_dir is not None
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_trained(self.model, folder)
+        save_trained(self.method.stored(self.model), folder)
         self.describe(folder)
         carried = {"loss": self._loss.item(), "logged_step": self._logged_step, "seconds": self.seconds}
         write_text(folder / CARRIED, json.dumps(carried) + "\n")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        load_trained(self.model if model is None else model, folder)
+        load_trained(self.method.stored(self.model if model is None else model), folder)
         carried = json.loads((folder / CARRIED).read_text(encoding="utf-8"))
         self._loss.fill_(carried["loss"])
         self._logged_step, self._seconds_before = carried["logged_step"], carried["seconds"]
@@ -125,7 +144,7 @@ class PartTrainer(Trainer):
 
 
 class MetricsWriter(TrainerCallback):
-    """One line of JSON a logged step or measurement into `metrics.jsonl`, and the progress of the run."""
+    """One line of JSON per logged step or measurement in `metrics.jsonl`, and the progress of the run."""
 
     def __init__(
         self, folder: Path, measure: Measure | None, eval_steps: int | None, progress: Callable[[int, int], None] | None
@@ -203,7 +222,7 @@ class StopAtStep(TrainerCallback):
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run, None where there is none."""
+    """The newest whole checkpoint of a run, None if there is none."""
     whole = [path for path in checkpoints(folder) if (path / "trainer_state.json").is_file()]
     return max(whole, key=step_of, default=None)
 
@@ -219,7 +238,7 @@ def step_of(checkpoint: Path | None) -> int:
 
 
 def drop_lines_after(file: Path, step: int) -> None:
-    """Keep the lines of `metrics.jsonl` up to `step`: what a run that resumes there will write again goes."""
+    """Keep the lines of `metrics.jsonl` up to `step`; a run that resumes there writes the later ones again."""
     if not file.exists():
         return
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)

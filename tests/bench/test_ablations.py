@@ -19,6 +19,7 @@ from scale_cli.bench.stages import PRESETS
 from scale_cli.checkpoints.load import describe, load_model
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain
+from scale_cli.core.recipe import values_of
 from scale_cli.core.records import read_record
 from scale_cli.reporting.ablation import row_ablation
 from tests.runs import World, korean_bench, tree
@@ -50,17 +51,18 @@ def test_presets(ablation: str, preset: str) -> None:
         "threshold": {"threshold"},
         "where": {"adapt_modules"},
     }[ablation]
-    trained = [dataclasses.asdict(recipe.train_recipe(label, seed=0)) for label in recipe.methods]
-    assert {name for name in trained[0] if len({str(one[name]) for one in trained}) > 1} == varied
+    trained = [values_of(recipe.train_recipe(label, seed=0)) for label in recipe.methods]
+    names = {name for one in trained for name in one}
+    assert {name for name in names if len({str(one[name]) for one in trained if name in one}) > 1} == varied
 
 
 def test_the_paper_preserves_all_layers_half_of_them_and_none() -> None:
     recipe = load_preset("layers", "paper")
     rows = {label: recipe.train_recipe(label, seed=0) for label in recipe.methods}
     assert [row.method for row in rows.values()] == ["scale-preserve", "scale-adapt", "scale-adapt"]
-    assert [row.preserve_layers for label, row in rows.items() if label != "l_fp-100"] == [8, 0]
+    assert [row.options.preserve_layers for label, row in rows.items() if label != "l_fp-100"] == [8, 0]
     modules = load_preset("modules", "paper")
-    assert {modules.train_recipe(label, seed=0).preserve_layers for label in modules.methods} == {8}
+    assert {modules.train_recipe(label, seed=0).options.preserve_layers for label in modules.methods} == {8}
     assert paper_values("layers")["base"] == {"perplexity/english": 10.42, "perplexity/korean": 16.8}
     assert paper_values("layers")["l_fp-0"] == {"perplexity/english": 12.4, "perplexity/korean": 11.0}
     assert paper_values("drift")["scale-preserve"] == {"drift:english/cosine": 1.0}

@@ -26,11 +26,11 @@ from scale_cli.bench.bios import (
     run,
     train_tokenizer,
 )
-from scale_cli.bench.stages import PRESETS, matching_rank, parse_seeds
+from scale_cli.bench.stages import PRESETS, matching_size, parse_seeds
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain
 from scale_cli.core.records import read_record
-from scale_cli.methods import METHODS, MethodOptions
+from scale_cli.methods import METHODS, method_options
 from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
 from scale_cli.model.families import lora_parameters
 from scale_cli.reporting.bios import markdown_table
@@ -45,7 +45,7 @@ FILES = sorted((Path(bios.__file__).parent / "presets" / "bios").glob("*.yaml"))
 def test_presets(file: Path) -> None:
     recipe = load_preset(file.stem)
     assert file.stem in PRESETS
-    assert list(recipe.methods) == list(METHODS)
+    assert sorted(recipe.methods) == sorted(METHODS)
     if recipe.tokenizer in bios.TOKENIZERS:  # else it comes from the hub
         bios._check_model(recipe)
     half = recipe.pretrain_people // 2
@@ -78,7 +78,7 @@ def test_the_rank_of_lora_is_matched_to_the_expansion(file: Path, tmp_path: Path
     config.save_pretrained(tmp_path / "task0")
     (tmp_path / "width").mkdir()
     (tmp_path / "width" / "upscale.json").write_text(json.dumps({"parameters": {"added": added}}), encoding="utf-8")
-    rank = matching_rank(str(tmp_path / "task0"), tmp_path / "width")
+    rank = matching_size("lora", str(tmp_path / "task0"), tmp_path / "width")["lora_r"]
     per_rank = lora_parameters(family_of("gpt_neox"), LayerShape.of(config), config.num_hidden_layers)
     assert rank * per_rank == pytest.approx(added, rel=0.1)
 
@@ -88,7 +88,7 @@ def test_the_parameters_of_lora_are_counted_as_peft_counts(name: str) -> None:
     for rank in (1, 5):
         base = tiny_base(name)
         config = base.config
-        model = METHODS["lora"].apply(base, MethodOptions(lora_r=rank), ())
+        model = METHODS["lora"].apply(base, method_options({"lora_r": rank})["lora"], ())
         counted = lora_parameters(family_of(config.model_type), LayerShape.of(config), config.num_hidden_layers)
         assert rank * counted == model.get_nb_trainable_parameters()[0]
 
@@ -134,7 +134,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "missing key": ({"people": None}, "tiny.yaml: the key 'people' is missing"),
     "wrong type": ({"people": "many"}, "tiny.yaml: people: 'many' is not a whole number"),
     "no list": ({"stages": 5}, "tiny.yaml: stages: 5 is not a list of `key: value` lines"),
-    "unknown method": ({"methods": {"ftt": {}}}, "methods ftt: choose from fft, lora, freeze, llama-pro, "),
+    "unknown method": ({"methods": {"ftt": {}}}, "methods ftt: choose from fft, lora, llama-pro, freeze, "),
     "unknown method of a label": ({"methods": {"slow": {"method": "ftt"}}}, "methods ftt: choose from fft, "),
     "no method": ({"methods": {}}, "methods (none): choose from fft, "),
     "a label that is a folder": ({"methods": {"width": {"method": "fft"}}}, "methods: the label 'width' is also "),
@@ -355,7 +355,8 @@ def test_a_method_can_be_added_and_lora_is_matched(done: BiosResult, no_gate: No
     assert [(row.label, row.method) for row in rows] == [("lora", "lora"), ("half", "lora")]
     folder = done.out / "seed-0"
     record = read_record(folder / "lora" / "record.json")
-    assert record["recipe"]["lora_r"] == matching_rank(str(folder / "task0"), folder / "width") > 1
+    matched = matching_size("lora", str(folder / "task0"), folder / "width")
+    assert record["recipe"]["lora_r"] == record["recipe"]["lora_alpha"] == matched["lora_r"] > 1
     assert rows[0].trained_parameters == record["recipe"]["lora_r"] * rows[1].trained_parameters
     added = json.loads((folder / "width" / "upscale.json").read_text(encoding="utf-8"))["parameters"]["added"]
     assert rows[0].trained_parameters == pytest.approx(added, rel=0.1)
@@ -369,8 +370,8 @@ def test_lora_alone_is_matched_to_the_same_expansion(done: BiosResult, no_gate: 
     rows = run(recipe, run_out, say=print, progress=silent).rows
     assert {path.name for path in seed.iterdir()} >= {"width", "depth", "lora", "llama-pro"}
     per_rank = lora_parameters(family_of("gpt_neox"), LayerShape.of(bios._model_config(recipe)), 2)
-    matched = matching_rank(str(done.out / "seed-0" / "task0"), done.out / "seed-0" / "width")
-    assert rows[0].trained_parameters == per_rank * matched
+    matched = matching_size("lora", str(done.out / "seed-0" / "task0"), done.out / "seed-0" / "width")
+    assert rows[0].trained_parameters == per_rank * matched["lora_r"]
 
 
 def test_another_recipe_needs_another_folder(done: BiosResult, no_gate: None, tmp_path: Path) -> None:

@@ -53,17 +53,18 @@ def test_a_step_moves_exactly_what_the_method_trains(method: str) -> None:
 
 
 def test_the_cost_model_gets_the_true_counts() -> None:
-    counts = {method: train_step.prepare(method, TINY, device="cpu").weights for method in METHODS}
-    assert {weights.base for weights in counts.values()} == {4 * BLOCK + HEAD}
-    assert counts["scale-adapt"].adaptable_share == 0.25
+    counts = {method: train_step.prepare(method, TINY, device="cpu").cost for method in METHODS}
+    base = 4 * BLOCK + HEAD
+    assert {cost.base for cost in counts.values()} == {base}
+    adapt = counts["scale-adapt"]
+    assert adapt.training == 2 * base * 1.25 + 6 * adapt.added
     wide, up = 32 + 16, 16  # each added row reads both halves: q 16 rows, k and v 8, o 16, gate and up 24, down 16
     per_layer = up * wide + 2 * 8 * wide + up * wide + 2 * 24 * wide + up * (48 + 24)
     assert counts["scale-preserve"].added == 4 * per_layer + 64 * up
     lora = train_step.prepare("lora", TINY, device="cpu")
     assert counts["lora"].added == lora.trained_parameters
     assert counts["llama-pro"].added == BLOCK * round(counts["scale-preserve"].added / BLOCK)
-    freeze = counts["freeze"]
-    assert freeze.above == BLOCK + HEAD
+    assert counts["freeze"].training == 2 * base + 4 * (BLOCK + HEAD)
 
 
 def test_the_ratios_are_to_fft() -> None:

@@ -15,12 +15,12 @@ from benchmarks.speed import growth
 from benchmarks.speed.growth import SWEEPS, Point, Series, panels, sized, without_expansion
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.train_step import build, prepare
-from scale_cli.planning.plan import cost_weights
+from scale_cli.methods.cost import two_streams
 from tests.benchmarks.conftest import Measured
 from tests.benchmarks.test_speed import TINY
 
 STEP_SWEEPS = ("expansion", "depth", "length", "batch")
-
+GROWING = ["fft", "scale-preserve", "scale-adapt"]
 
 OPTIONS: dict[str, Any] = {"repetitions": 1, "threads": 1, "people": 10_001, "device": "cpu"}
 
@@ -42,7 +42,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, in_this_process: None) -> None:
 def test_each_sweep_of_steps(sweep: str, tiny: None) -> None:
     series = growth.measure(sweep, **OPTIONS)
     assert {line.sweep for line in series} == {sweep}
-    assert [line.label for line in series] == list(growth.METHODS[1:] if sweep == "expansion" else growth.METHODS)
+    assert [line.label for line in series] == (GROWING[1:] if sweep == "expansion" else GROWING)
     for line in series:
         sizes, counted = zip(*((point.x, point.counted) for point in line.points), strict=True)
         assert list(sizes) == sorted(sizes)
@@ -59,11 +59,8 @@ def test_each_sweep_of_steps(sweep: str, tiny: None) -> None:
 def test_the_expansion_reaches_as_many_weights_as_the_base_has() -> None:
     shape = SHAPES[growth.SHAPE]
     with torch.device("meta"):
-        counts = [
-            cost_weights("scale-preserve", build("scale-preserve", sized(shape, share=share)))
-            for share in growth.SHARES
-        ]
-    shares = [weights.added / weights.base for weights in counts]
+        costs = [two_streams(build("scale-preserve", sized(shape, share=share))) for share in growth.SHARES]
+    shares = [cost.added / cost.base for cost in costs]
     assert shares == sorted(shares)
     assert shares[0] < 0.07
     assert shares[-1] == pytest.approx(1, abs=0.01)
@@ -117,7 +114,7 @@ def test_the_command(measured: Measured, tiny: None, tmp_path: Path) -> None:
     assert [(line["sweep"], line["label"]) for line in record["series"]] == [
         ("expansion", "scale-preserve"),
         ("expansion", "scale-adapt"),
-        *(("batch", method) for method in growth.METHODS),
+        *(("batch", method) for method in GROWING),
     ]
     assert record["series"][-1]["model_exponent"] == pytest.approx(1)
     assert record["targets"] == []

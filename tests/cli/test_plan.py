@@ -46,7 +46,7 @@ def test_the_tables_say_what_the_json_says(run_cli: RunCli, tmp_path: Path) -> N
         ]
     ]
     assert tables["depth"][0][0] == f"4 -> {depth['sizes']['num_hidden_layers']} layers"
-    assert tables["lora"][0][0] == f"rank {lora['sizes']['lora_r']}"
+    assert tables["lora"][0][0] == f"--lora-r {lora['sizes']['lora_r']}"
     assert [method["method"] for method in result["methods"]] == list(METHODS)
     for method in result["methods"]:
         costs, memory = tables[method["method"]][-2:]
@@ -90,6 +90,8 @@ def test_every_option_reaches_the_plan(run_cli: RunCli, tmp_path: Path, monkeypa
         "adapt_modules": "ffn",
         "freeze_layers": 8,
         "lora_r": 9,
+        "lora_alpha": 12,
+        "threshold": 0.7,
         "batch_size": 10,
         "seq_length": 11,
         "precision": "float32",
@@ -100,7 +102,7 @@ def test_every_option_reaches_the_plan(run_cli: RunCli, tmp_path: Path, monkeypa
     assert ended.code == 0
     assert given.pop("progress")
     assert given == options | {"gradient_checkpointing": True}
-    assert "freeze is left out: of 3 layers none would train; choose --freeze-layers\n" in ended.stderr
+    assert "freeze is left out: --freeze-layers 3: the model has 3 layers and at least one must train" in ended.stderr
 
 
 @pytest.mark.parametrize("name", ["llama-grouped", "neox"])
@@ -119,6 +121,7 @@ def test_its_command_lines_make_what_it_says(
         assert made["sizes"] == result["choices"][way]["sizes"]
         assert made["base_parameters"] == result["base_parameters"]
     assert result["choices"]["lora"] == {
+        "added_parameters": trained["lora"],
         "command": None,
         "ratio": trained["lora"] / result["target_parameters"],
         "sizes": {"lora_r": 2},
@@ -143,7 +146,7 @@ def test_a_large_model_fits_100_columns(run_cli: RunCli, tmp_path: Path, monkeyp
     [
         (
             ("--match", "depth:4", "--hidden", 8),
-            "--match depth:4 and --hidden 8 each say what the sizes are; give one of them",
+            "--match depth:4 and --hidden 8 each set the sizes; give one of them",
         ),
         (("--layers", 2), "--layers 2: tiny has 3 layers and block expansion only adds; choose 4 to 6"),
         (("--match-params", 0), "--match-params 0: a share of the base's parameters, above 0, as in 0.15"),

@@ -66,7 +66,7 @@ def test_result_for_programs(run_cli: RunCli, world: World, tmp_path: Path) -> N
     assert [str(warning.message) for warning in caught] == []
     assert len(ended.stderr.splitlines()) == 1
     record = read_record(tmp_path / "run" / "record.json")
-    names = ("steps", "tokens", "predicted_tokens", "seconds", "trained_parameters", "total_parameters")
+    names = ("steps", "tokens", "predicted_tokens", "extra_tokens", "seconds", "trained_parameters", "total_parameters")
     fields = {name: record[name] for name in names}
     assert json.loads(ended.stdout) == fields | {"out": str(tmp_path / "run"), "metrics": {}}
 
@@ -76,10 +76,29 @@ def test_flags_stand_over_the_recipe_file(run_cli: RunCli, world: World, tmp_pat
     file.write_text(f"method: lora\ndata: {world.data}\nlora_r: 2\nsteps: 5\npeople: 0:4\n", encoding="utf-8")
     out = tmp_path / "run"
     run_cli("train", world.source("lora"), out, "--recipe", file, "--steps", 2, "--objective", "qa", "--lr", "0.5")
-    assert load_recipe(TrainRecipe, out / "recipe.yaml", {}) == TrainRecipe(
-        method="lora", lora_r=2, steps=2, objective="qa", people="0:4", lr=0.5, data=(str(world.data),)
-    )
+    values = {"method": "lora", "lora_r": 2, "lora_alpha": 2, "steps": 2, "objective": "qa", "people": "0:4", "lr": 0.5}
+    expected = load_recipe(TrainRecipe, None, values | {"data": str(world.data), "precision": "float32"})
+    assert load_recipe(TrainRecipe, out / "recipe.yaml", {}) == expected
     assert run_cli("train", out, tmp_path / "again", "--recipe", out / "recipe.yaml", "--steps", 1).code == 0
+
+
+def test_the_home_folder_stands_for_a_tilde_in_flags_and_in_the_recipe(
+    run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(world.checkpoint("llama"))
+    (tmp_path / "bios").symlink_to(world.data)
+    (tmp_path / "text.txt").write_text("Ann Lee was born in Lima. " * 9, encoding="utf-8")
+    recipe = "eval_people: a=0:1\neval_text: old=~/text.txt\ntokens_cache: ~/tokens\nseq_length: 32\nsteps: 1\n"
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    ended = run_cli("train", "~/model", "~/run", "--data=~/bios", "--recipe=~/recipe.yaml", "--people", "0:9")
+    assert ended.code == 0, ended.stderr
+    assert "~" not in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
+    assert read_record(tmp_path / "run" / "record.json")["base"]["source"] == str(tmp_path / "model")
+    assert (tmp_path / "tokens").is_dir()
+    ended = run_cli("eval", "mine=~/run", "--perplexity=old=~/text.txt", "--out", "~/results")
+    assert ended.code == 0, ended.stderr
+    assert (tmp_path / "results" / "mine").is_dir()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -149,7 +168,7 @@ BAD = {
     "negative seed": (["train", "{base}", "{out}", "--data", "{data}", "--seed", "-1"], "--seed -1: 0 to 2^32 - 1"),
     "too many layers": (
         ["train", "{base}", "{out}", "--data", "{data}", "--method", "freeze", "--freeze-layers", "2"],
-        "--freeze-layers 2: the model has 2 layers and one at least must train; choose 0 to 1",
+        "--freeze-layers 2: the model has 2 layers and at least one must train; choose 0 to 1",
     ),
     "unknown key": (
         ["train", "{base}", "{out}", "--recipe", "{full}/recipe.yaml"],
@@ -193,6 +212,6 @@ def test_a_run_that_diverges_ends_with_one_line(run_cli: RunCli, world: World, t
     ended = run_cli(*words(world, "fft", tmp_path / "run", "--lr", "1e30", "--steps", 9))
     assert (ended.code, ended.stdout) == (2, "")
     (line,) = (line for line in ended.stderr.splitlines() if line.startswith("scale: "))
-    assert "any more at step " in line
+    assert "is NaN or infinite at step " in line
     assert "no good checkpoint was written; train anew with a lower --lr (given 1e+30)" in line
     assert not (tmp_path / "run" / "record.json").exists()

@@ -69,6 +69,26 @@ def test_values_take_their_type(tmp_path: Path, text: str, field: str, value: ob
     assert getattr(from_yaml(tmp_path, text), field) == value
 
 
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """A recipe in which every kind of field names a path."""
+
+    base: str = option("base", help="Folder or hub id.")
+    data: tuple[str, ...] = option((), help="Sources, some with a name.")
+    cache: Path | None = option(None, help="Folder.")
+
+
+def test_the_home_folder_stands_for_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    file = tmp_path / "paths.yaml"
+    expanded = ("/home/ann/a.txt", "old=/home/ann/b.jsonl")
+    file.write_text("base: ~/model\ndata: [~/a.txt, old=~/b.jsonl, c/~d]\ncache: ~\n")
+    assert load_recipe(Paths, file, {}) == Paths("/home/ann/model", (*expanded, "c/~d"))
+    recipe = load_recipe(Paths, None, {"data": "~/a.txt,old=~/b.jsonl", "cache": "~/c", "base": "~nobody-here/x"})
+    assert recipe == Paths("~nobody-here/x", expanded, Path("/home/ann/c"))
+    assert load_recipe(Paths, None, {"cache": Path("~/c")}).cache == Path("/home/ann/c")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -290,7 +290,7 @@ def routed_twin(adapt: Path, folder: Path, threshold: float) -> str:
     checkpoint = describe(str(adapt))
     assert checkpoint.base is not None
     assert checkpoint.options is not None
-    save_pointer(checkpoint.base, folder, "scale-route", dataclasses.replace(checkpoint.options, threshold=threshold))
+    save_pointer(checkpoint.base, folder, "scale-route", {**checkpoint.options, "threshold": threshold})
     return str(folder)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from scale_cli.checkpoints.load import describe, load_model, save_pointer, save_trained
 from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.subject import fingerprint, information, load, targets
-from scale_cli.methods import MethodOptions
+from scale_cli.methods import NoOptions, trained_parameters
 from tests.runs import Run, World
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -80,9 +80,9 @@ def test_a_checkpoint_from_scratch_needs_no_base_weights(world: World, tmp_path:
     bare, folder = tmp_path / "bare", tmp_path / "run"
     shutil.copytree(world.checkpoint("neox"), bare, ignore=shutil.ignore_patterns("*.safetensors"))
     folder.mkdir()
-    save_trained(load_model(describe(str(world.checkpoint("neox")))), folder)
+    save_trained(trained_parameters(load_model(describe(str(world.checkpoint("neox"))))), folder)
     base = describe(str(bare), from_scratch=True)
-    save_pointer(base, folder, "fft", MethodOptions(), from_scratch=True)
+    save_pointer(base, folder, "fft", NoOptions(), from_scratch=True)
     (target,) = targets([str(folder)], dtype=None, device=CPU)
     assert target.fingerprint == of(folder)
     assert load(target, device=CPU, batch_size=None, seed=0).model.num_parameters() > 0

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from scale_cli.core.errors import RequestError
-from scale_cli.methods import METHODS, MethodOptions
+from scale_cli.methods import METHODS, method_options
 from tests.helpers import probe, randomise, tiny_base, widened
 
 Tolerance = Callable[[torch.dtype], dict[str, Any]]
@@ -49,7 +49,7 @@ def blocks(name: str, layers: range | tuple[int, ...]) -> set[str]:
 
 
 def applied(method: str, model: Any, new_layers: tuple[int, ...] = (), **options: Any) -> Any:
-    return METHODS[method].apply(model, MethodOptions(**options), new_layers)
+    return METHODS[method].apply(model, method_options(options)[method], new_layers)
 
 
 def trained(model: Any) -> set[str]:
@@ -224,4 +224,4 @@ def test_a_family_whose_parts_are_unknown_is_refused(method: str) -> None:
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        MethodOptions(**options)
+        method_options(options)

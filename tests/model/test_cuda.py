@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from scale_cli.methods import METHODS, MethodOptions
+from scale_cli.methods import METHODS, method_options
 from scale_cli.model import ScaleForCausalLM
 from tests.helpers import BASES, probe, tiny_base, widened
 from tests.runs import World, as_loaded, lines, logits, reload, run
@@ -91,7 +91,7 @@ def test_flash_attention_is_attention(kind: str, tolerance: Tolerance) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_leave_the_base_as_it_was(kind: str, dtype: torch.dtype) -> None:
     model: ScaleForCausalLM = on_gpu(widened(tiny_base("llama-grouped")))
-    METHODS[kind].apply(model, MethodOptions(preserve_layers=1), [])
+    METHODS[kind].apply(model, method_options({"preserve_layers": 1})[kind], [])
     before = {name: tensor.clone() for name, tensor in model.base.state_dict().items()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     first = [parameter.detach().clone() for parameter in trained]

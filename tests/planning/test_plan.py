@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from scale_cli.core.errors import RequestError
-from scale_cli.methods import METHODS, MethodOptions
-from scale_cli.methods.cost import multiply_adds
+from scale_cli.methods import METHODS, method_options
 from scale_cli.model.compatibility import CACHE
 from scale_cli.planning import plan as planning
 from scale_cli.planning.memory import StepMemory
 from scale_cli.planning.plan import Plan, plan
+from scale_cli.planning.sizes import matching_layers
 from scale_cli.surgery import upscale
 from tests.helpers import BASES, base_folder, tiny_base
 from tests.plans import LLAMA_1B, PYTHIA_160M, config_folder, prepared
@@ -180,10 +180,10 @@ def test_counts_are_those_of_the_checkpoints(name: str, tmp_path: Path) -> None:
     assert result.choices["width"].sizes == width.sizes
     assert result.choices["depth"].sizes == depth.sizes
     blocks = json.loads((tmp_path / "depth" / "upscale.json").read_text(encoding="utf-8"))["new_layers"]
-    options = MethodOptions(freeze_layers=1, lora_r=3)
+    options = method_options({"freeze_layers": 1, "lora_r": 3})
     for method, row in rows.items():
         folder = {"plain": base, "width": tmp_path / "width", "depth": tmp_path / "depth"}[row.needs]
-        model = METHODS[method].apply(AutoModelForCausalLM.from_pretrained(folder), options, blocks)
+        model = METHODS[method].apply(AutoModelForCausalLM.from_pretrained(folder), options[method], blocks)
         assert row.trained_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert row.weights_bytes == sum(p.numel() * (4 if p.requires_grad else 2) for p in model.parameters())
         assert row.gradients_bytes * 2 == row.optimizer_bytes == 8 * row.trained_parameters
@@ -206,16 +206,16 @@ def products(model: PreTrainedModel, *, seq_length: int, backward: bool) -> floa
 @pytest.mark.parametrize("name", ["llama-grouped", "neox", "gemma3"])
 @pytest.mark.parametrize("method", METHODS)
 def test_costs_are_the_operations_of_a_real_step(method: str, name: str) -> None:
-    model = prepared(method, name)
-    expected = multiply_adds(method, planning.cost_weights(method, model))
+    model, chosen = prepared(method, name), METHODS[method]
+    cost = chosen.cost(model)
+    expected = cost.training
     if method == "scale-preserve":  # no gradient reaches what W21 reads, for which the cost model has one
         expected -= 2 * sum(p.numel() for name, p in model.named_parameters() if name.endswith(".w21"))
     if method == "scale-route":  # the added head is asked for the chosen path only, in the cost model for both
-        expected -= 6 * planning.cost_weights(method, model).adaptable_share * model.expansion.head.weight.numel()
+        expected -= 6 * 2 / 4 * model.expansion.head.weight.numel()
     assert expected == pytest.approx(products(model, seq_length=16, backward=True), rel=0.1)
-    generation = planning.generation_weights(method, model)
-    generator = model.merge_and_unload() if method == "lora" else model
-    assert 2 * generation == products(generator.eval(), seq_length=1, backward=False)
+    generator = chosen.merged(model) if chosen.merged else model
+    assert 2 * cost.generation == products(generator.eval(), seq_length=1, backward=False)
 
 
 @pytest.mark.parametrize("name", ["llama-grouped", "gemma3"])
@@ -273,13 +273,16 @@ def test_a_width_given_with_a_depth_matches_only_the_rank(tmp_path: Path) -> Non
 def test_the_nearest_numbers_of_layers_and_ranks() -> None:
     config = AutoConfig.for_model(**PYTHIA_160M)
     block = 7_087_872
-    assert planning.matching_layers(config, round(3.4 * block)) == 15
-    assert planning.matching_layers(config, round(3.6 * block)) == 16
-    assert planning.matching_layers(config, 1) == 13
-    assert planning.matching_layers(config, 100 * block) == 24
+    assert matching_layers(config, round(3.4 * block)) == 15
+    assert matching_layers(config, round(3.6 * block)) == 16
+    assert matching_layers(config, 1) == 13
+    assert matching_layers(config, 100 * block) == 24
     per_rank = 12 * (3072 + 1536 + 2 * 3840)
-    assert planning.matching_rank(config, round(7.4 * per_rank)) == 7
-    assert planning.matching_rank(config, 1) == 1
+    size = METHODS["lora"].size
+    assert size is not None
+    assert size.option == "lora_r"
+    assert size.nearest(config, round(7.4 * per_rank)) == 7
+    assert size.nearest(config, 1) == 1
 
 
 # -- what is asked for -----------------------------------------------------------------------------------------------
@@ -307,7 +310,10 @@ def test_of_a_hub_id_only_the_config_is_fetched(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("counts_only")
 def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) -> None:
     base = tiny_config(tmp_path / "base", "llama")
-    assert list(trained(plan(base))) == [name for name in METHODS if name != "freeze"]
+    result = plan(base)
+    reason = "--freeze-layers 3: the model has 3 layers and at least one must train; choose 0 to 2"
+    assert result.left_out == {"freeze": reason}
+    assert list(trained(result)) == [name for name in METHODS if name != "freeze"]
     assert list(trained(plan(base, freeze_layers=2))) == list(METHODS)
     with pytest.raises(RequestError, match=r"^--freeze-layers 3: the model has 3 layers"):
         plan(base, freeze_layers=3)
@@ -319,15 +325,15 @@ def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) ->
     [
         (
             {"match": "depth:4", "hidden": 8},
-            "--match depth:4 and --hidden 8 each say what the sizes are; give one of them",
+            "--match depth:4 and --hidden 8 each set the sizes; give one of them",
         ),
         (
             {"match": "depth:4", "match_params": 0.1},
-            "--match-params 0.1 and --match depth:4 each say what the sizes are; give one of them",
+            "--match-params 0.1 and --match depth:4 each set the sizes; give one of them",
         ),
         (
             {"match_params": 0.1, "layers": 4},
-            "--match-params 0.1 and --layers 4 each say what the sizes are; give one of them",
+            "--match-params 0.1 and --layers 4 each set the sizes; give one of them",
         ),
         (
             {"match": "height:4"},
@@ -358,7 +364,7 @@ def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) ->
         ),
         (
             {"preserve_layers": 3},
-            "--preserve-layers 3: the model has 3 layers and one at least must collaborate; choose 0 to 2, or --method "
+            "--preserve-layers 3: the model has 3 layers and at least one must collaborate; choose 0 to 2, or --method "
             "scale-preserve",
         ),
         ({"adapt_modules": "heads"}, "adapt_modules: 'heads' is not one of attention, ffn"),

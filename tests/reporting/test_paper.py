@@ -16,7 +16,8 @@ import pytest
 from lm_eval.api.metrics import mean_stderr
 
 from scale_cli.evaluation.suites import find_suite
-from scale_cli.reporting.build import METHOD_ORDER, build_table
+from scale_cli.methods import METHODS
+from scale_cli.reporting.build import build_table
 from scale_cli.reporting.groups import suite_group
 from scale_cli.reporting.table import StabilityPlasticityTable
 from scale_cli.results.result import read_results
@@ -66,7 +67,7 @@ def test_every_value_and_every_average_is_the_one_printed(table: StabilityPlasti
     shown = {row.label: [two_decimals(round(row.cells[c.key].value, 12)) for c in table.columns] for row in table.rows}
     assert shown == printed
     assert list(shown) == list(printed)
-    assert [row.method for row in table.rows] == [None, *METHOD_ORDER]
+    assert [row.method for row in table.rows] == [None, *METHODS]
 
 
 def test_the_record_s_own_averages_are_the_printed_ones(table: StabilityPlasticityTable) -> None:

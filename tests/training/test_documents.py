@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from scale_cli.checkpoints.load import apply_method, describe, load_model
+from scale_cli.checkpoints.load import describe, load_model
 from scale_cli.core.records import read_record
 from scale_cli.data.examples import IGNORED, Examples, PackedTexts, load_examples
 from scale_cli.data.options import Packing
 from scale_cli.data.packing import Windows
+from scale_cli.methods import METHODS
 from tests.data.chunks import group_of, random_documents
 from tests.helpers import VOCABULARY, tiny_base, widened
 from tests.runs import World, lines, run
@@ -91,7 +92,7 @@ def test_a_run_packed_by_documents(method: str, family: str, world: World, tmp_p
     source = world.source(method, family)
     done = run(source, tmp_path / "run", recipe)
     checkpoint = describe(source)
-    model = apply_method(load_model(checkpoint), method, recipe, checkpoint.new_layers).eval()
+    model = METHODS[method].apply(load_model(checkpoint), recipe.options, checkpoint.new_layers).eval()
     batch = load_examples(recipe, world.tokenizer).__getitems__(range(8))
     with torch.no_grad():
         losses = [

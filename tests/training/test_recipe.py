@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scale_cli.core.recipe import load_recipe
 from scale_cli.data.options import parse_people
 from scale_cli.methods import METHODS
 from scale_cli.training import TrainRecipe
@@ -45,7 +46,7 @@ from scale_cli.training.recipe import parse_eval_people
 def test_values_are_checked(options: dict[str, Any], message: str) -> None:
     assert TrainRecipe(data=("x",), seed=2**32 - 1).lr is None
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        TrainRecipe(**({"data": ("x",)} | options))
+        load_recipe(TrainRecipe, None, {"data": ("x",)} | options)
 
 
 def test_the_default_rate_is_the_methods() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from scale_cli.core.errors import RequestError
+from scale_cli.core.recipe import changed
 from scale_cli.core.records import read_record
 from scale_cli.training import TrainRecipe
 from scale_cli.training.train import train
@@ -131,6 +134,27 @@ def test_a_kill_between_the_last_checkpoint_and_the_record(
     assert without(outcome(out), "recipe.yaml") == without(never_killed(recipe, source), "recipe.yaml")
 
 
+def test_a_run_that_an_older_version_began_is_resumed(world: World, tmp_path: Path, never_killed: NeverKilled) -> None:
+    """Its recipe has the options of all methods, and null where a default was used; its pointer has no commit."""
+    source, out = world.source("scale-adapt"), tmp_path / "run"
+    recipe = recipe_of(world, "scale-adapt", lr=None, preserve_layers=None)
+    with pytest.raises(KeyboardInterrupt):
+        train(source, out, recipe, progress=progress_that(ctrl_c, at=4))
+    options = {"preserve_layers": None, "adapt_modules": ["attention"], "threshold": 0.5, "lora_r": 256}
+    options |= {"lora_alpha": None, "freeze_layers": 3}
+    saved = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
+    saved |= options | {"lr": None, "precision": "auto", "eval_bios": None}
+    (out / "recipe.yaml").write_text(yaml.safe_dump(saved), encoding="utf-8")
+    file = out / "checkpoint-4" / "trained.json"
+    pointer = json.loads(file.read_text(encoding="utf-8")) | {"options": options}
+    del pointer["revision"]
+    file.write_text(json.dumps(pointer), encoding="utf-8")
+    before = reload(out / "checkpoint-4")
+    assert before.config.collaborative == {"layers": [0, 1], "modules": ["attention"]}
+    train(source, out, recipe, resume=True)
+    assert outcome(out) == never_killed(recipe, source)
+
+
 def test_ctrl_c_after_the_last_step_comes_when_the_run_is_finished(
     world: World, tmp_path: Path, never_killed: NeverKilled
 ) -> None:
@@ -166,7 +190,7 @@ def test_resuming_needs_a_checkpoint_and_the_same_recipe(world: World, tmp_path:
         ({"method": "lora"}, "method fft, not lora"),
     ):
         with pytest.raises(RequestError, match=f"^--resume: .* was begun with {message}; give the same options$"):
-            train(source, out, dataclasses.replace(recipe, **changes), resume=True)
+            train(source, out, changed(recipe, **changes), resume=True)
     assert tree(out) == before
     (tmp_path / "moved").symlink_to(world.data)
     free = dataclasses.replace(recipe, data=(str(tmp_path / "moved"),), save_steps=3)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from scale_cli.checkpoints.load import apply_method, describe, load_tokenizer
+from scale_cli.checkpoints.load import describe, load_tokenizer
 from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import load_recipe
 from scale_cli.core.records import fingerprint_folder, read_record, sha256_file
@@ -47,7 +48,7 @@ def test_what_is_frozen_stays_bitwise_and_what_trains_moves(
     """Under AdamW with weight decay and momentum, which move a weight that merely has no gradient."""
     done = finished(method, family)
     changed, frozen = changed_and_frozen(done.model, world.source(method, family))
-    assert (frozen == set()) == (method == "fft")
+    assert (frozen == set()) == METHODS[method].trains_all
     assert changed & frozen == set()
     trained = {name for name, parameter in done.model.named_parameters() if parameter.requires_grad}
     after = done.model.state_dict()
@@ -56,8 +57,10 @@ def test_what_is_frozen_stays_bitwise_and_what_trains_moves(
 
 @pytest.mark.parametrize("how", ["trained", "its gradient zeroed"])
 def test_a_frozen_tensor_that_is_not_would_be_seen(how: str, world: World, tmp_path: Path) -> None:
+    apply = METHODS["llama-pro"].apply
+
     def leaky(*args: Any) -> Any:
-        model = apply_method(*args)
+        model = apply(*args)
         weight = model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
         if how != "trained":
             weight.register_hook(torch.zeros_like)
@@ -81,7 +84,7 @@ def test_a_run_folder_is_the_trained_model(method: str, family: str, world: Worl
     done = finished(method, family)
     assert same_model(reload(done.folder), as_loaded(done.model))
     checkpoint = describe(str(done.folder))
-    assert checkpoint.kind == ("plain" if method == "lora" else METHODS[method].needs[0])
+    assert checkpoint.kind == METHODS[method].needs[0]
     assert load_tokenizer(checkpoint).get_vocab() == world.tokenizer.get_vocab()
 
 
@@ -100,6 +103,42 @@ def test_only_what_was_trained_is_written(method: str, finished: RunOf) -> None:
 def test_lora_unmerged_is_lora_merged(finished: RunOf, tolerance: Callable[[torch.dtype], dict[str, Any]]) -> None:
     done = finished("lora", "llama")
     torch.testing.assert_close(logits(done.model), logits(reload(done.folder)), **tolerance(torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("method", "resolved"),
+    [
+        ("fft", {"lr": 1e-5}),
+        ("lora", {"lr": 1e-5, "lora_r": 4, "lora_alpha": 4}),
+        ("scale-route", {"lr": 1e-3, "preserve_layers": 0, "adapt_modules": ["attention"], "threshold": 0.5}),
+    ],
+)
+def test_the_recipe_beside_a_run_is_resolved(
+    method: str, resolved: dict[str, Any], world: World, tmp_path: Path
+) -> None:
+    """Every default that was used, and no option of another method; null is "all", "never" and the usual cache."""
+    given = {
+        "method": method,
+        "data": str(world.data),
+        "lora_r": 4,
+        "steps": 1,
+        "batch_size": 1,
+        "eval_people": "a=0:1",
+    }
+    train(world.source(method), tmp_path / "run", load_recipe(TrainRecipe, None, given))
+    saved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8"))
+    resolved = resolved | {"seq_length": 512, "precision": "float32", "eval_bios": str(world.data)}
+    assert resolved.items() <= saved.items()
+    empty = {name for name, value in saved.items() if value is None}
+    assert empty == {"people", "tokens_cache", "eval_documents", "eval_steps", "save_steps"}
+    options = {"lora_r", "lora_alpha", "preserve_layers", "adapt_modules", "threshold", "freeze_layers"}
+    assert options & saved.keys() == options & resolved.keys()
+    assert read_record(tmp_path / "run" / "record.json")["recipe"] == saved
+    assert f"| lr | {resolved['lr']} |" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    pointer = tmp_path / "run" / "trained.json"
+    if pointer.is_file():
+        stored = json.loads(pointer.read_text(encoding="utf-8"))["options"]
+        assert stored == {name: resolved[name] for name in options & resolved.keys()}
 
 
 CHAINS = [
@@ -172,7 +211,11 @@ def test_from_scratch_depends_on_the_seed_and_not_on_the_weights(world: World, t
     weights = [load_file(done.folder / "model.safetensors") for done in runs]
     assert same_tensors(weights[0], weights[1])
     assert not same_tensors(weights[0], weights[2])
-    assert read_record(runs[0].folder / "record.json")["base"] == {"source": str(bare), "fingerprint": None}
+    assert read_record(runs[0].folder / "record.json")["base"] == {
+        "source": str(bare),
+        "revision": None,
+        "fingerprint": None,
+    }
     with pytest.raises(RequestError, match=r"has a config and no weights .*--from-scratch starts random ones"):
         train(str(bare), tmp_path / "out", world.recipe("fft"))
 
@@ -258,7 +301,7 @@ def test_the_record(world: World, tmp_path: Path) -> None:
     assert record["trained_parameters"] == result.trained_parameters == trained
     length = max(len(world.tokenizer(text)["input_ids"]) for text in texts_of(world)) + 1
     assert record["tokens"] == result.tokens == 4 * 4 * length
-    assert record["base"] == {"source": source, "fingerprint": fingerprint_folder(Path(source))}
+    assert record["base"] == {"source": source, "revision": None, "fingerprint": fingerprint_folder(Path(source))}
     assert record["data"] == {str(world.data): sha256_file(world.data / "manifest.json")}
     assert record["recipe"]["eval_people"] == ["a=0:2", "b=2:3"]
     assert 0 < record["seconds"] == result.seconds

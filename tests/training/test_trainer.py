@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from scale_cli.checkpoints.load import apply_method
 from scale_cli.core.errors import RequestError
+from scale_cli.methods import METHODS
 from scale_cli.training.train import train
 from scale_cli.training.trainer import last_checkpoint
 from tests.runs import World, lines, progress_that, reload
@@ -80,15 +81,17 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[[], No
     """`poison(value)` sets the first trained weight of the model in training to a value, when it is called."""
     models: list[Any] = []
 
-    def watched(*args: Any) -> Any:
-        models.append(apply_method(*args))
+    def watched(apply: Callable[..., Any], *args: Any) -> Any:
+        models.append(apply(*args))
         return models[-1]
 
     def act(value: float) -> None:
         with torch.no_grad():
             next(p for p in models[-1].parameters() if p.requires_grad).fill_(value)
 
-    monkeypatch.setattr("scale_cli.training.train.apply_method", watched)
+    for name, method in METHODS.items():
+        watching = dataclasses.replace(method, apply=functools.partial(watched, method.apply))
+        monkeypatch.setitem(METHODS, name, watching)
     return lambda value: functools.partial(act, value)
 
 
@@ -107,7 +110,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     with pytest.raises(RequestError) as caught:
         train(world.source("fft", "neox"), out, recipe, progress=progress_that(poison(value), at=at))
     assert str(caught.value) == (
-        f"the loss is not a number any more at step 6; the last good checkpoint is {out}/checkpoint-{good}; train from "
+        f"the loss is NaN or infinite at step 6; the last good checkpoint is {out}/checkpoint-{good}; train from "
         "there or anew with a lower --lr (given 0.01) or a longer --warmup"
     )
     assert last_checkpoint(out) == out / f"checkpoint-{good}"
@@ -118,7 +121,8 @@ def test_a_loss_that_is_no_number_stops_the_run(
 @pytest.mark.parametrize("logging_steps", [1, 100])
 def test_a_rate_that_is_far_too_high_ends_in_one_line(logging_steps: int, world: World, tmp_path: Path) -> None:
     recipe = world.recipe("fft", lr=1e30, logging_steps=logging_steps)
-    with pytest.raises(RequestError, match=r"any more at step .; no good checkpoint was written; .* \(given 1e\+30\)"):
+    message = r" is NaN or infinite at step .; no good checkpoint was written; .* \(given 1e\+30\)"
+    with pytest.raises(RequestError, match=message):
         train(world.source("fft", "neox"), tmp_path / "run", recipe)
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"recipe.yaml", "metrics.jsonl"}
 
@@ -132,5 +136,5 @@ def test_weights_that_are_not_finite_are_not_written(
     with pytest.raises(RequestError) as caught:
         train(world.source("scale-route"), out, recipe, progress=progress_that(poison(math.inf), at=at))
     kept = f"the last good checkpoint is {out}/checkpoint-2" if at == 4 else "no good checkpoint was written"
-    assert str(caught.value).startswith(f"the weights are not finite any more at step {at}; {kept}; ")
+    assert str(caught.value).startswith(f"a weight is NaN or infinite at step {at}; {kept}; ")
     assert {path.name for path in out.iterdir()} <= {"recipe.yaml", "metrics.jsonl", "checkpoint-2"}

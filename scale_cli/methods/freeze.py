@@ -1,0 +1,53 @@
+"""Freeze: the bottom layers and the input embedding stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scale_cli.core.errors import RequestError
+from scale_cli.core.recipe import option
+from scale_cli.methods.cost import by_layers
+from scale_cli.methods.families import family_for
+from scale_cli.methods.method import Look, Method
+
+
+@dataclass(frozen=True)
+class FreezeOptions:
+    """How much is frozen."""
+
+    freeze_layers: int = option(3, help="Bottom layers that freeze holds fixed, besides the input embedding.")
+
+    def __post_init__(self) -> None:
+        if self.freeze_layers < 0:
+            raise ValueError(f"--freeze-layers {self.freeze_layers}: a number of layers is at least 0")
+
+
+def apply(model: Any, options: FreezeOptions, new_layers: Sequence[int]) -> Any:
+    """All but the bottom layers and the input embedding trains; a head that is tied to the embedding is frozen too."""
+    layers = family_for(model, FREEZE.name).layers_of(model)
+    if options.freeze_layers >= len(layers):
+        raise RequestError(
+            f"--freeze-layers {options.freeze_layers}: the model has {len(layers)} layers and at least one must train; "
+            f"choose 0 to {len(layers) - 1}"
+        )
+    model.requires_grad_(True)
+    model.get_input_embeddings().requires_grad_(False)
+    for layer in layers[: options.freeze_layers]:
+        layer.requires_grad_(False)
+    return model
+
+
+FREEZE = Method(
+    name="freeze",
+    title="Freeze",
+    group="baseline",
+    needs=("plain",),
+    lr=1e-5,
+    apply=apply,
+    options=FreezeOptions,
+    cost=by_layers,  # 2N + 4 x (weights above the frozen layers), less 2 x (a frozen head)
+    order=3,
+    look=Look("#6b7280", "#a3acb8", "v"),
+)

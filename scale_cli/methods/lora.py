@@ -1,0 +1,91 @@
+"""LoRA (arXiv 2106.09685) by peft, on every attention and feed-forward matrix."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scale_cli.core.recipe import option
+from scale_cli.methods.cost import Cost, linear_weights, numel
+from scale_cli.methods.families import family_for
+from scale_cli.methods.method import Look, Method, Size, trained_parameters
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Rank and scale of the update, in peft's words."""
+
+    lora_r: int = option(256, help="Rank of lora.")
+    lora_alpha: int | None = option(None, help="Scale of lora's update in units of 1/r.  [the rank]")
+
+    def __post_init__(self) -> None:
+        if self.lora_r < 1:
+            raise ValueError(f"--lora-r {self.lora_r}: a rank is at least 1")
+        if self.lora_alpha is not None and self.lora_alpha < 1:
+            raise ValueError(f"--lora-alpha {self.lora_alpha}: at least 1")
+
+    @property
+    def alpha(self) -> int:
+        """The scale, which is the rank if none is given: then the update has the factor one."""
+        return self.lora_alpha or self.lora_r
+
+
+def resolve(options: LoraOptions, config: Any) -> LoraOptions:
+    """The options with a scale."""
+    return dataclasses.replace(options, lora_alpha=options.alpha)
+
+
+def apply(model: Any, options: LoraOptions, new_layers: Sequence[int]) -> Any:
+    """The model wrapped by peft: two matrices per linear map train, all else is frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=options.lora_r,
+        lora_alpha=options.alpha,
+        target_modules=list(family_for(model, LORA.name).linear_paths()),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def cost(model: Any) -> Cost:
+    """4N + 6E: no gradients of the base's N weights, all three products with the E of the two matrices.
+
+    A generated token is multiplied with the base's weights alone, as the update is merged.
+    """
+    added = numel(trained_parameters(model).values())
+    base = linear_weights(model) - added
+    return Cost(base=base, added=added, training=4 * base + 6 * added, generation=base)
+
+
+def nearest_rank(config: Any, parameters: int) -> int:
+    """The rank, at least 1, at which LoRA on every linear map trains nearest to so many parameters.
+
+    config: of a base of a known family, else ValueError.
+    """
+    from scale_cli.model import LayerShape, family_of
+    from scale_cli.model.families import lora_parameters
+
+    per_rank = lora_parameters(family_of(config.model_type), LayerShape.of(config), config.num_hidden_layers)
+    return max(1, round(parameters / per_rank))
+
+
+LORA = Method(
+    name="lora",
+    title="LoRA",
+    group="baseline",
+    needs=("plain",),
+    lr=1e-5,
+    apply=apply,
+    options=LoraOptions,
+    resolve=resolve,
+    cost=cost,
+    merged=lambda model: model.merge_and_unload(),
+    size=Size("lora_r", nearest_rank),
+    order=1,
+    look=Look("#a86f00", "#e3ad4f", "s"),
+)

@@ -1,0 +1,169 @@
+"""Sizes of an upscaling: those that were asked for, and those that train as many parameters as others do."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from scale_cli.core.errors import RequestError
+from scale_cli.methods import Kind, Method, yardstick
+from scale_cli.methods.cost import numel
+from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
+from scale_cli.surgery.depth import deepened_config, new_layers, plan_depth
+from scale_cli.surgery.source import Base
+from scale_cli.surgery.width import InitPair, expansion_sizes, plan_width
+
+HIDDEN_STEP = 8
+"""Matched hidden sizes are multiples of this, as a GPU's matrix units want them."""
+DEFAULT_SHARE = 1 / 8
+"""The growth of the hidden size if no size is given: the paper's 256 on 2048."""
+
+
+@dataclass(frozen=True)
+class Sizer:
+    """Builds checkpoints of a base without values, counts what methods train of them, and finds sizes.
+
+    options: of every method, by name.
+    """
+
+    base: Base
+    init: InitPair
+    options: Mapping[str, Any]
+
+    def checkpoint(
+        self, kind: Kind, *, added: LayerShape | None = None, layers: int | None = None
+    ) -> tuple[Any, list[int]]:
+        """A checkpoint of this kind on the meta device, and the indices of the blocks that block expansion added.
+
+        added: by width. layers: by depth, all of them. Raises RequestError for a number of layers that does not fit.
+        """
+        base = self.base
+        with torch.device("meta"):
+            if kind == "width":
+                assert added is not None
+                config = ScaleConfig(base_config=base.raw_config, expansion=expansion_sizes(added))
+                return ScaleForCausalLM(config), []
+            if kind == "depth":
+                assert layers is not None
+                copied = plan_depth(base.num_layers, layers=layers, name=base.name)
+                deepened = type(base.config).from_dict(deepened_config(base, copied))
+                return base.model_class(deepened), new_layers(copied)
+            return base.model_class(base.config), []
+
+    def prepare(self, method: Method, checkpoint: tuple[Any, list[int]]) -> Any:
+        """A checkpoint as the method trains it, in training mode. Raises RequestError if its options do not fit."""
+        with torch.device("meta"):
+            return method.apply(checkpoint[0], self.options[method.name], checkpoint[1]).train()
+
+    def trained(self, method: Method, *, added: LayerShape | None = None, layers: int | None = None) -> int:
+        """The number of parameters that a method trains."""
+        return numel(trained(self.prepare(method, self.checkpoint(method.needs[0], added=added, layers=layers))))
+
+    def width(self, hidden: int, heads: int | None = None, ffn: int | None = None) -> LayerShape:
+        """The features that widening by these sizes adds. Raises RequestError for sizes that do not fit."""
+        return plan_width(
+            self.base.shape,
+            vocab_size=self.base.config.vocab_size,
+            hidden=hidden,
+            heads=heads,
+            ffn=ffn,
+            init=self.init,
+            name=self.base.name,
+        )
+
+    def default_hidden(self) -> int:
+        """An eighth of the base's hidden size, in steps."""
+        return max(1, round(self.base.shape.hidden_size * DEFAULT_SHARE / HIDDEN_STEP)) * HIDDEN_STEP
+
+    def share(self, share: float) -> int:
+        """The number of parameters in this share of the base's. Raises RequestError if no width trains so many."""
+        target = round(share * self.base.parameters)
+        hidden = self._hidden_sizes()[-1]
+        widest = self.trained(yardstick("width"), added=self.width(hidden))
+        if target > widest:
+            limit = math.floor(100 * widest / self.base.parameters) / 100
+            raise RequestError(
+                f"--match-params {share:g}: {self.base.name} widened by {hidden} features, the most, trains {limit:g} "
+                f"of its parameters; choose up to {limit:g}{', or --init random' if 'svd' in self.init else ''}"
+            )
+        return target
+
+    def nearest_width(self, target: int) -> LayerShape:
+        """The width, of those that follow from --hidden alone, that trains nearest to so many parameters."""
+        sizes = self._hidden_sizes()
+
+        def trained(hidden: int) -> int:
+            return self.trained(yardstick("width"), added=self.width(hidden))
+
+        place = bisect.bisect_left(sizes, target, key=trained)
+        nearest = min(sizes[max(0, place - 1) : place + 1], key=lambda hidden: abs(trained(hidden) - target))
+        return self.width(nearest)
+
+    def _hidden_sizes(self) -> list[int]:
+        """The hidden sizes to choose from, smallest first, up to the base's own. RequestError if none fits."""
+        sizes: list[int] = []
+        for hidden in range(HIDDEN_STEP, max(HIDDEN_STEP, self.base.shape.hidden_size) + 1, HIDDEN_STEP):
+            try:
+                self.width(hidden)
+            except RequestError:
+                if not sizes:
+                    raise
+                break
+            sizes.append(hidden)
+        return sizes
+
+
+def matching_layers(config: PreTrainedConfig, parameters: int) -> int:
+    """The layers in all with which block expansion trains nearest to so many parameters: one more to twice as many.
+
+    config: of a base of a known family, else ValueError.
+    """
+    family = family_of(config.model_type)
+    with torch.device("meta"):
+        block = family.layers_of(AutoModelForCausalLM.from_config(config))[0]
+    count = config.num_hidden_layers
+    return count + min(max(1, round(parameters / numel(block.parameters()))), count)
+
+
+def trained(model: Any) -> Iterable[Tensor]:
+    """The parameters that require a gradient."""
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)
+
+
+def check_sizes(sizes: Mapping[str, int | None], match: str | None, match_params: float | None) -> None:
+    """Raise RequestError for options that contradict each other, before anything is read. sizes: by flag."""
+    given = {flag: str(value) for flag, value in sizes.items() if value is not None}
+    if match is not None:
+        given = {"--match": match, **given}
+    if match_params is not None:
+        given = {"--match-params": f"{match_params:g}", **given}
+        if not (match_params > 0 and math.isfinite(match_params)):
+            raise RequestError(
+                f"--match-params {match_params:g}: a share of the base's parameters, above 0, as in 0.15"
+            )
+    if len(given) > 1 and next(iter(given)) in ("--match", "--match-params"):
+        first, second = (f"{flag} {value}" for flag, value in list(given.items())[:2])
+        raise RequestError(f"{first} and {second} each set the sizes; give one of them")
+    for flag in ("--heads", "--ffn"):
+        if flag in given and "--hidden" not in given:
+            raise RequestError(f"{flag} {given[flag]} needs --hidden: how many features to add, as in --hidden 256")
+
+
+def parse_match(text: str) -> tuple[int | None, int | None, int | None, int | None]:
+    """Hidden, heads, ffn and layers in "depth:20" or "width:256,heads=4,ffn=1024"."""
+    parts = re.fullmatch(r"width:([0-9]+)(?:,heads=([0-9]+))?(?:,ffn=([0-9]+))?|depth:([0-9]+)", text)
+    if parts is None:
+        raise RequestError(
+            f"--match {text}: write depth:LAYERS or width:HIDDEN with ,heads=N and ,ffn=N after it if wanted, as in "
+            "depth:20 or width:256,ffn=1024"
+        )
+    hidden, heads, ffn, layers = (None if size is None else int(size) for size in parts.groups())
+    return hidden, heads, ffn, layers

@@ -1,0 +1,378 @@
+"""A method that another package brings: everything about it is in this file, and every command takes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scale_cli.checkpoints.export import export
+from scale_cli.checkpoints.load import describe
+from scale_cli.checkpoints.restore import export_base
+from scale_cli.core.errors import RequestError
+from scale_cli.core.recipe import changed, load_recipe, option
+from scale_cli.core.records import read_record, sha256_file
+from scale_cli.data.corpora import read_corpora
+from scale_cli.data.examples import load_examples
+from scale_cli.data.options import DataOptions
+from scale_cli.data.windows import WindowOptions
+from scale_cli.evaluation.drift import DriftJob
+from scale_cli.evaluation.evaluate import evaluate
+from scale_cli.evaluation.perplexity import PerplexityJob
+from scale_cli.methods import METHODS, Cost, ExtraData, Method, Request, Step, find_method, register
+from scale_cli.planning.plan import plan
+from scale_cli.training import TrainRecipe
+from scale_cli.training.train import train
+from tests.helpers import load
+from tests.runs import World, lines, progress_that, reload, same_tensors, tree
+
+ROOT = Path(__file__).parent.parent.parent
+LENGTH = 16
+
+# -- the method ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RehearseOptions:
+    """Texts to rehearse, and how much they count."""
+
+    rehearse: Path | None = option(None, help="Texts on which the prediction stays near the base's.")
+    rehearse_rows: int = option(2, help="Sequences of them beside each batch.")
+    rehearse_weight: float = option(1.0, help="Weight of the KL to the base.")
+
+    def __post_init__(self) -> None:
+        if self.rehearse_weight < 0:
+            raise ValueError(f"--rehearse-weight {self.rehearse_weight}: at least 0")
+
+
+def apply(model: Any, options: RehearseOptions, new_layers: Any) -> Any:
+    return METHODS["scale-preserve"].apply(model, METHODS["scale-preserve"].options(), new_layers)
+
+
+def texts(request: Request) -> ExtraData:
+    options, recipe = request.options, request.recipe
+    data = DataOptions(
+        data=(str(options.rehearse),),
+        steps=recipe.steps,
+        batch_size=options.rehearse_rows,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        seq_length=LENGTH,
+        seed=recipe.seed,
+    )
+    return ExtraData(load_examples(data, request.tokenizer, processes=request.processes), options.rehearse_rows)
+
+
+def loss(step: Step) -> Tensor:
+    """The model's own loss and the KL of its prediction from the frozen base's on the texts."""
+    assert step.extra is not None
+    own, _ = step.forward()
+    tokens = step.extra["input_ids"]
+    with torch.no_grad():
+        base = step.unwrapped.base(input_ids=tokens, use_cache=False).logits.log_softmax(-1).flatten(0, 1)
+    ours = step.model(input_ids=tokens, use_cache=False).logits.log_softmax(-1).flatten(0, 1)
+    kl = functional.kl_div(ours, base, log_target=True, reduction="batchmean")
+    return own + step.options.rehearse_weight * step.share * kl
+
+
+def cost(model: Any) -> Cost:
+    """A step reads half as many extra tokens again."""
+    alone = METHODS["scale-preserve"].cost(model)
+    return dataclasses.replace(alone, training=1.5 * alone.training)
+
+
+REHEARSE = Method(
+    name="rehearse",
+    title="SCALE-Preserve, rehearsed",
+    group="SCALE",
+    needs=("width",),
+    lr=3e-3,
+    apply=apply,
+    options=RehearseOptions,
+    loss=loss,
+    extra_data=texts,
+    cost=cost,
+    keeps_base=True,
+)
+
+# -- what becomes of it ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """The method is registered, and gone afterwards."""
+    before = set(METHODS)
+    register(REHEARSE)
+    yield
+    for name in METHODS.keys() - before:
+        del METHODS[name]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "texts.jsonl"
+    rows = [f"Ann Lee {number} was born in Lima and studied music in Boston." for number in range(20)]
+    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def recipe_of(world: World, text: Path, **changes: Any) -> TrainRecipe:
+    return world.recipe("rehearse", **{"rehearse": text, "steps": 6, "eval_people": ("a=0:1",)} | changes)
+
+
+@pytest.mark.usefixtures("registered")
+def test_it_trains_saves_loads_and_exports(world: World, text: Path, tmp_path: Path) -> None:
+    result = train(world.source("scale-preserve"), tmp_path / "run", recipe_of(world, text))
+    assert (result.tokens > 0, result.extra_tokens) == (True, 6 * 2 * LENGTH)
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"trained.safetensors", "trained.json", "README.md"}
+    record = read_record(tmp_path / "run" / "record.json")
+    own = {"method": "rehearse", "rehearse": str(text), "rehearse_rows": 2, "rehearse_weight": 1.0}
+    assert own.items() <= record["recipe"].items()
+    assert "lora_r" not in record["recipe"]
+    assert record["data"][str(text)] == sha256_file(text)
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "## Trained by rehearse" in card
+    assert "| rehearse weight | 1.0 |" in card
+    loaded = reload(tmp_path / "run")
+    export(str(tmp_path / "run"), tmp_path / "out")
+    assert same_tensors(load(tmp_path / "out").state_dict(), loaded.state_dict())
+    export_base(str(tmp_path / "run"), tmp_path / "base")
+    assert same_tensors(load(tmp_path / "base").state_dict(), load(world.checkpoint("llama")).state_dict())
+
+
+@pytest.mark.usefixtures("registered")
+def test_without_weight_it_is_scale_preserve_and_with_it_predictions_stay(
+    world: World, text: Path, tmp_path: Path
+) -> None:
+    def nats_from_base(run: Path) -> float:
+        (corpus,) = read_corpora([f"old={text}"])
+        windows = WindowOptions(LENGTH, packing="documents")
+        (measured,) = evaluate([str(run)], [DriftJob([corpus], windows)], out=tmp_path / "results" / run.name)
+        return next(m.value for m in measured.measurements if m.task == "drift:old" and m.metric.startswith("kl"))
+
+    plain = world.recipe("scale-preserve", steps=6, eval_people=("a=0:1",))
+    train(world.source("scale-preserve"), tmp_path / "plain", plain)
+    for weight in (0.0, 30.0):
+        run = tmp_path / f"weight-{weight:g}"
+        train(world.source("scale-preserve"), run, recipe_of(world, text, rehearse_weight=weight))
+    trained = [(tmp_path / run / "trained.safetensors").read_bytes() for run in ("plain", "weight-0", "weight-30")]
+    assert trained[0] == trained[1] != trained[2]
+    assert lines(tmp_path / "plain") == lines(tmp_path / "weight-0") != lines(tmp_path / "weight-30")
+    assert nats_from_base(tmp_path / "weight-30") < 0.5 * nats_from_base(tmp_path / "weight-0")
+
+
+@pytest.mark.usefixtures("registered")
+def test_another_text_would_be_seen_and_batches_add_up(world: World, text: Path, tmp_path: Path) -> None:
+    """A step of two batches with one extra row each is a step of one batch with two, up to the order of additions."""
+    other = tmp_path / "other.txt"
+    other.write_text("a b c d e f g " * 40, encoding="utf-8")
+    cases: dict[str, dict[str, Any]] = {
+        "one": {},
+        "two": {"batch_size": 2, "gradient_accumulation_steps": 2, "rehearse_rows": 1},
+        "other": {"rehearse": other},
+    }
+    losses = {}
+    for name, changes in cases.items():
+        train(world.source("scale-preserve"), tmp_path / name, recipe_of(world, text, rehearse_weight=30.0, **changes))
+        losses[name] = [line["loss"] for line in lines(tmp_path / name) if "loss" in line]
+    assert losses["two"] == pytest.approx(losses["one"], rel=1e-3)
+    assert losses["other"] != pytest.approx(losses["one"], rel=1e-3)
+
+
+@pytest.mark.usefixtures("registered")
+def test_killed_and_resumed_is_never_killed(world: World, text: Path, tmp_path: Path) -> None:
+    source, recipe = world.source("scale-preserve"), recipe_of(world, text, gradient_accumulation_steps=2)
+    train(source, tmp_path / "whole", recipe)
+    with pytest.raises(KeyboardInterrupt):
+        train(source, tmp_path / "run", recipe, progress=progress_that(ctrl_c, at=4))
+    with pytest.raises(RequestError, match=r"was begun with rehearse_weight 1\.0, not 2\.0; give"):
+        train(source, tmp_path / "run", changed(recipe, rehearse_weight=2.0), resume=True)
+    train(source, tmp_path / "run", recipe, resume=True)
+    whole, resumed = tree(tmp_path / "whole"), tree(tmp_path / "run")
+    for name in ("trained.safetensors", "metrics.jsonl", "recipe.yaml", "trained.json"):
+        assert whole[name] == resumed[name]
+
+
+@pytest.mark.usefixtures("registered")
+def test_it_is_measured_and_planned(world: World, text: Path, tmp_path: Path) -> None:
+    train(world.source("scale-preserve"), tmp_path / "run", recipe_of(world, text, steps=1))
+    (corpus,) = read_corpora([f"old={text}"])
+    (result,) = evaluate(
+        [str(tmp_path / "run")], [PerplexityJob(corpus, WindowOptions(LENGTH))], out=tmp_path / "results"
+    )
+    assert result.checkpoint.method == "rehearse"
+    assert result.checkpoint.options is not None
+    assert result.checkpoint.options["rehearse_weight"] == 1.0
+    names = ["scale-preserve", "rehearse"]
+    planned = plan(world.source("fft"), hidden=8, methods=names, batch_size=1, seq_length=8, rehearse_rows=3)
+    rows = {row.method: row for row in planned.methods}
+    assert rows["rehearse"].options["rehearse_rows"] == 3
+    assert rows["rehearse"].trained_parameters == rows["scale-preserve"].trained_parameters
+    assert rows["rehearse"].multiply_adds == 1.5 * rows["scale-preserve"].multiply_adds
+
+
+@pytest.mark.usefixtures("registered")
+def test_its_options_are_checked(world: World, text: Path, tmp_path: Path) -> None:
+    assert TrainRecipe(data=("x",), method="rehearse").learning_rate == 3e-3
+    for values, message in (
+        ({"rehearse_weight": -1.0}, "^--rehearse-weight -1.0: at least 0$"),
+        ({"rehearse_rows": "many"}, "^rehearse_rows: 'many' is not a whole number$"),
+        ({"rehearsal": 1}, "^unknown key 'rehearsal'; did you mean 'rehearse'"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            load_recipe(TrainRecipe, None, {"data": "x", "method": "rehearse"} | values)
+    with pytest.raises(RequestError, match=r"nowhere: no such file or folder$"):
+        train(world.source("scale-preserve"), tmp_path / "run", recipe_of(world, tmp_path / "nowhere"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_a_method_that_is_gone_names_it(world: World, text: Path, tmp_path: Path, registered: None) -> None:
+    train(world.source("scale-preserve"), tmp_path / "run", recipe_of(world, text, steps=1))
+    del METHODS["rehearse"]
+    with pytest.raises(
+        RequestError, match=r"run: method 'rehearse' is not installed; installed are fft, .*; install the"
+    ):
+        reload(tmp_path / "run")
+    with pytest.raises(RequestError, match=r"^method 'rehearse' is not installed; installed are fft, "):
+        find_method("rehearse")
+
+
+def test_a_name_and_a_yardstick_are_taken_once(registered: None) -> None:
+    register(REHEARSE)  # the same again
+    with pytest.raises(ValueError, match="there is a method 'rehearse' already"):
+        register(dataclasses.replace(REHEARSE, lr=1.0))
+    with pytest.raises(ValueError, match="other: scale-adapt is the yardstick for width already"):
+        register(dataclasses.replace(REHEARSE, name="other", yardstick=True))
+
+    @dataclass(frozen=True)
+    class Clashing:
+        lora_r: int = option(1, help="Another rank.")
+
+    register(dataclasses.replace(REHEARSE, name="other", options=Clashing))
+    with pytest.raises(ValueError, match="another variant defines the option 'lora_r' too"):
+        load_recipe(TrainRecipe, None, {"data": "x"})
+
+
+# -- what is stored --------------------------------------------------------------------------------------------------
+
+
+def test_a_method_stores_and_merges_what_it_adds(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One factor of the final norm's output trains, beside a count of steps that is no parameter."""
+
+    class Scaled(nn.Module):
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.norm = norm
+            self.factor = nn.Parameter(torch.ones(()))
+            self.steps: Tensor
+            self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps += self.training
+            return self.norm(x) * self.factor
+
+    def add(model: Any, options: Any, new_layers: Any) -> Any:
+        model.requires_grad_(False)
+        model.gpt_neox.final_layer_norm = Scaled(model.gpt_neox.final_layer_norm)
+        return model
+
+    def merged(model: Any) -> Any:
+        scaled = model.gpt_neox.final_layer_norm
+        with torch.no_grad():
+            for parameter in scaled.norm.parameters():
+                parameter *= scaled.factor
+        model.gpt_neox.final_layer_norm = scaled.norm
+        return model
+
+    def stored(model: Any) -> dict[str, Tensor]:
+        scaled = model.gpt_neox.final_layer_norm
+        return {"factor": scaled.factor, "steps": scaled.steps}
+
+    method = Method("scaled", "Scaled", "baseline", ("plain",), 1e-2, add, merged=merged, stored=stored)
+    monkeypatch.setitem(METHODS, "scaled", method)
+    base = world.checkpoint("neox")
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            str(base),
+            tmp_path / "run",
+            world.recipe("scaled"),
+            progress=progress_that(ctrl_c, at=2),
+        )
+    train(str(base), tmp_path / "run", world.recipe("scaled"), resume=True)
+    from safetensors.torch import load_file
+
+    values = load_file(tmp_path / "run" / "trained.safetensors")
+    assert values.keys() == {"factor", "steps"}
+    assert values["steps"] == 4
+    assert values["factor"] != 1
+    expected = load(base).state_dict()
+    for name in ("weight", "bias"):
+        expected[f"gpt_neox.final_layer_norm.{name}"] *= values["factor"]
+    assert same_tensors(reload(tmp_path / "run").state_dict(), expected)
+    export(str(tmp_path / "run"), tmp_path / "out")
+    assert same_tensors(load(tmp_path / "out").state_dict(), expected)
+    assert describe(str(tmp_path / "out")).kind == "plain"
+
+
+# -- another package -------------------------------------------------------------------------------------------------
+
+PACKAGE = """
+from dataclasses import dataclass
+
+from scale_cli.core.recipe import option
+from scale_cli.methods import METHODS, Method
+from scale_cli.training import TrainRecipe  # any module of the tool can be imported
+
+
+@dataclass(frozen=True)
+class Options:
+    loss_factor: float = option(1.0, help="The loss is multiplied with this.")
+
+
+METHOD = Method(
+    name="scaled-loss",
+    title="Scaled loss",
+    group="baseline",
+    needs=("plain",),
+    lr=1e-3,
+    apply=lambda model, options, new_layers: METHODS["fft"].apply(model, options, new_layers),
+    options=Options,
+    loss=lambda step: step.options.loss_factor * step.forward()[0],
+    trains_all=True,
+)
+"""
+
+
+def test_an_entry_point_brings_it_to_the_command_line(world: World, tmp_path: Path) -> None:
+    info = tmp_path / "site" / "other-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n", encoding="utf-8")
+    points = "[scale_cli.methods]\nscaled-loss = other:METHOD\nbroken = other:NOT_THERE\n"
+    (info / "entry_points.txt").write_text(points, encoding="utf-8")
+    (info.parent / "other.py").write_text(PACKAGE, encoding="utf-8")
+    words = ["train", world.source("fft"), tmp_path / "run", "--data", world.data, "--objective", "qa", "--steps", "1"]
+    words += ["--people", "0:2", "--method", "scaled-loss", "--loss-factor", "2"]
+    program = "import sys; from scale_cli.cli import main; sys.exit(main())"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(info.parent)])}
+    command = [sys.executable, "-c", program, *map(str, words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "the method broken of other:NOT_THERE does not load: AttributeError" in ended.stderr
+    recipe = read_record(tmp_path / "run" / "record.json")["recipe"]
+    assert (recipe["method"], recipe["loss_factor"], recipe["lr"]) == ("scaled-loss", 2.0, 1e-3)
+    assert describe(str(tmp_path / "run")).kind == "plain"  # a whole folder
