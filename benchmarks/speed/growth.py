@@ -28,12 +28,11 @@ from rich.table import Table
 
 from benchmarks.speed import common, gen_bios, upscale
 from benchmarks.speed.common import in_own_process, interleave
+from benchmarks.speed.power_laws import GrowthPanel, GrowthSeries, growth_figure, power_law
 from benchmarks.speed.shapes import SHAPES, Shape
 from benchmarks.speed.train_step import Prepared, prepare, step, tokens
 from scale_cli.core.errors import RequestError
 from scale_cli.methods.cost import Weights, multiply_adds
-from scale_cli.reporting.figures import growth_figure
-from scale_cli.reporting.growth import GrowthPanel, GrowthSeries, power_law
 
 METHODS = ("fft", "scale-preserve", "scale-adapt")
 SHAPE = "llama-small"

@@ -50,7 +50,8 @@ from scale_cli.data.windows import rows_for
 from scale_cli.evaluation.evaluate import Advance, Outcome
 from scale_cli.evaluation.subject import Subject, Target
 from scale_cli.evaluation.suites import Suite, SuiteTask
-from scale_cli.results.result import Items, Measurement, Result
+from scale_cli.results.measurement import Items, Measurement
+from scale_cli.results.result import Result
 
 MOST_ROWS = 64
 """The harness's own bound of the batch size that it looks for."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scale_cli.reporting.bios import table_rows
 
 from scale_cli.bench import bios
 from scale_cli.core.records import read_record
 from scale_cli.methods import METHODS
 from scale_cli.planning.memory import StepMemory
-from scale_cli.reporting.bios import table_rows
 from tests.runs import World, bench_file, korean_bench, korean_texts, tree
 
 RunCli = Callable[..., Any]
