@@ -1,11 +1,17 @@
-"""A tiny world to train in: biographies of 24 people, a tokenizer, checkpoints of every kind, and short recipes."""
+"""A tiny world to train in: biographies of 24 people, a tokenizer, checkpoints of every kind, and short recipes of
+trainings and benchmarks."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 import data_gen
 from scale_cli.bench.bios import END_OF_TEXT, train_tokenizer
+from scale_cli.bench.stages import BenchResult
 from scale_cli.checkpoints.load import describe, load_model
 from scale_cli.core.recipe import load_recipe
 from scale_cli.data.biographies import read_biographies, read_questions
@@ -166,6 +173,57 @@ def logits(model: Any, *, seed: int = 0) -> torch.Tensor:
     return model(tokens, use_cache=False).logits
 
 
+# Benchmarks
+
+ROOT = Path(__file__).parents[1]
+
+
+@contextlib.contextmanager
+def silent(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
+    """Progress of a stage that is not shown."""
+    yield lambda **steps: None
+
+
+def interrupting(stage: str, step: int | None) -> Any:
+    """Progress that presses Ctrl-C at a step of a stage (None: the first that it shows), with a list `begun` of the
+    labels, lengths and starts of the stages."""
+    begun: list[tuple[str, int | None, int]] = []
+
+    @contextlib.contextmanager
+    def progress(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
+        begun.append((label, total, done))
+
+        def advance(done: int, total: int | None = None) -> None:
+            if label.startswith(stage) and step in (None, done):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        yield advance
+
+    progress.begun = begun  # type: ignore[attr-defined]
+    return progress
+
+
+def values(result: BenchResult) -> dict[str, dict[str, float]]:
+    """The values that a benchmark has measured, by the label of the checkpoint and the name of the measurement."""
+    return {found.checkpoint.label: {m.name: m.value for m in found.measurements} for found in result.results}
+
+
+def in_processes(count: int, folder: Path, *words: object, before: str = "") -> str:
+    """What a command of `scale` prints, run by as many processes as torchrun starts; it must succeed.
+
+    before: a line of Python that each process runs first.
+    """
+    program = folder / "program.py"
+    program.write_text(f"{before}\nimport sys; from scale_cli.cli import main; sys.exit(main())", encoding="utf-8")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["SCALE_CACHE"] = str(folder / "cache")
+    command = [sys.executable, *launcher, str(program), *map(str, words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 TINY_BENCH: dict[str, Any] = {
     "people": 16,
     "bios": 2,
@@ -222,16 +280,17 @@ def korean_texts(folder: Path) -> dict[str, Path]:
     return files
 
 
-def korean_bench(folder: Path, checkpoint: Path, /, **changes: Any) -> str:
-    """A Korean benchmark of seconds as a recipe file in `folder`, with changes; one of None leaves the key out."""
-    texts = korean_texts(folder)
+def continual_bench(folder: Path, checkpoint: Path, /, **changes: Any) -> str:
+    """A benchmark of continual pre-training of seconds as a recipe file in `folder`, with changes; one of None leaves
+    the key out."""
+    files = korean_texts(folder)
     recipe: dict[str, Any] = {
         "base": str(checkpoint),
-        "train_data": [str(texts["train"])],
-        "english_data": str(texts["english"]),
-        "korean_data": str(texts["korean"]),
-        "documents": {"english": 5, "korean": 6},
-        "documents_while_training": {"english": 2, "korean": 2},
+        "train_data": [str(files["train"])],
+        "texts": {
+            "english": held_out(files["english"], "stability", documents=5),
+            "korean": held_out(files["korean"], "plasticity", documents=6),
+        },
         "width": {"hidden": 8, "ffn": 8},
         "depth": {"layers": 3},
         "training": {
@@ -247,6 +306,11 @@ def korean_bench(folder: Path, checkpoint: Path, /, **changes: Any) -> str:
         "methods": {"fft": {"lr": 2e-2}, "lora": {}, "scale-preserve": {}, "scale-route": {}},
     }
     file = folder / "korean.yaml"
-    values = {name: value for name, value in (recipe | changes).items() if value is not None}
-    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    entries = {name: value for name, value in (recipe | changes).items() if value is not None}
+    file.write_text(yaml.safe_dump(entries), encoding="utf-8")
     return str(file)
+
+
+def held_out(source: object, role: str, *, documents: int) -> dict[str, Any]:
+    """A held-out text of a recipe, two documents of it measured while training."""
+    return {"source": str(source), "role": role, "documents": documents, "documents_while_training": 2}

@@ -17,13 +17,12 @@ import typer
 from benchmarks.command import Result
 from benchmarks.speed import frame, gen_bios, upscale
 from benchmarks.speed.frame import in_own_process, interleave
+from benchmarks.speed.power_laws import GrowthPanel, GrowthSeries, growth_figure, power_law
 from benchmarks.speed.shapes import SHAPES, Shape, ShapeName, expansion
 from benchmarks.speed.train_step import WIDENED, Prepared, build, one_path_methods, prepare, step, tokens
 from scale_cli.cli.output import say
 from scale_cli.core.errors import RequestError
 from scale_cli.methods import DEFAULT_METHOD, yardstick
-from scale_cli.reporting.figures import growth_figure
-from scale_cli.reporting.growth import GrowthPanel, GrowthSeries, power_law
 
 SHAPE: ShapeName = "llama-small"
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.63)

@@ -1,4 +1,4 @@
-"""The ablations of SCALE (arXiv 2511.03270, Figs. 4 to 7), and what the paper leaves open: the Korean benchmark with
+"""The ablations of SCALE (arXiv 2511.03270, Figs. 4 to 7), and what the paper leaves open: continual pre-training with
 other rows.
 
     init        W21 and W22 of SCALE-Preserve from the base's singular directions, random, or zero (Fig. 5)
@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scale_cli.bench import korean, stages
-from scale_cli.bench.korean import KoreanRecipe, KoreanResult
-from scale_cli.bench.stages import Progress, processes
+from scale_cli.bench import continual
+from scale_cli.bench.ablation_drawing import drawing
+from scale_cli.bench.continual import ContinualRecipe
+from scale_cli.bench.continual_results import BASE, Reported, sheet
+from scale_cli.bench.stages import BenchResult, Progress, processes
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import write_text
 
@@ -40,14 +42,14 @@ FIGURES = Path(__file__).with_name("paper-figures.json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationRecipe(KoreanRecipe):
+class AblationRecipe(ContinualRecipe):
     """The resolved recipe of an ablation: `ablation` is its name, `methods` its rows."""
 
     ablation: str
 
     @property
     def words(self) -> str:
-        """The words that start it: `scale bench` ..."""
+        """The words behind `scale bench` that start it."""
         return f"ablations {self.ablation} --preset {self.preset}{self.options}"
 
 
@@ -61,36 +63,36 @@ def load_preset(
 ) -> AblationRecipe:
     """The recipe of an ablation.
 
-    preset: a word of `stages.PRESETS`, or a YAML file of the fields of `KoreanRecipe`, whose `methods` hold the options
-        that rows of these methods have in common.
+    preset: a word of `stages.PRESETS`, or a YAML file of the fields of `ContinualRecipe`, whose `methods` hold the
+        options that rows of these methods have in common.
     methods: the rows that are wanted; of layers and threshold any, as l_fp-25 or "tau 0.6".
     seeds, changes: in place of the preset's; a change of None is none.
     Raises RequestError for what does not fit.
     """
     if ablation not in ROWS:
         raise RequestError(f"{ablation}: there is no such ablation; choose from {', '.join(ROWS)}")
-    if changes.get("base") is not None:
-        changes["config"] = {}  # that of the preset's own base
     changes |= {"ablation": ablation, "drift": True}
-    recipe = stages.load_preset(AblationRecipe, "ablations", preset, seeds=seeds, changes=changes)
+    recipe = continual.load_changed(AblationRecipe, "ablations", preset, seeds=seeds, **changes)
     return dataclasses.replace(recipe, methods=ROWS[ablation](recipe, None if methods is None else list(methods)))
 
 
-def run(recipe: AblationRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> KoreanResult:
-    """Run the ablation into `out`, or what is missing of it there; as `korean.run`, and the ablation's own figure."""
-    from scale_cli.reporting.ablation import draw_rows
-    from scale_cli.reporting.korean import markdown_table
+def run(recipe: AblationRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BenchResult:
+    """Run the ablation into `out`, or what is missing of it there, as `continual.run`, with a figure of its own."""
+    from scale_cli.reporting.documents import BEST, markdown
+    from scale_cli.reporting.figures import ablation_figure
 
-    result = korean.run(recipe, out, say=say, progress=progress)
+    result = continual.run(recipe, out, say=say, progress=progress)
     if processes().is_main_process:
-        rows, reported = [vars(row) for row in result.rows], paper_values(recipe.ablation)
-        write_text(out / "table.md", markdown_table(rows, reported) + "\n")
-        draw_rows(recipe.ablation, rows, reported, out / "ablation.png", out / "ablation.svg")
+        reported, title = paper_values(recipe.ablation), f"Ablation {recipe.ablation}, {recipe.preset}"
+        made = sheet(result.results, result.groups, title=title, best=BEST["markdown"], reported=reported)
+        write_text(out / "table.md", markdown(made))
+        drawn = drawing(recipe.ablation, result, recipe.roles, layer_count(recipe), reported)
+        ablation_figure(drawn, out / "ablation.png", out / "ablation.svg")
     return result
 
 
-def paper_values(ablation: str) -> dict[str, dict[str, float]]:
-    """What the paper's figures say of the rows, by label and field, that of the base among them."""
+def paper_values(ablation: str) -> Reported:
+    """What the paper's figures say of the rows, by label and measurement, that of the base among them."""
     figures = json.loads(FIGURES.read_text(encoding="utf-8"))["figures"]
     found: dict[str, dict[str, float]] = {}
     for figure in figures:
@@ -101,9 +103,9 @@ def paper_values(ablation: str) -> dict[str, dict[str, float]]:
             found.setdefault(label, {}).update(known)
     (curves,) = (figure for figure in figures if figure["name"] == "Figure 9")
     fields = (column["field"] for column in curves["columns"])
-    base = dict(zip(fields, curves["values"]["base"], strict=True))
-    spoken_of = {name for values in found.values() for name in values}
-    return {"base": {name: base[name] for name in base if name in spoken_of}} | found if spoken_of else {}
+    base = dict(zip(fields, curves["values"][BASE], strict=True))
+    named = {name for values in found.values() for name in values}
+    return {BASE: {name: base[name] for name in base if name in named}} | found if named else {}
 
 
 # The rows of each ablation
@@ -117,7 +119,7 @@ def _init(recipe: AblationRecipe, wanted: list[str] | None) -> Rows:
 
 
 def _layers(recipe: AblationRecipe, wanted: list[str] | None) -> Rows:
-    count, rows = _layer_count(recipe), {}
+    count, rows = layer_count(recipe), {}
     for label in wanted or LAYERS:
         share = _number(label, "l_fp-", "l_fp-25 preserves a quarter of the layers", lowest=0, highest=100)
         preserved = round(count * share / 100)
@@ -131,7 +133,7 @@ def _layers(recipe: AblationRecipe, wanted: list[str] | None) -> Rows:
 def _modules(recipe: AblationRecipe, wanted: list[str] | None) -> Rows:
     rows: Rows = {}
     for module in ("attention", "ffn"):
-        row = _row(recipe, "scale-adapt", preserve_layers=_layer_count(recipe) // 2, adapt_modules=module)
+        row = _row(recipe, "scale-adapt", preserve_layers=layer_count(recipe) // 2, adapt_modules=module)
         rate = row.get("lr", recipe.training.get("lr"))
         if rate is None:
             raise RequestError("modules: give the recipe a rate, `lr`, under training or scale-adapt")
@@ -173,7 +175,7 @@ def _row(recipe: AblationRecipe, method: str, **options: Any) -> dict[str, Any]:
     return {**recipe.methods.get(method, {}), "method": method, **options}
 
 
-def _layer_count(recipe: AblationRecipe) -> int:
+def layer_count(recipe: AblationRecipe) -> int:
     """The layers of the base, from its config where that is in the recipe."""
     from scale_cli.surgery.source import open_config
 

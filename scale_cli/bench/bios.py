@@ -18,25 +18,27 @@ from pathlib import Path
 from typing import Any
 
 from scale_cli.bench import stages
+from scale_cli.bench.bios_results import TASK0, measured, panels_of, results_of, write
 from scale_cli.bench.stages import (
     BenchRecipe,
+    BenchResult,
     Progress,
     claim,
     clocked,
     matching_size,
-    metric_lines,
-    metric_values,
+    of_first_process,
+    processes,
     source_of,
     train_recipe,
     train_stage,
     upscale_stages,
 )
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import new_folder, plain, write_text
+from scale_cli.core.files import new_folder
 from scale_cli.core.recipe import changed
-from scale_cli.core.records import write_record
 from scale_cli.data.options import parse_people
 from scale_cli.methods import DEFAULT_METHOD
+from scale_cli.results.groups import BIOGRAPHIES
 from scale_cli.training import TrainRecipe
 
 STAGES = ("pretrain", "task0", "task1")
@@ -90,6 +92,11 @@ class BiosRecipe(BenchRecipe):
             self.train_recipe(label, seed=0)
         for stage in ("pretrain", "task0"):
             self.train_recipe(stage, seed=0)
+
+    @property
+    def words(self) -> str:
+        """The words behind `scale bench` that start it."""
+        return f"bios --preset {self.preset}{self.options}"
 
     @property
     def task0(self) -> str:
@@ -146,92 +153,48 @@ def load_preset(
     return stages.load_preset(BiosRecipe, "bios", name, methods=methods, seeds=seeds)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One method on one seed. Accuracies are means over questions, 0 to 1; hard first-token ones unless exact.
-
-    label: the method's name unless the recipe gives another.
-    task0_before: of the Task 0 checkpoint; task0, task1: at the end; exact: whole answers by greedy generation.
-    routed: share of answers' first tokens of Task 0 and of Task 1 that took the preserve branch.
-    """
-
-    label: str
-    method: str
-    seed: int
-    learning_rate: float
-    trained_parameters: int
-    task0_before: float
-    task0: float
-    task1: float
-    exact_task0: float
-    exact_task1: float
-    seconds: float
-    routed_task0: float | None = None
-    routed_task1: float | None = None
-
-
-Curves = dict[str, dict[int, list[tuple[int, float, float]]]]
-
-
-@dataclass(frozen=True)
-class BiosResult:
-    """A finished benchmark: one row a method and seed, and the accuracy curves behind them.
-
-    curves: {label: {seed: [(step, task0, task1), ...]}}. seconds: of all calls that worked on this run.
-    """
-
-    out: Path
-    recipe: BiosRecipe
-    rows: tuple[Row, ...]
-    curves: Curves
-    seconds: float
-
-
-def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BiosResult:
+def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BenchResult:
     """Run the benchmark into `out`, or what is missing of it there.
 
     say: told what begins. progress: shows each training stage.
-    Raises RequestError for a model that does not fit, where `out` holds another recipe's run, and where Task 0 is not
-    learnt well enough.
+    Raises RequestError for a model that does not fit, where `out` holds another recipe's run, where there are not as
+    many processes as the recipe wants, and where Task 0 is not learnt well enough.
     """
     _check_model(recipe)
-    claim(recipe, out)
+    say, progress = of_first_process(recipe, say, progress)
+    whole = claim(recipe, out)
     with clocked(out) as seconds:
-        rows, curves = _run_stages(recipe, out, say=say, progress=progress)
-    result = BiosResult(out, recipe, tuple(rows), curves, seconds())
-    _write_results(result)
+        _run_stages(recipe, out, say=say, progress=progress)
+    results, panels = results_of(whole, out), panels_of(whole, out)
+    result = BenchResult(out, whole, recipe.command, results, BIOGRAPHIES, panels, seconds())
+    if processes().is_main_process:
+        write(result)
     return result
 
 
-def _run_stages(
-    recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: Progress
-) -> tuple[list[Row], Curves]:
-    """The rows of the table and the curves, whatever of the stages was there already."""
+def _run_stages(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> None:
+    """All stages, whatever of them was there already."""
     data, init = out / "data", out / "init"
-    if not data.exists():
-        say(f"data: {recipe.people:,} people, {recipe.bios} biographies each")
-        make_data(recipe, data)
-    if not init.exists():
-        say(f"tokenizer: {recipe.tokenizer}")
-        make_init(recipe, data, init)
-    rows: list[Row] = []
-    curves: Curves = {label: {} for label in recipe.methods}
+    with processes().main_process_first():
+        if not data.exists():
+            say(f"data: {recipe.people:,} people, {recipe.bios} biographies each")
+            make_data(recipe, data)
+        if not init.exists():
+            say(f"tokenizer: {recipe.tokenizer}")
+            make_init(recipe, data, init)
     for seed in recipe.seeds:
         folder = out / f"seed-{seed}"
-        before = _task0_checkpoint(recipe, seed, data, init, folder, say=say, progress=progress)
+        _train_task0(recipe, seed, data, init, folder, say=say, progress=progress)
         task0 = str(folder / "task0")
         matched = any(map(recipe.matches_rank, recipe.methods))
-        upscale_stages(recipe, task0, folder, seed=seed, width_too=matched, say=say)
+        with processes().main_process_first():
+            upscale_stages(recipe, task0, folder, seed=seed, width_too=matched, say=say)
         for label in recipe.methods:
             trained = recipe.train_recipe(label, seed=seed, data=data)
             if recipe.matches_rank(label):
                 trained = changed(trained, **matching_size(trained.method, task0, folder / "width"))
             source = source_of(recipe, label, task0, folder)
-            shown = f"{label} (seed {seed})"
-            record = train_stage(source, folder / label, trained, label=shown, progress=progress)
-            rows.append(_row(label, trained, record, before))
-            curves[label][seed] = _curve(folder / label)
-    return rows, curves
+            train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
 
 
 def _check_model(recipe: BiosRecipe) -> None:
@@ -345,7 +308,7 @@ def train_tokenizer(texts: Sequence[str], kind: str, vocab_size: int) -> Any:
     return tokenizer
 
 
-def _task0_checkpoint(
+def _train_task0(
     recipe: BiosRecipe,
     seed: int,
     data: Path,
@@ -354,59 +317,17 @@ def _task0_checkpoint(
     *,
     say: Callable[[str], None],
     progress: Progress,
-) -> float:
-    """Pre-train, learn Task 0, and give its held-out accuracy. Raises RequestError where that is too low."""
+) -> None:
+    """Pre-train and learn Task 0. Raises RequestError where its held-out accuracy is too low."""
     pretrain = recipe.train_recipe("pretrain", seed=seed, data=data)
     train_stage(str(init), folder / "pretrain", pretrain, label=f"pretrain (seed {seed})", progress=progress)
     task0 = recipe.train_recipe("task0", seed=seed, data=data)
     shown = f"task0 (seed {seed})"
     record = train_stage(str(folder / "pretrain"), folder / "task0", task0, label=shown, progress=progress)
-    held_out = metric_values(record)["task0/hard"]
+    held_out = next(m.value for m in measured(record) if (m.task, m.metric) == TASK0)
     say(f"Task 0, held-out people, hard first-token accuracy: {held_out:.3f}")
     if held_out < TASK0_NEEDED:
         raise RequestError(
             f"Task 0 reached {held_out:.3f} on its held-out people and {TASK0_NEEDED} is needed before Task 1, else "
             "forgetting would mean nothing; give the stages pretrain or task0 more steps, or another --seeds"
         )
-    return held_out
-
-
-def _row(label: str, recipe: TrainRecipe, record: Mapping[str, Any], before: float) -> Row:
-    values = metric_values(record)
-    return Row(
-        label=label,
-        method=recipe.method,
-        seed=recipe.seed,
-        learning_rate=recipe.learning_rate,
-        trained_parameters=record["trained_parameters"],
-        task0_before=before,
-        task0=values["task0/hard"],
-        task1=values["task1/hard"],
-        exact_task0=values["task0/exact"],
-        exact_task1=values["task1/exact"],
-        seconds=record["seconds"],
-        routed_task0=values.get("task0/routed"),
-        routed_task1=values.get("task1/routed"),
-    )
-
-
-def _curve(run: Path) -> list[tuple[int, float, float]]:
-    return [
-        (line["step"], line["task0/hard"], line["task1/hard"]) for line in metric_lines(run) if "task0/hard" in line
-    ]
-
-
-def _write_results(result: BiosResult) -> None:
-    from scale_cli.reporting.bios import markdown_table
-    from scale_cli.reporting.figures import accuracy_curves
-
-    write_record(
-        result.out / "results.json",
-        command=f"scale bench bios --preset {result.recipe.preset}",
-        recipe=result.recipe,
-        rows=result.rows,
-        curves={label: {str(seed): points for seed, points in runs.items()} for label, runs in result.curves.items()},
-        seconds=result.seconds,
-    )
-    write_text(result.out / "table.md", markdown_table([plain(row) for row in result.rows]) + "\n")
-    accuracy_curves(result.curves, result.out / "curves.png")

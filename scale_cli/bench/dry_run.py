@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from scale_cli.bench.bios import BiosRecipe, base_config
-from scale_cli.bench.korean import FETCH, KoreanRecipe, launch_line
+from scale_cli.bench.continual import FETCH, ContinualRecipe
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain
 from scale_cli.core.recipe import changed
 from scale_cli.methods import METHODS
+from scale_cli.reporting.sheet import Entry, Heading, Sheet
 from scale_cli.training import TrainRecipe
 
-GPU_TFLOPS = 200.0
-"""10^12 operations a second that a GPU is taken to do where nobody says: a fifth of an H100's best in bfloat16."""
 QUESTION_TOKENS = 32
 """Of a question with its answer, where the recipe leaves the length to the data."""
 
@@ -61,8 +60,8 @@ class DryRun:
         return len(self.seeds) * sum(budget.hours for budget in self.budgets)
 
 
-def dry_run_korean(recipe: KoreanRecipe, *, tflops: float | None = None) -> DryRun:
-    """What a Korean benchmark takes; of a base that is not at hand by the recipe's `config`.
+def dry_run_continual(recipe: ContinualRecipe, *, tflops: float | None = None) -> DryRun:
+    """The budget of continual pre-training; of a base that is not at hand by the recipe's `config`.
 
     Raises RequestError where there is neither.
     """
@@ -75,35 +74,34 @@ def dry_run_korean(recipe: KoreanRecipe, *, tflops: float | None = None) -> DryR
     config = dict(recipe.config or {})
     if not config and recipe.base.startswith(FETCH):
         raise RequestError(f"{recipe.base} is made when the benchmark runs; give the recipe its `config`, or --base")
-    rate = recipe.tflops if tflops is None else tflops
-    where = config or recipe.base
-    return _dry_run(recipe, trained, matched, where, gpus=recipe.gpus, tflops=rate, command=launch_line(recipe))
+    return _dry_run(recipe, trained, matched, config or recipe.base, tflops=tflops)
 
 
 def dry_run_bios(recipe: BiosRecipe, *, tflops: float | None = None) -> DryRun:
-    """What a biography benchmark takes, its vocabulary as large as the recipe allows."""
+    """The budget of a biography benchmark, its vocabulary as large as the recipe allows."""
     labels = ("pretrain", "task0", *recipe.methods)
     trained = {label: recipe.train_recipe(label, seed=recipe.seeds[0]) for label in labels}
     matched = {label for label in recipe.methods if recipe.matches_rank(label)}
-    command = f"scale bench bios --preset {recipe.preset}"
-    rate = GPU_TFLOPS if tflops is None else tflops
-    return _dry_run(recipe, trained, matched, base_config(recipe), gpus=1, tflops=rate, command=command)
+    return _dry_run(recipe, trained, matched, base_config(recipe), tflops=tflops)
 
 
 def _dry_run(
-    recipe: BiosRecipe | KoreanRecipe,
+    recipe: BiosRecipe | ContinualRecipe,
     trained: Mapping[str, TrainRecipe],
     matched: set[str],
     base: dict[str, Any] | str,
     *,
-    gpus: int,
-    tflops: float,
-    command: str,
+    tflops: float | None,
 ) -> DryRun:
-    """base: the config of the model, or where it is. matched: the rows whose LoRA is matched to the width."""
+    """The cost of each stage.
+
+    base: the config of the model, or where it is. matched: the rows whose size is matched to the width.
+    tflops: None for the recipe's.
+    """
     from scale_cli.planning.plan import Plan, plan
     from scale_cli.surgery.source import open_config
 
+    gpus, tflops = recipe.gpus, recipe.tflops if tflops is None else tflops
     if not tflops > 0:
         raise RequestError(f"--tflops {tflops:g}: above 0")
     with tempfile.TemporaryDirectory() as folder:
@@ -141,4 +139,44 @@ def _dry_run(
             tokens = gpus * steps * found.seq_length
             seconds = tokens * method.multiply_adds / (tflops * 1e12 * gpus)
             budgets.append(Budget(label, one, method.trained_parameters, tokens, method.peak_bytes, seconds / 3600))
-        return DryRun(found.base_parameters, recipe.seeds, gpus, tflops, command, tuple(budgets))
+        return DryRun(found.base_parameters, recipe.seeds, gpus, tflops, recipe.command, tuple(budgets))
+
+
+CAPTION = (
+    "Tokens, memory and hours of one training. Memory: of a step in one process that holds all weights, in float32, "
+    "with gradients and AdamW's moments of the trained tensors. Hours: multiply-adds of weights in forward and "
+    "backward, attention scores and measuring left out, at {tflops:g} x 10^12 operations per second (--tflops: an "
+    "assumption) in each of {gpus} process{plural}; {hours:,.3g} hours for all {count} trainings."
+)
+
+
+def sheet(result: DryRun, *, title: str) -> Sheet:
+    """The budgets as a table, a row per training."""
+    names = ("trained params", "lr", "steps", "tokens per step", "tokens", "GB per process", "hours")
+    headings = (Heading("", "training", "training", numeric=False), *(Heading("", name, name) for name in names))
+    rows = tuple(
+        tuple(
+            map(
+                Entry,
+                (
+                    budget.label,
+                    f"{budget.trained_parameters:,}",
+                    f"{budget.recipe.learning_rate:.3g}",
+                    f"{budget.recipe.steps:,}",
+                    f"{budget.tokens // budget.recipe.steps:,}",
+                    f"{budget.tokens:,}",
+                    f"{budget.peak_bytes / 1e9:,.2f}",
+                    f"{budget.hours:,.3g}",
+                ),
+            )
+        )
+        for budget in result.budgets
+    )
+    caption = CAPTION.format(
+        tflops=result.tflops,
+        gpus=result.gpus,
+        plural="es" * (result.gpus > 1),
+        hours=result.hours,
+        count=len(result.seeds) * len(rows),
+    )
+    return Sheet(title, headings, (rows,), (("estimate", caption),))

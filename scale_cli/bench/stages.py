@@ -1,6 +1,6 @@
 """What the benchmarks share: a run folder of stages, each whole or not there, so that an interrupted run goes on.
 
-Under torchrun all processes run the same stages: what is made of files the first one makes, training they share.
+Under torchrun all processes run the same stages: the first one makes the files, training is shared.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from scale_cli.core.files import to_json, write_text
 from scale_cli.core.recipe import load_recipe
 from scale_cli.core.records import read_record
 from scale_cli.methods import METHODS
+from scale_cli.reporting.curves import Panel
+from scale_cli.results.groups import GroupSpec
+from scale_cli.results.result import BENCH_FILE, Result, write_results
 from scale_cli.training import TrainRecipe
 
 PRESETS = ("demo", "small", "paper")
 NOT_TRAINING = ("method", "init", "of")
 """What a row may say beside options of training."""
+FREE = ("preset", "methods", "seeds", "gpus", "tflops")
+"""Fields of a recipe that may differ between calls for one run folder."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class BenchRecipe:
     preset: its name. width, depth: of `upscale`. seeds: a repetition each.
     methods: the rows of the table: options of training that differ, by method, or by any other label with the method
         under `method`; `init` widens the base for this row alone.
+    gpus: processes that share a training step, as torchrun starts them.
+    tflops: 10^12 operations per second that `--dry-run` takes each of them to do.
     """
 
     reserved: ClassVar[tuple[str, ...]] = ("width", "depth")
@@ -54,6 +61,8 @@ class BenchRecipe:
     depth: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...] = (0,)
+    gpus: int = 1
+    tflops: float = 200.0
 
     def __post_init__(self) -> None:
         unknown = [name for name in map(self.method_of, self.methods) if name not in METHODS]
@@ -68,6 +77,26 @@ class BenchRecipe:
             raise RequestError(f"depth {dict(self.depth)}: give layers")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise RequestError(f"--seeds {','.join(map(str, self.seeds))}: name at least one, each once")
+        if self.gpus < 1:
+            raise RequestError(f"gpus {self.gpus}: at least 1")
+        if not self.tflops > 0:
+            raise RequestError(f"--tflops {self.tflops:g}: above 0")
+
+    @property
+    def words(self) -> str:
+        """The words behind `scale bench` that start it."""
+        raise NotImplementedError
+
+    @property
+    def options(self) -> str:
+        """The words of the seeds, where they are not those of a preset that names none."""
+        return "" if self.seeds == (0,) else f" --seeds {','.join(map(str, self.seeds))}"
+
+    @property
+    def command(self) -> str:
+        """The command that runs it with as many processes as it wants."""
+        launch = "" if self.gpus == 1 else f"torchrun --nproc-per-node {self.gpus} --no-python "
+        return f"{launch}scale bench {self.words}"
 
     def method_of(self, label: str) -> str:
         """The method of a row of the table."""
@@ -153,6 +182,37 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
+@dataclass(frozen=True)
+class BenchResult:
+    """A finished benchmark, with what earlier calls have left in its folder.
+
+    recipe: with the methods and seeds of all calls. command: of the latest one.
+    results: the base first, or each seed's; several seeds of a row are told apart by their labels.
+    groups: the columns that measure the roles. panels: the curves of training.
+    seconds: of all calls that worked on this run.
+    """
+
+    out: Path
+    recipe: BenchRecipe
+    command: str
+    results: tuple[Result, ...]
+    groups: tuple[GroupSpec, ...]
+    panels: tuple[Panel, ...]
+    seconds: float
+
+    def save(self) -> None:
+        """Write the record, out/results.json."""
+        write_results(
+            self.out / BENCH_FILE,
+            self.results,
+            command=self.command,
+            recipe=self.recipe,
+            groups=self.groups,
+            curves=self.panels,
+            seconds=self.seconds,
+        )
+
+
 class Progress(Protocol):
     """Shows one stage: its label, its steps in all where they are known, the steps done before; what it gives is called
     with `done=`, and with `total=` where that was not known."""
@@ -170,27 +230,51 @@ def processes() -> Any:
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=JOINING)
 
 
-def claim(recipe: BenchRecipe, out: Path, *, free: Sequence[str] = ()) -> None:
-    """Make `out` this recipe's run folder, or refuse it. More methods or seeds of the same recipe may be added.
+def of_first_process(
+    recipe: BenchRecipe, say: Callable[[str], None], progress: Progress
+) -> tuple[Callable[[str], None], Progress]:
+    """`say` and `progress` of the first process; in the others both are silent.
 
-    free: further fields that may differ.
+    Raises RequestError where there are more or fewer processes than share the recipe's batch.
     """
-    file = out / "recipe.json"
-    mine = json.loads(to_json(recipe))
-    if file.is_file():
-        theirs = json.loads(file.read_text(encoding="utf-8"))
-        fixed = {name for name in mine if name not in ("methods", "seeds", *free)}
-        common = set(mine["methods"]) & set(theirs["methods"])
-        if {name for name in fixed if mine[name] != theirs.get(name)} or any(
-            mine["methods"][name] != theirs["methods"][name] for name in common
+    count = processes().num_processes
+    if count != recipe.gpus:
+        raise RequestError(
+            f"--preset {recipe.preset}: its batch is shared by {recipe.gpus} processes and there are {count}; start it "
+            f"with: {recipe.command}"
+        )
+
+    @contextlib.contextmanager
+    def unseen(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
+        yield lambda **steps: None
+
+    return (say, progress) if processes().is_main_process else (lambda message: None, unseen)
+
+
+def claim(
+    recipe: Recipe, out: Path, *, read: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda fields: fields
+) -> Recipe:
+    """Make `out` this recipe's run folder, or refuse it; gives the recipe with the methods and seeds of earlier calls.
+
+    read: from the fields of an older recipe to today's.
+    """
+    with processes().main_process_first():  # the others find it claimed
+        file = out / "recipe.json"
+        ours = json.loads(to_json(recipe))
+        theirs = read(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else ours
+        common = set(ours["methods"]) & set(theirs["methods"])
+        if any(ours[name] != theirs.get(name) for name in ours if name not in FREE) or any(
+            ours["methods"][label] != theirs["methods"][label] for label in common
         ):
             raise RequestError(f"{out} holds a run of another recipe; choose another --out, or remove it")
-        mine |= {"methods": theirs["methods"] | mine["methods"]}  # those not run now keep their place
-        mine |= {"seeds": sorted({*theirs["seeds"], *mine["seeds"]})}
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RequestError(f"{out} already holds files of something else; choose a new or an empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(file, to_json(mine) + "\n")
+        if not file.is_file() and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise RequestError(f"{out} already holds files of something else; choose a new or an empty folder")
+        methods = {**theirs["methods"], **recipe.methods}  # those not run now keep their place
+        whole = dataclasses.replace(recipe, methods=methods, seeds=tuple(sorted({*theirs["seeds"], *recipe.seeds})))
+        if processes().is_main_process:
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(file, to_json(whole) + "\n")
+        return whole
 
 
 def upscale_stages(
@@ -207,8 +291,8 @@ def upscale_stages(
     for one in needed:
         if not (folder / one.name).exists():
             result = upscale(base, folder / one.name, by=one.by, seed=seed, **one.options)  # type: ignore[arg-type]
-            said = f"{result.added_parameters:,} parameters added, max |delta logit| {result.max_delta_logit:.3g}"
-            say(f"{one.name}: {said}")
+            added = f"{result.added_parameters:,} parameters added"
+            say(f"{one.name}: {added}, max |delta logit| {result.max_delta_logit:.3g}")
 
 
 def source_of(recipe: BenchRecipe, label: str, base: str, folder: Path) -> str:
@@ -247,9 +331,9 @@ def train_stage(source: str, out: Path, recipe: TrainRecipe, *, label: str, prog
     return read_record(out / RECORD)
 
 
-def metric_values(record: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a run's record by name."""
-    return {metric["name"]: metric["value"] for metric in record["metrics"]}
+def label_of(label: str, seed: int, recipe: BenchRecipe) -> str:
+    """What a row's repetition is called among the results."""
+    return f"{label} (seed {seed})" if len(recipe.seeds) > 1 else label
 
 
 def metric_lines(run: Path) -> list[dict[str, Any]]:

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scale_cli.bench import bios, korean
-from scale_cli.bench.stages import Progress
-from scale_cli.core.files import plain, write_text
-from scale_cli.core.records import write_record
-from scale_cli.reporting.bios import markdown_table as bios_table
-from scale_cli.reporting.korean import markdown_table as korean_table
+import pandas as pd
+
+from scale_cli.bench import bios, bios_results, continual, continual_results
+from scale_cli.bench.stages import BenchResult, Progress, processes
+from scale_cli.core.files import write_text
+from scale_cli.reporting.documents import BEST, markdown
+from scale_cli.reporting.sheet import Sheet
+from scale_cli.results.frame import tidy
+from scale_cli.results.groups import GroupSpec
+from scale_cli.results.result import Result, write_results
 
 TASK1_NEEDED = 0.95
 GAIN_NEEDED = 0.9
@@ -27,60 +31,67 @@ GAIN_NEEDED = 0.9
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark that rates are looked for in. load: the recipe of a preset. best: each method's own best rate.
+    """A benchmark whose rates are swept. load: the recipe of a preset. sheet: its table.
 
-    rates: tried where nobody says others. cheaper: what the preset's recipe has otherwise for it.
+    learnt: which of a method's values of what is learnt suffice, given the base's.
+    rates: the default ones. cheaper: what the preset's recipe has otherwise for a sweep.
     """
 
     load: Callable[..., Any]
-    run: Callable[..., Any]
-    table: Callable[..., str]
-    best: Callable[[Sequence[Any]], dict[str, float]]
+    run: Callable[..., BenchResult]
+    sheet: Callable[[BenchResult, str], Sheet]
+    learnt: Callable[[pd.Series, float], pd.Series]
     rates: tuple[float, ...]
     cheaper: Callable[[Any], Mapping[str, Any]]
 
 
-def best_rates(rows: Sequence[bios.Row]) -> dict[str, float]:
+def scores(results: Sequence[Result], groups: Sequence[GroupSpec]) -> pd.DataFrame:
+    """Of each result `method`, None for the base, `lr`, and its means over the columns of both roles, `kept` and
+    `learnt`; more is better."""
+    asked = {(column.task, column.metric) for group in groups for column in group.columns if group.role is not None}
+    table = tidy(results, groups)
+    table = table[[place in asked for place in zip(table["task"], table["metric"], strict=True)]]
+    signs = table["higher_is_better"].map({True: 1.0, False: -1.0})
+    found = table.assign(value=table["value"] * signs).pivot_table(index="result", columns="role", values="value")
+    infos = [results[index].checkpoint for index in found.index]
+    known = {"method": [info.method for info in infos], "lr": [(info.recipe or {}).get("lr") for info in infos]}
+    return found.rename(columns={"stability": "kept", "plasticity": "learnt"}).assign(**known)
+
+
+def best_rates(results: Sequence[Result], groups: Sequence[GroupSpec], bench: Bench) -> dict[str, float]:
     """Each method's own best learning rate; see the module's text for the rule. Of equals, the lowest rate."""
-    best: dict[str, float] = {}
-    for method, mine in _by_method(rows).items():
-        learnt = [row for row in mine if row.task1 >= TASK1_NEEDED]
-        chosen = max(learnt, key=lambda row: row.task0) if learnt else max(mine, key=lambda row: row.task1)
-        best[method] = chosen.learning_rate
+    found = scores(results, groups)
+    base = found["learnt"][found["method"].isna()].mean()
+    best = {}
+    for method, rows in found[found["method"].notna()].groupby("method", sort=False):
+        rows = rows.sort_values("lr", kind="stable")
+        learnt = rows[bench.learnt(rows["learnt"], base)]
+        chosen = learnt["kept"].argmax() if len(learnt) else rows["learnt"].argmax()
+        best[str(method)] = float((learnt if len(learnt) else rows)["lr"].iloc[chosen])
     return best
-
-
-def best_text_rates(rows: Sequence[korean.Row]) -> dict[str, float]:
-    """The same of the Korean benchmark, whose first row is the base."""
-    base, *others = rows
-    best: dict[str, float] = {}
-    for method, mine in _by_method(others).items():
-        gains = {row.label: base.bits["korean"] - row.bits["korean"] for row in mine}
-        largest = max(gains.values())
-        learnt = [row for row in mine if gains[row.label] >= GAIN_NEEDED * largest > 0]
-        chosen = min(learnt, key=lambda row: row.bits["english"]) if learnt else max(mine, key=lambda r: gains[r.label])
-        assert chosen.learning_rate is not None
-        best[method] = chosen.learning_rate
-    return best
-
-
-def _by_method(rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """The rows of each method, the lowest rate first."""
-    ordered = sorted(rows, key=lambda row: row.learning_rate)
-    return {
-        method: [row for row in ordered if row.method == method] for method in dict.fromkeys(row.method for row in rows)
-    }
 
 
 BENCHES = {
-    "bios": Bench(bios.load_preset, bios.run, bios_table, best_rates, (3e-4, 1e-3, 3e-3, 1e-2), lambda recipe: {}),
+    "bios": Bench(
+        bios.load_preset,
+        bios.run,
+        lambda result, title: bios_results.sheet(result.results, title=title, best=BEST["markdown"]),
+        lambda learnt, base: learnt >= TASK1_NEEDED,
+        (3e-4, 1e-3, 3e-3, 1e-2),
+        lambda recipe: {},
+    ),
     "korean": Bench(
-        korean.load_preset,
-        korean.run,
-        korean_table,
-        best_text_rates,
+        continual.load_preset,
+        continual.run,
+        lambda result, title: continual_results.sheet(
+            result.results, result.groups, title=title, best=BEST["markdown"]
+        ),
+        lambda learnt, base: (learnt - base >= GAIN_NEEDED * (learnt.max() - base)) & (learnt.max() > base),
         (1e-4, 3e-4, 1e-3, 3e-3),
-        lambda recipe: {"suites": (), "documents": recipe.documents_while_training},
+        lambda recipe: {
+            "suites": (),
+            "texts": {name: {**text, "documents": recipe.held_out[name].fewer} for name, text in recipe.texts.items()},
+        },
     ),
 }
 
@@ -95,7 +106,7 @@ def sweep(
     say: Callable[[str], None],
     progress: Progress,
     **changes: Any,
-) -> Any:
+) -> BenchResult:
     """Every method of the preset at every rate, in one run folder, with `sweep.json` and `sweep.md`.
 
     rates: None for the benchmark's. changes: fields in place of the preset's. Returns the benchmark's result.
@@ -111,20 +122,22 @@ def sweep(
     }
     recipe = chosen.load(preset, methods=labels, seeds=(seed,), **changes)
     result = chosen.run(recipe, out, say=say, progress=progress)
-    best = chosen.best(result.rows)
+    best = best_rates(result.results, result.groups, chosen)
     words = f" --preset {preset} --seed {seed} --rates {_words(rates)}"
     words += f" --precision {changes['precision']}" if "precision" in changes else ""
-    write_record(
-        out / "sweep.json",
-        command=f"scale sweep {bench} OUT{words}",
-        recipe=result.recipe,
-        rows=result.rows,
-        best=best,
-        seconds=result.seconds,
-    )
-    said = "\n".join(f"- {method}: {rate:g}" for method, rate in best.items())
-    table = chosen.table([plain(row) for row in result.rows])
-    write_text(out / "sweep.md", f"{table}\n\nEach method's own best rate:\n\n{said}\n")
+    if processes().is_main_process:
+        write_results(
+            out / "sweep.json",
+            result.results,
+            command=f"scale sweep {bench} OUT{words}",
+            recipe=result.recipe,
+            groups=result.groups,
+            best=best,
+            seconds=result.seconds,
+        )
+        rates_found = "\n".join(f"- {method}: {rate:g}" for method, rate in best.items())
+        table = markdown(chosen.sheet(result, f"Sweep of {bench}, {preset}"))
+        write_text(out / "sweep.md", f"{table}\nEach method's own best rate:\n\n{rates_found}\n")
     return result
 
 

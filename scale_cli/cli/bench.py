@@ -1,20 +1,29 @@
 """`scale bench`: the paper's benchmarks from end to end."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
+from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show_sheets
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import to_json
+
+if TYPE_CHECKING:
+    from scale_cli.bench.stages import BenchResult
+    from scale_cli.reporting.sheet import Sheet
 
 
 def bench(
     name: Annotated[
         Literal["bios", "korean", "ablations"],
         typer.Argument(
-            help="bios: synthetic biographies; korean: continual pre-training on Korean; ablations: variants of that."
+            help="bios: synthetic biographies; korean: continual pre-training, on Korean unless the preset names other "
+            "texts; ablations: variants of that."
         ),
     ],
     ablation: Annotated[
@@ -29,16 +38,15 @@ def bench(
     ] = None,
     train_data: Annotated[
         str | None,
-        typer.Option(help="korean, ablations: Korean to train on, sources as of scale train --data.  [the preset's]"),
+        typer.Option(help="korean, ablations: texts to train on, as of scale train --data.  [the preset's]"),
     ] = None,
-    english_data: Annotated[
-        str | None,
+    text: Annotated[
+        list[str] | None,
         typer.Option(
-            help="korean, ablations: held-out English, a source as of scale eval --perplexity.  [the preset's]"
+            help="korean, ablations: the source of a held-out text of the preset, as of scale eval --perplexity; may "
+            "be repeated.  [the preset's]",
+            metavar="NAME=SOURCE",
         ),
-    ] = None,
-    korean_data: Annotated[
-        str | None, typer.Option(help="korean, ablations: held-out Korean, the same.  [the preset's]")
     ] = None,
     suite: Annotated[
         list[str] | None,
@@ -55,11 +63,11 @@ def bench(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only say what it takes: recipes, parameters, tokens, memory and hours."),
+        typer.Option("--dry-run", help="Only print its cost: recipes, parameters, tokens, memory and hours."),
     ] = False,
     tflops: Annotated[
         float | None,
-        typer.Option(help="--dry-run: 10^12 operations a second of each process.  [the preset's, else 200]"),
+        typer.Option(help="--dry-run: 10^12 operations per second of each process.  [the preset's, else 200]"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; one that was interrupted goes on.  [runs/NAME-PRESET]")
@@ -70,93 +78,110 @@ def bench(
     changes: dict[str, Any] = {
         "base": base,
         "train_data": train_data,
-        "english_data": english_data,
-        "korean_data": korean_data,
+        "text": text or None,
         "suites": tuple(suite) if suite else None,
         "precision": precision,
     }
     if name == "bios" and (given := [word for word, value in changes.items() if value is not None]):
         flag = {"suites": "suite"}.get(given[0], given[0]).replace("_", "-")
         raise RequestError(f"--{flag}: scale bench bios does not have it; leave it out")
-
     if (ablation is None) == (name == "ablations"):
         from scale_cli.bench.ablations import ROWS
 
-        said = "name one" if ablation is None else f"{ablation}: only scale bench ablations takes a name"
-        raise RequestError(f"scale bench {name}: {said}" + (f": {', '.join(ROWS)}" if ablation is None else ""))
+        wrong = "name one" if ablation is None else f"{ablation}: only scale bench ablations takes a name"
+        raise RequestError(f"scale bench {name}: {wrong}" + (f": {', '.join(ROWS)}" if ablation is None else ""))
     if tflops is not None and not dry_run:
         raise RequestError(f"--tflops {tflops:g}: only --dry-run estimates hours; add it")
 
     from scale_cli.bench.stages import parse_seeds
 
+    changes["sources"] = _sources(changes.pop("text") or [])
     chosen: dict[str, Any] = {
         "methods": None if methods is None else [word.strip() for word in methods.split(",")],
         "seeds": None if seeds is None else parse_seeds(seeds),
     }
     named = name if ablation is None else f"{name}-{ablation}"
     folder = out or Path("runs") / f"{named}-{Path(preset).stem}"
-    result: Any
-    table: Any
-    if name == "bios":
-        from scale_cli.bench import bios
-        from scale_cli.reporting.bios import rich_table as bios_table
-
-        recipe = bios.load_preset(preset, **chosen)
-        quiet_libraries()
-        if dry_run:
-            from scale_cli.bench.dry_run import dry_run_bios
-
-            return _show_dry_run(dry_run_bios(recipe, tflops=tflops), name, preset, as_json=as_json)
-        result = bios.run(recipe, folder, say=say, progress=progress)
-        figures = "curves.png are"
-        table = bios_table([vars(row) for row in result.rows], title=f"Biography benchmark, {preset}")
-    else:
-        from scale_cli.bench import ablations, korean
-        from scale_cli.reporting.korean import rich_tables as korean_tables
-
-        reported: Any = None
-        korean_recipe: Any
-        if ablation is None:
-            korean_recipe = korean.load_preset(preset, **chosen, **changes)
-        else:
-            korean_recipe = ablations.load_preset(ablation, preset, **chosen, **changes)
-            reported = ablations.paper_values(ablation)
-        quiet_libraries()
-        if dry_run:
-            from scale_cli.bench.dry_run import dry_run_korean
-
-            return _show_dry_run(dry_run_korean(korean_recipe, tflops=tflops), named, preset, as_json=as_json)
-        runner = korean.run if ablation is None else ablations.run
-        result = runner(korean_recipe, folder, say=say, progress=progress)
-        figures = "figures are"
-        title = "Korean benchmark" if ablation is None else f"Ablation {ablation}"
-        rows = [vars(row) for row in result.rows]
-        table = korean_tables(rows, title=f"{title}, {preset}", reported=reported)
-    if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
+    recipe, run, sheet = _bench(name, ablation, preset, chosen, changes)
+    quiet_libraries()
+    if dry_run:
+        _show_dry_run(recipe, named, preset, tflops, as_json=as_json)
         return
-    say(f"{result.seconds:,.0f} s in all; records, table.md and {figures} in {folder}")
-    show(result, table, as_json=as_json)
+    result = run(recipe, folder, say=say, progress=progress)
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one prints
+        return
+    say(f"{result.seconds:,.0f} s in all; record, table.md and figures are in {folder}")
+    if as_json:
+        from scale_cli.results.result import BENCH_FILE
+
+        print((folder / BENCH_FILE).read_text(encoding="utf-8"), end="")
+    else:
+        show_sheets([sheet(result)])
 
 
-def _show_dry_run(result: Any, name: str, preset: str, *, as_json: bool) -> None:
-    """What a benchmark would take, and the options of its trainings: what all have in common, then what differs."""
+def _sources(words: list[str]) -> dict[str, str]:
+    """The sources of texts by name. Raises RequestError for words that are not NAME=SOURCE."""
+    pairs = [word.partition("=") for word in words]
+    for word, (name, equals, source) in zip(words, pairs, strict=True):
+        if not (name and equals and source):
+            raise RequestError(f"--text {word}: write NAME=SOURCE, as in english=test.jsonl")
+    return {name: source for name, _, source in pairs}
+
+
+def _bench(
+    name: str, ablation: str | None, preset: str, chosen: dict[str, Any], changes: dict[str, Any]
+) -> tuple[Any, Callable[..., BenchResult], Callable[[BenchResult], Sheet]]:
+    """The recipe of a benchmark, the function that runs it, and the one that makes its table."""
+    from scale_cli.reporting.documents import BEST
+
+    best = BEST["text"]
+    recipe: Any
+    if name == "bios":
+        from scale_cli.bench import bios, bios_results
+
+        title = f"Biography benchmark, {preset}"
+        recipe = bios.load_preset(preset, **chosen)
+        return recipe, bios.run, lambda result: bios_results.sheet(result.results, title=title, best=best)
+
+    from scale_cli.bench import ablations, continual, continual_results
+
+    if ablation is None:
+        title, reported = f"Continual pre-training, {preset}", None
+        recipe = continual.load_preset(preset, **chosen, **changes)
+    else:
+        title, reported = f"Ablation {ablation}, {preset}", ablations.paper_values(ablation)
+        recipe = ablations.load_preset(ablation, preset, **chosen, **changes)
+
+    def sheet(result: BenchResult) -> Sheet:
+        return continual_results.sheet(result.results, result.groups, title=title, best=best, reported=reported)
+
+    return recipe, continual.run if ablation is None else ablations.run, sheet
+
+
+def _show_dry_run(recipe: Any, name: str, preset: str, tflops: float | None, *, as_json: bool) -> None:
+    """The cost of a benchmark, and the options of its trainings: those that all share, then those that differ."""
     import yaml
-    from rich.console import Group
-    from rich.text import Text
 
+    from scale_cli.bench.bios import BiosRecipe
+    from scale_cli.bench.dry_run import dry_run_bios, dry_run_continual, sheet
     from scale_cli.core.files import plain
-    from scale_cli.reporting.dry_run import rich_table
 
+    is_bios = isinstance(recipe, BiosRecipe)
+    result = dry_run_bios(recipe, tflops=tflops) if is_bios else dry_run_continual(recipe, tflops=tflops)
+    if as_json:
+        print(to_json(result))
+        return
     recipes = {budget.label: plain(budget.recipe) for budget in result.budgets}
     first = next(iter(recipes.values()))
-    shared = {option: value for option, value in first.items() if all(r[option] == value for r in recipes.values())}
-    own = {label: {o: v for o, v in recipe.items() if o not in shared} for label, recipe in recipes.items()}
-    table = rich_table(
-        [vars(budget) for budget in result.budgets],
-        title=f"{name}, {preset}: {result.base_parameters:,} parameters, seeds {', '.join(map(str, result.seeds))}",
-        gpus=result.gpus,
-        tflops=result.tflops,
-        seeds=len(result.seeds),
-    )
-    words = yaml.safe_dump({"all": shared, **own}, sort_keys=False, allow_unicode=True)
-    show(result, Group(table, Text(words), Text(result.command)), as_json=as_json)
+    shared = {
+        option: value
+        for option, value in first.items()
+        if all(option in r and r[option] == value for r in recipes.values())
+    }
+    own = {label: {o: v for o, v in found.items() if o not in shared} for label, found in recipes.items()}
+    seeds = ", ".join(map(str, result.seeds))
+    title = f"{name}, {preset}: {result.base_parameters:,} parameters, seeds {seeds}"
+    show_sheets([sheet(result, title=title)])
+    print()
+    print(yaml.safe_dump({"all": shared, **own}, sort_keys=False, allow_unicode=True))
+    print(result.command)

@@ -1,14 +1,25 @@
 """`scale eval`: measure checkpoints."""
 
+from __future__ import annotations
+
 import os
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
+from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show_sheets
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import to_json
+
+if TYPE_CHECKING:
+    from scale_cli.evaluation.suites import Suite
+    from scale_cli.reporting.sheet import Sheet
+    from scale_cli.results.measurement import Measurement
+    from scale_cli.results.result import Result
 
 
 def evaluate(
@@ -135,22 +146,47 @@ def evaluate(
     if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
         return
 
-    from rich.console import Group
+    if as_json:
+        print(to_json([{"checkpoint": result.checkpoint, "measurements": result.measurements} for result in results]))
+        return
+    asked = [task.name for task in named] if words else []
+    asked += [job.label for job in jobs if isinstance(job, BiographyJob)]
+    asked += [task for job in text_jobs for task in job.tasks]
+    show_sheets([_sheet(results, suites, asked, num_fewshot=num_fewshot, limit=limit)])
 
-    from scale_cli.reporting.bios import metrics_table
-    from scale_cli.reporting.measurements import suite_table, task_table
-    from scale_cli.reporting.texts import text_tables
 
-    tables = [suite_table(results, suite, num_fewshot=num_fewshot, limit=limit) for suite in suites]
-    if words:
-        tables.append(task_table(results, [task.name for task in named], title="Tasks"))
-    if bios is not None:
-        label = jobs[-1].label
-        metrics = {result.checkpoint.label: result.find(label) for result in results}
-        tables.append(metrics_table(metrics, title=f"{bios}, people {people or 'all'}"))
-    tables += text_tables(results, [task for job in text_jobs for task in job.tasks])
-    values = [{"checkpoint": result.checkpoint, "measurements": result.measurements} for result in results]
-    show(values, Group(*tables), as_json=as_json)
+def _sheet(
+    results: Sequence[Result],
+    suites: Sequence[Suite],
+    tasks: Sequence[str],
+    *,
+    num_fewshot: int | None,
+    limit: int | None,
+) -> Sheet:
+    """What was asked for, a row per checkpoint; what the folder of results holds besides is left out.
+
+    num_fewshot, limit: with which suites and tasks were run; None: with their own, and all items.
+    """
+    from scale_cli.reporting.columns import routed_group, suite_group
+    from scale_cli.reporting.documents import BEST
+    from scale_cli.reporting.sheet import table_sheet
+    from scale_cli.reporting.table import build_table
+
+    of_suites = {entry.task for suite in suites for entry in suite.entries}
+    has_shots = {m.task for result in results for m in result.measurements if m.num_fewshot == num_fewshot}
+
+    def wanted(m: Measurement) -> bool:
+        of_harness = m.task.partition(":")[0] not in ("bios", "perplexity", "drift")
+        # A task that is always asked without examples keeps to that.
+        shots_fit = num_fewshot is None or m.num_fewshot == num_fewshot or m.task not in has_shots
+        return m.task in {*of_suites, *tasks} and (not of_harness or (m.limit == limit and shots_fit))
+
+    shown = [replace(r, measurements=tuple(filter(wanted, r.with_routed().measurements))) for r in results]
+    groups = list(map(suite_group, suites))
+    groups += [found for group in groups for found in routed_group(group, shown)]
+    sheet = table_sheet(build_table(shown, groups, title="Measured"), best=BEST["text"])
+    of_reports = [entry for entry in sheet.legend if entry[0] == "stability, plasticity" or "--base LABEL" in entry[1]]
+    return replace(sheet, legend=tuple(entry for entry in sheet.legend if entry not in of_reports))
 
 
 def _command(context: typer.Context) -> str:

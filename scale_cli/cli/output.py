@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -15,6 +15,8 @@ from scale_cli.core.files import to_json
 
 if TYPE_CHECKING:  # rich takes a tenth of a second to import, which `--help` avoids
     from rich.console import Console, RenderableType
+
+    from scale_cli.reporting.sheet import Sheet
 
 PLAIN_INTERVAL_SECONDS = 10.0
 PIPED_WIDTH = 160
@@ -38,6 +40,20 @@ def show(result: Any, text: RenderableType, *, as_json: bool) -> None:
 
         width = None if sys.stdout.isatty() else PIPED_WIDTH
         Console(width=width, markup=False, emoji=False, highlight=False).print(text)
+
+
+def show_sheets(sheets: Sequence[Sheet]) -> None:
+    """Tables of results on stdout, as wide as the terminal."""
+    from scale_cli.reporting.documents import text
+    from scale_cli.reporting.terminal import SheetText
+
+    if not sys.stdout.isatty():
+        sys.stdout.write(text(sheets, width=PIPED_WIDTH))
+        return
+    from rich.console import Console
+
+    for number, sheet in enumerate(sheets):
+        Console(markup=False, emoji=False, highlight=False).print(*([""] if number else []), SheetText(sheet), sep="\n")
 
 
 class Advance(Protocol):

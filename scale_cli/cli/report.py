@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from scale_cli.cli.output import PIPED_WIDTH, say
+from scale_cli.cli.output import PIPED_WIDTH, say, show_sheets
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import write_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from scale_cli.reporting.ablation import Ablation
-    from scale_cli.reporting.build import GroupSpec
     from scale_cli.reporting.compare import Comparison
     from scale_cli.reporting.curves import Panel
-    from scale_cli.reporting.sources import Sources
-    from scale_cli.reporting.table import StabilityPlasticityTable
+    from scale_cli.reporting.table import Table
+    from scale_cli.results.groups import GroupSpec
+    from scale_cli.results.result import Result
 
 Format = Literal["text", "markdown", "latex", "csv", "json", "html"]
 SUFFIXES: dict[str, Format] = {
@@ -41,7 +38,7 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders or files of scale eval, records of them, records and run folders of scale bench bios.",
+            help="Folders or files of scale eval, records of them, records and run folders of scale bench.",
             show_default=False,
         ),
     ],
@@ -67,7 +64,11 @@ def report(
         typer.Option(help="Label of the base.  [the plain checkpoint that no method has trained]", metavar="LABEL"),
     ] = None,
     seeds: Annotated[
-        bool, typer.Option("--seeds", help="One row for runs that differ in the seed only: mean and deviation.")
+        bool,
+        typer.Option(
+            "--seeds",
+            help="One row for runs whose whole recipe, base and data agree in all but the seed: mean and deviation.",
+        ),
     ] = False,
     changes: Annotated[
         bool, typer.Option("--changes", help="Each number as its change against the base (csv, json, html: both).")
@@ -96,39 +97,30 @@ def report(
     if ablation is not None and figures is None:
         raise RequestError(f"--ablation {ablation}: it is a figure; say where to with --figures DIR")
 
-    from scale_cli.reporting.build import build_table
     from scale_cli.reporting.compare import compare as compare_two
-    from scale_cli.reporting.curves import drawn_rows
-    from scale_cli.reporting.sources import read_sources
+    from scale_cli.reporting.curves import panels_of
+    from scale_cli.reporting.table import build_table
+    from scale_cli.results.result import read_results
 
-    sources = read_sources(results)
-    groups = _groups(sources, suite or [], stability or [], plasticity or [])
-    table = build_table(sources.results, groups, title=title, base=base, seeds=seeds)
-    panels = [panel.in_order(list(drawn_rows(table, sources.panels))) for panel in sources.panels]
+    read = read_results(results)
+    groups = _groups(read, suite or [], stability or [], plasticity or [])
+    table = build_table(read, groups, title=title, base=base, seeds=seeds)
+    panels = panels_of(read, table)
     comparison = None if compare is None else compare_two(table, *compare)
     effect = None
     if ablation is not None:
         from scale_cli.reporting.ablation import ablation as ablation_of
 
         effect = ablation_of(table, ablation)
-    if seeds and not table.aggregated:
-        say("--seeds: no two results differ in the seed only; each has a row of its own")
+    if seeds:
+        _say_seeds(table, read)
     if figures is not None:
         _draw(figures, table, panels, effect)
-    if chosen == "text" and out is None:
-        from rich.console import Console
-
-        console = Console(
-            width=None if sys.stdout.isatty() else PIPED_WIDTH, markup=False, emoji=False, highlight=False
-        )
-        _print_text(console, table, comparison, changes)
-        return
-    text = _text(chosen, table, panels, comparison, changes)
     if out is None:
-        sys.stdout.write(text)
+        _print(chosen, table, panels, comparison, changes)
         return
     try:
-        write_text(out, text)
+        write_text(out, _text(chosen, table, panels, comparison, changes))
     except OSError as error:
         raise RequestError(
             f"--out {out} cannot be written: {error.strerror}; mend that or choose another file"
@@ -148,90 +140,91 @@ def _format(given: Format | None, out: Path | None) -> Format:
     return SUFFIXES[out.suffix.lower()]
 
 
-def _groups(sources: Sources, suites: list[str], stability: list[str], plasticity: list[str]) -> list[GroupSpec]:
+def _say_seeds(table: Table, results: Sequence[Result]) -> None:
+    """What --seeds could not do."""
+    unknown = [r for r in results if r.checkpoint.method is not None and r.checkpoint.identity is None]
+    unknown = [result for result in unknown if not result.record.get("reported")]
+    if unknown:
+        labels = ", ".join(result.checkpoint.label for result in unknown)
+        say(f"--seeds: the whole recipe of {labels} is not known, so none is taken for a repetition; measure again")
+    elif not table.aggregated:
+        say("--seeds: no two results differ in the seed only; each has a row of its own")
+
+
+def _groups(
+    results: Sequence[Result], suites: list[str], stability: list[str], plasticity: list[str]
+) -> list[GroupSpec]:
     """The columns that belong together: those named one by one, those that come with the results, and the suites'."""
     from scale_cli.evaluation.suites import find_suite, names
-    from scale_cli.reporting.groups import measured_suites, suite_group, task_group
+    from scale_cli.reporting.columns import groups_of, measured_suites, suite_group, task_group
 
-    named = [task_group("stability", stability, sources.results)] if stability else []
-    named += [task_group("plasticity", plasticity, sources.results)] if plasticity else []
+    named = [task_group("stability", stability, results)] if stability else []
+    named += [task_group("plasticity", plasticity, results)] if plasticity else []
+    given = groups_of(results)
     if suites:
         found = [find_suite(word) for word in dict.fromkeys(suites)]
     else:
-        shipped = measured_suites(sources.results, [find_suite(name) for name in names()])
-        roles, there = {group.role for group in named}, {group.name for group in sources.groups}
+        shipped = measured_suites(results, [find_suite(name) for name in names()])
+        roles, there = {group.role for group in named}, {group.name for group in given}
         found = [one for one in shipped if one.role not in roles and one.name not in there]
-    return [*named, *sources.groups, *map(suite_group, found)]
+    return [*named, *given, *map(suite_group, found)]
 
 
-def _print_text(
-    console: Console, table: StabilityPlasticityTable, comparison: Comparison | None, changes: bool
-) -> None:
+def _print(chosen: Format, table: Table, panels: list[Panel], comparison: Comparison | None, changes: bool) -> None:
+    if chosen != "text":
+        sys.stdout.write(_text(chosen, table, panels, comparison, changes))
+        return
     from scale_cli.reporting.compare import comparison_sheet
+    from scale_cli.reporting.documents import BEST
     from scale_cli.reporting.sheet import table_sheet
-    from scale_cli.reporting.text import BEST, SheetText
 
-    console.print(SheetText(table_sheet(table, changes=changes, best=BEST)))
-    if comparison is not None:
-        console.print()
-        console.print(SheetText(comparison_sheet(comparison)))
+    more = [] if comparison is None else [comparison_sheet(comparison)]
+    show_sheets([table_sheet(table, changes=changes, best=BEST["text"]), *more])
 
 
-def _text(
-    chosen: Format,
-    table: StabilityPlasticityTable,
-    panels: list[Panel],
-    comparison: Comparison | None,
-    changes: bool,
-) -> str:
+def _text(chosen: Format, table: Table, panels: list[Panel], comparison: Comparison | None, changes: bool) -> str:
     """The report as the text of a file."""
-    from scale_cli.reporting import data, html, latex, markdown
+    from scale_cli.reporting import documents
     from scale_cli.reporting.compare import comparison_sheet
     from scale_cli.reporting.sheet import table_sheet
 
     if chosen == "html":
-        return html.html_page(table, panels=panels, comparison=comparison)
+        from scale_cli.reporting.html import html_page
+
+        return html_page(table, panels=panels, comparison=comparison)
     if chosen == "json":
-        return data.json_text(table, panels=panels, comparison=comparison)
+        return documents.json_text(table, panels=panels, comparison=comparison)
     if chosen == "csv":
-        return data.csv_text(table) if comparison is None else data.comparison_csv(comparison)
-    if chosen == "text":
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=PIPED_WIDTH, markup=False, emoji=False, highlight=False)
-        with console.capture() as capture:
-            _print_text(console, table, comparison, changes)
-        return capture.get()
-    renderer, best = (markdown.markdown, markdown.BEST) if chosen == "markdown" else (latex.latex, latex.BEST)
-    sheets = [table_sheet(table, changes=changes, best=best)]
+        return documents.csv_text(table) if comparison is None else documents.comparison_csv(comparison)
+    sheets = [table_sheet(table, changes=changes, best=documents.BEST[chosen])]
     sheets += [] if comparison is None else [comparison_sheet(comparison)]
-    return "\n".join(map(renderer, sheets))
+    if chosen == "text":
+        return documents.text(sheets, width=PIPED_WIDTH)
+    return "\n".join(map(documents.markdown if chosen == "markdown" else documents.latex, sheets))
 
 
-def _draw(folder: Path, table: StabilityPlasticityTable, panels: list[Panel], effect: Ablation | None) -> None:
+def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | None) -> None:
     """The figures there are data for, each whole or not there."""
     from scale_cli.reporting import figures
-    from scale_cli.reporting.curves import drawn_rows
-    from scale_cli.reporting.fonts import is_romanised
-    from scale_cli.reporting.frontier import frontier
+    from scale_cli.reporting.curves import styles_of
+    from scale_cli.reporting.style import is_romanised
 
-    points = frontier(table)
-    texts = [*(points.texts if points else []), *(text for panel in panels for text in panel.texts)]
-    texts += effect.texts if effect else []
-    if is_romanised(texts):
+    points = figures.trade_off(table)
+    texts = [*figures.frontier_texts(table), *(text for panel in panels for text in panel.texts)]
+    if is_romanised([*texts, *(effect.texts if effect else [])]):
         say(
             "no installed font has Hangul, so the figures show Korean labels in Latin letters; install one, such as "
             "Debian's fonts-nanum, to have them in Korean"
         )
     names: list[str] = []
     with _made_whole(folder) as work:
-        if points is not None:
-            figures.frontier_figure(points, *_files(work, "frontier", names))
+        if points:
+            figures.frontier_figure(table, *_files(work, "frontier", names))
         if panels:
-            figures.curve_figure(panels, drawn_rows(table, panels), *_files(work, "curves", names))
+            figures.curve_figure(panels, styles_of(table, panels), *_files(work, "curves", names))
         if effect is not None:
             figures.ablation_figure(effect, *_files(work, f"ablation-{effect.option}", names))
-    if points is None:
+    if not points:
         say("no frontier figure: it takes two checkpoints with a stability and a plasticity column; see --suite")
     say(f"figures in {folder}: {', '.join(names) or 'none'}")
 

@@ -1,5 +1,6 @@
 """`scale sweep`: finds each method's best learning rate in a benchmark."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,4 +35,5 @@ def sweep(
 
     quiet_libraries()
     run(preset, out, seed=seed, bench=name, rates=chosen, say=say, progress=progress, **changes)
-    print((out / "sweep.md").read_text(encoding="utf-8"))
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one prints
+        print((out / "sweep.md").read_text(encoding="utf-8"))

@@ -1,7 +1,6 @@
 """Records of runs: measurements with their errors, environment, git state, fingerprints and peak memory."""
 
 import contextlib
-import dataclasses
 import datetime
 import gc
 import hashlib
@@ -18,27 +17,12 @@ from scale_cli import __version__
 from scale_cli.core.files import to_json, write_text
 from scale_cli.core.versions import package_version, untested
 
-SCHEMA = 1
-"""The version of the record's layout. It changes if a field's name or meaning changes."""
+SCHEMA = 2
+"""The version of the record's layout. It changes if a field's name or meaning changes. `scale_cli.results.schema1`
+upgrades records of the first."""
+READ = (1, SCHEMA)
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "lm_eval")
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A measured number. Field names are the evaluation harness's.
-
-    stderr: standard error of `value`, in the same unit; None if there is none.
-    samples: number of scored items.
-    """
-
-    name: str
-    value: float
-    stderr: float | None
-    samples: int
-    higher_is_better: bool
-    task_version: str | None = None
-    num_fewshot: int | None = None
 
 
 def write_record(path: Path, **fields: Any) -> None:
@@ -53,11 +37,16 @@ def write_record(path: Path, **fields: Any) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The fields of a record. Raises ValueError if the file is not a record or has another schema."""
+    """The fields of a record. Raises ValueError if the file is not a record or has an unknown schema."""
     record = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not a record of schema {SCHEMA}")
+    if not isinstance(record, dict) or record.get("schema") not in READ:
+        raise ValueError(f"{path} is not a record of schema {' or '.join(map(str, READ))}")
     return record
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a value's JSON form, as hex: equal values have the same."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
 
 
 def environment() -> dict[str, Any]:

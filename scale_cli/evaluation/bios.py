@@ -6,20 +6,21 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from scale_cli.core.errors import RequestError
-from scale_cli.core.records import Metric, sha256_file
+from scale_cli.core.records import sha256_file
 from scale_cli.data.biographies import Question, check_people, read_questions
 from scale_cli.data.examples import end_of_text, tokenise_questions
 from scale_cli.data.options import parse_people
 from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
 from scale_cli.evaluation.subject import Subject, Target
-from scale_cli.results.result import Measurement, Result
+from scale_cli.results.measurement import Measurement
+from scale_cli.results.result import Result
 
 DEFAULT_BATCH_SIZE = 512
 """Questions per forward pass."""
@@ -61,30 +62,25 @@ class BiographyJob:
         begun = time.perf_counter()
         batch_size = subject.batch_size or DEFAULT_BATCH_SIZE
         questions = read_questions(self.folder, self._chosen)
-        accuracy = BiographyAccuracy(questions, subject.tokenizer, batch_size=batch_size)
-        metrics = accuracy.first_token(subject.model)
+        accuracy = BiographyAccuracy(questions, subject.tokenizer, task=self.label, batch_size=batch_size)
+        found = accuracy.first_token(subject.model)
         advance(done=1, total=2)
-        metrics += accuracy.exact_match(subject.model)
+        found += accuracy.exact_match(subject.model)
         advance(done=2, total=2)
-        routed = next((metric.value for metric in metrics if metric.name == "routed"), None)
+        routed = next((m.value for m in found if m.metric == "routed"), None)
         seconds = time.perf_counter() - begun
         return Outcome(
             [
-                Measurement(
-                    task=self.label,
-                    metric=metric.name,
-                    value=metric.value,
-                    stderr=metric.stderr,
-                    samples=metric.samples,
-                    higher_is_better=metric.higher_is_better,
+                replace(
+                    m,
                     dtype=subject.target.dtype,
                     batch_size=batch_size,
                     seconds=seconds,
                     task_version=self._version,
-                    routed=None if metric.name == "routed" else routed,
+                    routed=None if m.metric == "routed" else routed,
                     details={"source": str(self.folder)},
                 )
-                for metric in metrics
+                for m in found
             ]
         )
 
@@ -102,8 +98,12 @@ class Scores:
 class BiographyAccuracy:
     """Questions on people, tokenised once, to be scored with a model any number of times."""
 
-    def __init__(self, questions: Sequence[Question], tokenizer: Any, *, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
-        """batch_size: questions a forward pass; those of one length go together, so nothing is padded."""
+    def __init__(
+        self, questions: Sequence[Question], tokenizer: Any, *, task: str = "bios", batch_size: int = DEFAULT_BATCH_SIZE
+    ) -> None:
+        """task: of the measurements. batch_size: questions per forward pass; those of one length go together, so
+        nothing is padded."""
+        self.task = task
         self.attributes = list(dict.fromkeys(question.attribute for question in questions))
         self.end = end_of_text(tokenizer)
         by_length: dict[int, list[tuple[str, list[int], list[int]]]] = defaultdict(list)
@@ -116,7 +116,7 @@ class BiographyAccuracy:
             for start in range(0, len(group), batch_size)
         ]
 
-    def first_token(self, model: Any) -> list[Metric]:
+    def first_token(self, model: Any) -> list[Measurement]:
         """Hard and soft first-token accuracy, teacher forced.
 
         hard: whether the arg-max is the answer's first token. soft: that token's probability. Each is given as the mean
@@ -136,9 +136,9 @@ class BiographyAccuracy:
                 scores += [Scores(row[0], *values) for row, *values in zip(batch, hard, soft, shares, strict=True)]
         metrics = [metric for kind in ("hard", "soft") for metric in self._by_attribute(kind, scores)]
         routed = [score.preserved for score in scores if score.preserved is not None]
-        return metrics + ([_mean("routed", routed)] if routed else [])
+        return metrics + ([self._mean("routed", routed)] if routed else [])
 
-    def exact_match(self, model: Any) -> list[Metric]:
+    def exact_match(self, model: Any) -> list[Measurement]:
         """The share of questions whose whole answer, end-of-text included, greedy decoding gives; also by attribute."""
         matches: list[tuple[str, float]] = []
         with evaluating(model):
@@ -157,10 +157,10 @@ class BiographyAccuracy:
                     for (attribute, _, answer), tokens in zip(batch, generated, strict=True)
                 ]
         by_attribute = [
-            _mean(f"exact/{name}", [match for attribute, match in matches if attribute == name])
+            self._mean(f"exact/{name}", [match for attribute, match in matches if attribute == name])
             for name in self.attributes
         ]
-        return [_mean("exact", [match for _, match in matches]), *by_attribute]
+        return [self._mean("exact", [match for _, match in matches]), *by_attribute]
 
     def _prompts(self, model: Any) -> Iterator[tuple[list[tuple[str, list[int], list[int]]], torch.Tensor]]:
         """Batches, and their prompts (batch, length) on the model's device."""
@@ -168,18 +168,17 @@ class BiographyAccuracy:
         for batch in self._batches:
             yield batch, torch.tensor([prompt for _, prompt, _ in batch], device=device)
 
-    def _by_attribute(self, kind: str, scores: Sequence[Scores]) -> list[Metric]:
+    def _by_attribute(self, kind: str, scores: Sequence[Scores]) -> list[Measurement]:
         by_attribute = [
-            _mean(f"{kind}/{name}", [getattr(score, kind) for score in scores if score.attribute == name])
+            self._mean(f"{kind}/{name}", [getattr(score, kind) for score in scores if score.attribute == name])
             for name in self.attributes
         ]
-        return [_mean(kind, [getattr(score, kind) for score in scores]), *by_attribute]
+        return [self._mean(kind, [getattr(score, kind) for score in scores]), *by_attribute]
 
-
-def _mean(name: str, values: Sequence[float]) -> Metric:
-    """The mean with its standard error, s / sqrt(n) with the sample's deviation s; no error for a single value."""
-    count = len(values)
-    mean = math.fsum(values) / count
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1) if count > 1 else None
-    stderr = None if variance is None else math.sqrt(variance / count)
-    return Metric(name, mean, stderr, count, higher_is_better=True)
+    def _mean(self, metric: str, values: Sequence[float]) -> Measurement:
+        """The mean with its standard error, s / sqrt(n) with the sample's deviation s; no error for a single value."""
+        count = len(values)
+        mean = math.fsum(values) / count
+        variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1) if count > 1 else None
+        stderr = None if variance is None else math.sqrt(variance / count)
+        return Measurement(self.task, metric, mean, stderr, count, higher_is_better=True)

@@ -27,7 +27,8 @@ from scale_cli.evaluation.subject import DTYPES, Subject, Target, fingerprint
 from scale_cli.methods import METHODS
 from scale_cli.model import ScaleConfig, ScaleForCausalLM, family_of
 from scale_cli.model.families import ROLES, module_of
-from scale_cli.results.result import Measurement, Result
+from scale_cli.results.measurement import Measurement
+from scale_cli.results.result import Result
 
 DEFAULT_TOKENS = 65_536
 

@@ -7,7 +7,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ import torch
 
 from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.subject import DTYPES, Subject, Target, information, load, targets
-from scale_cli.results.result import Items, Measurement, Result, read_result
+from scale_cli.results.measurement import Items, Measurement
+from scale_cli.results.result import Result, read_result
 
 DEFAULT_SEED = 1234
 """The harness's own seed of the few-shot examples."""
@@ -124,7 +125,8 @@ def evaluate(
             say(f"{target.label}: {len(jobs) - len(wanted)} of {len(jobs)} are in {out} already")
         if wanted:
             subject = load(target, device=state.device, batch_size=batch_size, seed=seed)
-            begun = before or Result(command, information(target, subject.model))
+            known = information(target, subject.model)  # of an old result too: its record may say less
+            begun = Result(command, known) if before is None else replace(before, checkpoint=known)
             result = begun.called_again(command)
             for number, job in enumerate(wanted, start=1):
                 if not (first or job.spread):

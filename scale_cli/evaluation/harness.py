@@ -31,7 +31,8 @@ from scale_cli.evaluation.evaluate import Advance, Outcome
 from scale_cli.evaluation.quiet import progress_shown, quiet
 from scale_cli.evaluation.subject import Subject, Target
 from scale_cli.evaluation.suites import Suite, SuiteTask
-from scale_cli.results.result import Items, Measurement, Result
+from scale_cli.results.measurement import Items, Measurement
+from scale_cli.results.result import Result
 
 MOST_ROWS = 64
 """The harness's own limit for automatic batch sizes."""

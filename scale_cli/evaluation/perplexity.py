@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from scale_cli.checkpoints.load import config_of, load_tokenizer
-from scale_cli.core.records import Metric
 from scale_cli.data.corpora import Corpus
 from scale_cli.data.options import Packing
 from scale_cli.data.windows import (
@@ -29,7 +28,8 @@ from scale_cli.data.windows import (
 )
 from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
 from scale_cli.evaluation.subject import Subject, Target
-from scale_cli.results.result import Items, Measurement, Result
+from scale_cli.results.measurement import Items, Measurement
+from scale_cli.results.result import Result
 
 
 @dataclass(eq=False)
@@ -142,6 +142,7 @@ class TextPerplexity:
     """A corpus, tokenised once, to be scored with a model any number of times."""
 
     def __init__(self, corpus: Corpus, tokenizer: Any, *, length: int, stride: int, packing: Packing) -> None:
+        self.task = corpus.name
         self.windows = Windows(corpus.documents, tokenizer, length=length, stride=stride, packing=packing)
         self.size_bytes = np.array([len(text.encode()) for text in corpus.documents])
         self.characters = np.array([len(text) for text in corpus.documents])
@@ -169,14 +170,18 @@ class TextPerplexity:
         """The share of tokens that took the preserve branch, with its standard error."""
         return ratio(sums.preserved, self.windows.lengths)
 
-    def metrics(self, model: Any, rows: int) -> list[Metric]:
-        """Metrics of a model, which may continue training, and `routed` if it has a router; `rows` windows per pass."""
+    def metrics(self, model: Any, rows: int) -> list[Measurement]:
+        """The measurements of a model, which may continue training, and `routed` if it has a router; `rows` windows per
+        pass."""
         with evaluating(model):
             sums = document_sums(model, self.windows, rows)
         count = len(self.size_bytes)
-        found = [Metric(name, *number, count, higher_is_better=False) for name, number in self.numbers(sums).items()]
+        found = [
+            Measurement(self.task, name, *number, count, higher_is_better=False)
+            for name, number in self.numbers(sums).items()
+        ]
         if getattr(model.config, "router", None) is not None:
-            found.append(Metric("routed", *self.routed(sums), count, higher_is_better=True))
+            found.append(Measurement(self.task, "routed", *self.routed(sums), count, higher_is_better=True))
         return found
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from scale_cli.checkpoints.card import RECORD
 from scale_cli.checkpoints.load import (
     TRAINED_TENSORS,
     Checkpoint,
@@ -22,8 +22,7 @@ from scale_cli.checkpoints.load import (
     weights_folder,
 )
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import to_json
-from scale_cli.core.records import fingerprint_folder, sha256_file
+from scale_cli.core.records import digest, fingerprint_folder, read_record, sha256_file
 from scale_cli.results.result import CheckpointInfo
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -93,20 +92,33 @@ def information(target: Target, model: Any) -> CheckpointInfo:
     checkpoint = target.checkpoint
     trainings = [step for step in lineage(checkpoint)[1] if step["step"] == "train"]
     latest = trainings[-1] if trainings else {}
-    recipe = dict(latest.get("recipe", {}))
-    return CheckpointInfo(
+    info = CheckpointInfo(
         label=target.label,
         source=checkpoint.source,
         fingerprint=target.fingerprint,
         kind=checkpoint.kind,
-        method=recipe.pop("method", None),
+        method=latest.get("recipe", {}).get("method"),
         parameters={
             "total": sum(parameter.numel() for parameter in model.parameters()),
             "trained": latest.get("trained_parameters"),
         },
-        options=recipe or None,
+        recipe=latest.get("recipe"),
         training={name: latest[name] for name in ("tokens", "seconds") if name in latest} or None,
     )
+    record = checkpoint.folder / RECORD
+    return replace(info, **of_training(read_record(record))) if record.is_file() else info
+
+
+def of_training(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's record says of the training, as fields of `CheckpointInfo`: whole recipe, base, data and cost."""
+    texts = record.get("eval_text", {}).values()
+    return {
+        "method": record["recipe"]["method"],
+        "recipe": record["recipe"],
+        "base": record["base"]["fingerprint"] or record["base"]["source"],
+        "data": record["data"] | {text["source"]: text["sha256"] for text in texts},
+        "training": {name: record[name] for name in ("tokens", "seconds", "peak_memory_bytes")},
+    }
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -126,8 +138,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     else:
         base = fingerprint(checkpoint.base)
     trained = sha256_file(checkpoint.folder / TRAINED_TENSORS)
-    made = to_json({"base": base, "trained": trained, "method": checkpoint.method, "options": checkpoint.options})
-    return hashlib.sha256(made.encode()).hexdigest()
+    return digest({"base": base, "trained": trained, "method": checkpoint.method, "options": checkpoint.options})
 
 
 def _split(source: str) -> tuple[str | None, str]:

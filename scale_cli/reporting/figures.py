@@ -1,11 +1,15 @@
-"""Figures by matplotlib for papers, as PNG and SVG: the trade-off, curves of training, ablations, and growth."""
+"""Figures by matplotlib, as PNG and SVG files and inlined in a page: the trade-off, curves of training, ablations."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import io
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import matplotlib
 
@@ -13,167 +17,220 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from scale_cli.reporting.ablation import Ablation
-from scale_cli.reporting.colours import STYLES, Style, style_of
-from scale_cli.reporting.curves import Panel, biography_panels
-from scale_cli.reporting.fonts import drawable, families
-from scale_cli.reporting.frontier import Box, Frontier, leader, place_labels
-from scale_cli.reporting.growth import GrowthPanel, power_law
+from scale_cli.reporting.curves import Panel
+from scale_cli.reporting.sheet import row_label
+from scale_cli.reporting.style import BASE, OTHER, STYLES, Style, drawable, families, style_of
+from scale_cli.reporting.table import Row, Table
+from scale_cli.reporting.words import PLUS_MINUS
+from scale_cli.results.groups import ROLES
 
-Curves = Mapping[str, Mapping[int, Sequence[tuple[int, float, float]]]]
+File = Path | io.StringIO
+"""Where a figure goes: a .png or .svg file, or a buffer for SVG."""
 DPI = 200
+QUIET, RULE, GRID, WHITE = "#586069", "#8b939d", "#d6dae0", "#ffffff"
 LOOK: dict[Any, Any] = {
     "font.size": 10,
-    "axes.edgecolor": "#8b939d",
+    "text.color": BASE.colour,
+    "axes.labelcolor": BASE.colour,
+    "axes.edgecolor": RULE,
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "grid.color": "#d6dae0",
+    "grid.color": GRID,
     "grid.linewidth": 0.7,
-    "xtick.color": "#8b939d",
-    "ytick.color": "#8b939d",
-    "xtick.labelcolor": "#586069",
-    "ytick.labelcolor": "#586069",
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": QUIET,
+    "ytick.labelcolor": QUIET,
     "legend.frameon": False,
     "svg.hashsalt": "scale",  # the same figure is the same file
 }
 
 
-def frontier_figure(frontier: Frontier, *files: Path) -> None:
-    """Stability against plasticity with error bars, the Pareto front (dashed) and the base (dotted), as in Fig. 2 of
-    arXiv 2511.03270. Up and right is better.
+class Point(NamedTuple):
+    """A row of a table, and its two summaries with their errors as they are shown (percent)."""
 
-    files: each .png or .svg.
+    row: Row
+    label: str
+    x: float
+    y: float
+    x_error: float
+    y_error: float
+
+    @property
+    def style(self) -> Style:
+        return style_of(self.row.method, self.row.section)
+
+
+def trade_off(table: Table) -> list[Point]:
+    """The rows that have a summary of both roles, x stability and y plasticity; none where fewer than two have."""
+    points = []
+    for row in table.rows:
+        found = [(column, table.cell(row, column)) for role in ROLES if (column := table.summary(role)) is not None]
+        values = [column.factor * cell.value for column, cell in found if cell is not None]
+        errors = [column.factor * (cell.error or 0.0) for column, cell in found if cell is not None]
+        if len(values) == 2:
+            points.append(Point(row, row_label(table, row), *values, *errors))
+    return points if len(points) > 1 else []
+
+
+def frontier_texts(table: Table) -> list[str]:
+    """The words of a table's trade-off."""
+    labels = [f"{role}: {column.axis_label}" for role in ROLES if (column := table.summary(role)) is not None]
+    return [*labels, *(point.label for point in trade_off(table))]
+
+
+def pareto_outline(points: Sequence[Point], *, reverse: bool) -> list[tuple[float, float]]:
+    """The corners of the front, from the least stable point: whatever lies below or left of it (as drawn) some
+    checkpoint beats in both. reverse: the lower the more stable."""
+    best = sorted({(point.x, point.y) for point in points if point.row.pareto}, reverse=reverse)
+    corners = best[:1]
+    for (x, _), (next_x, next_y) in pairwise(best):
+        corners += [(x, next_y), (next_x, next_y)]
+    return corners
+
+
+def frontier_figure(table: Table, *files: File, link: Callable[[Row], str] | None = None) -> None:
+    """Stability against plasticity with error bars, the Pareto front (dashed) and the base (dotted), as in Fig. 2 of
+    arXiv 2511.03270. Up and right is better: where lower is better, the axis runs the other way.
+
+    table: with a `trade_off`. link: the address that a row's point and label lead to in an SVG.
     """
-    with _figure(files, frontier.texts, figsize=(6.8, 4.6)) as (figure, axis):
-        for point in frontier.points:
-            style = style_of(point.method, point.section)
-            axis.errorbar(
+    points, columns = trade_off(table), [column for role in ROLES if (column := table.summary(role)) is not None]
+    texts = frontier_texts(table)
+    with figure(files, texts, figsize=(6.8, 4.6)) as (canvas, axis):
+        for point in points:
+            bars = axis.errorbar(
                 point.x,
                 point.y,
                 xerr=point.x_error or None,
                 yerr=point.y_error or None,
-                ecolor=(style.colour, 0.5),
+                ecolor=(point.style.colour, 0.5),
                 elinewidth=1.1,
                 zorder=3,
-                **_marker(style, size=7),
+                **marker(point.style, size=7),
             )
-            if point.section == "base":
-                for line in (axis.axvline, axis.axhline):
-                    line(point.x if line == axis.axvline else point.y, color="#8b939d", linestyle=":", linewidth=1)
+            bars.lines[0].set_url(None if link is None else link(point.row))
+            numbers = zip(ROLES, (point.x, point.y), (point.x_error, point.y_error), strict=True)
+            shown = ", ".join(f"{role} {v:.4g} {PLUS_MINUS} {error:.3g}" for role, v, error in numbers)
+            _title(bars.lines[0], f"{point.label}: {shown}")
+            if point.row.section == "base":
+                axis.axvline(point.x, color=RULE, linestyle=":", linewidth=1)
+                axis.axhline(point.y, color=RULE, linestyle=":", linewidth=1)
         axis.margins(0.09)
-        if frontier.reversed_x:
+        if not columns[0].higher_is_better:
             axis.invert_xaxis()
-        if frontier.reversed_y:
+        if not columns[1].higher_is_better:
             axis.invert_yaxis()
         limits = axis.get_xlim(), axis.get_ylim()
-        front = frontier.front
+        front = pareto_outline(points, reverse=not columns[0].higher_is_better)
         outline = np.array([(limits[0][0], front[0][1]), *front, (front[-1][0], limits[1][0])])
-        axis.plot(*outline.T, color="#8b939d", linestyle=(0, (5, 3)), linewidth=1.2, zorder=2)
-        axis.fill(*np.vstack([outline, (limits[0][0], limits[1][0])]).T, color="#8b939d", alpha=0.07, linewidth=0)
+        axis.plot(*outline.T, color=RULE, linestyle=(0, (5, 3)), linewidth=1.2, zorder=2)
+        axis.fill(*np.vstack([outline, (limits[0][0], limits[1][0])]).T, color=RULE, alpha=0.07, linewidth=0)
         axis.set(xlim=limits[0], ylim=limits[1])
-        axis.set_xlabel(drawable(frontier.x_label))
-        axis.set_ylabel(drawable(frontier.y_label))
-        _label_points(figure, axis, frontier)
+        axis.set_xlabel(drawable(texts[0]))
+        axis.set_ylabel(drawable(texts[1]))
+        _label_points(canvas, axis, points, link)
 
 
-def _label_points(figure: Any, axis: Any, frontier: Frontier) -> None:
-    """Each point's label beside it, where it covers least."""
-    texts = [
-        axis.text(
-            point.x,
-            point.y,
-            drawable(point.label),
-            color=style_of(point.method, point.section).colour,
-            weight="bold",
-            size=9,
-            in_layout=False,
-        )
-        for point in frontier.points
-    ]
-    figure.canvas.draw()
-    extents = [text.get_window_extent() for text in texts]
+def _label_points(canvas: Any, axis: Any, points: Sequence[Point], link: Callable[[Row], str] | None) -> None:
+    """Each point's label beside it, where it covers least; with a line to it where that is not next to it."""
+    words = {"weight": "bold", "size": 9, "in_layout": False, "va": "bottom"}
+    texts = [axis.text(p.x, p.y, drawable(p.label), color=p.style.colour, **words) for p in points]
+    canvas.canvas.draw()
     radius, gap = 5 * DPI / 72, 7 * DPI / 72
-
-    def pixels(x: float, y: float) -> tuple[float, float]:
-        """Of a point of the data, y downwards."""
-        across, up = axis.transData.transform((x, y))
-        return float(across), -float(up)
-
-    centres = [pixels(point.x, point.y) for point in frontier.points]
-    obstacles = [Box(x - radius, y - radius, x + radius, y + radius) for x, y in centres for _ in range(2)]
-    for point in frontier.points:
-        for across, up in ((point.x_error, 0.0), (0.0, point.y_error)):
-            ends = pixels(point.x - across, point.y - up), pixels(point.x + across, point.y + up)
-            (left, right), (top, bottom) = (sorted(values) for values in zip(*ends, strict=True))
-            obstacles.append(Box(left - 1, top - 1, right + 1, bottom + 1))
+    to_pixels, to_data = axis.transData.transform, axis.transData.inverted().transform
+    centres = [to_pixels((point.x, point.y)) for point in points]
+    obstacles = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in centres] * 2
+    for point in points:
+        for error in ((point.x_error, 0.0), (0.0, point.y_error)):
+            ends = to_pixels([np.subtract((point.x, point.y), error), np.add((point.x, point.y), error)])
+            obstacles.append(Bbox.from_extents(*(ends.min(0) - 1), *(ends.max(0) + 1)))
     inside = axis.get_window_extent()
-    bounds = Box(inside.x0, -inside.y1, inside.x1, -inside.y0)
-    sizes = [(extent.width, extent.height) for extent in extents]
-    boxes = place_labels(centres, sizes, obstacles, bounds, gap=gap)
-    to_data = axis.transData.inverted().transform
-    for point, text, centre, box in zip(frontier.points, texts, centres, boxes, strict=True):
-        text.set_position(to_data((box.left, -box.bottom)))
-        text.set_verticalalignment("bottom")
-        if (end := leader(centre, box, gap=gap)) is not None:
-            colour = style_of(point.method, point.section).colour
-            x, y = to_data((end[0], -end[1]))
-            axis.plot([point.x, x], [point.y, y], color=colour, linewidth=0.8, alpha=0.6, zorder=2)
+    placed: list[Bbox] = []
+    for point, text, (x, y) in zip(points, texts, centres, strict=True):
+        extent = text.get_window_extent()
+
+        def cost(box: Bbox) -> float:
+            covered = sum(_overlap(box, other) for other in obstacles) + 3 * sum(_overlap(box, o) for o in placed)
+            return round(covered + 4 * (box.width * box.height - _overlap(box, inside)), 3)
+
+        box = min(_around(x, y, extent.width, extent.height, gap), key=cost)  # of equals the first, the best to read
+        placed.append(box)
+        text.set_position(to_data(box.p0))
+        text.set_url(None if link is None else link(point.row))
+        end = np.clip((x, y), box.p0, box.p1)
+        if np.hypot(*(end - (x, y))) > 1.5 * gap:
+            line = np.array([(point.x, point.y), to_data(end)])
+            axis.plot(*line.T, color=point.style.colour, linewidth=0.8, alpha=0.6, zorder=2)
 
 
-def curve_figure(panels: Sequence[Panel], rows: Mapping[str, tuple[str | None, str]], *files: Path) -> None:
+def _overlap(first: Bbox, second: Bbox) -> float:
+    """The area that two rectangles have in common."""
+    common = Bbox.intersection(first, second)
+    return 0.0 if common is None else float(common.width * common.height)
+
+
+def _around(x: float, y: float, width: float, height: float, gap: float) -> Iterator[Bbox]:
+    """Places for a label around a point, in pixels, the best to read first."""
+    for away in (gap, 2.5 * gap, 4.5 * gap, 7 * gap):
+        near = 0.7 * away
+        for left, bottom in (
+            (x + away, y - height / 2),
+            (x - away - width, y - height / 2),
+            (x + near, y + near),
+            (x - near - width, y + near),
+            (x + near, y - near - height),
+            (x - near - width, y - near - height),
+            (x - width / 2, y + away),
+            (x - width / 2, y - away - height),
+        ):
+            yield Bbox.from_bounds(left, bottom, width, height)
+
+
+def curve_figure(panels: Sequence[Panel], styles: Mapping[str, Style], *files: File) -> None:
     """Curves of training, a panel beside the other, as in Figs. 8 and 9 of arXiv 2511.03270: the mean over seeds, and a
     band of one standard deviation where there are several.
 
-    rows: the method and the section of each label. files: each .png or .svg.
+    styles: of each label.
     """
-    share_y = all(panel.percent for panel in panels)  # else what moves little would be a flat line
+    share_y = all(panel.percent for panel in panels)  # else small changes would be a flat line
     size = (5.5 * len(panels), 4.2)
     texts = [text for panel in panels for text in panel.texts]
-    with _figure(files, texts, figsize=size, ncols=len(panels), sharey=share_y, squeeze=False) as (figure, axes):
+    with figure(files, texts, figsize=size, ncols=len(panels), sharey=share_y, squeeze=False) as (canvas, axes):
         for axis, panel in zip(axes[0], panels, strict=True):
-            for label, points in panel.lines.items():
-                style = style_of(*rows.get(label, (None, "others")))
-                x, mean = (np.array([point[place] for point in points]) for place in (0, 1))
-                line = {"color": style.colour, "linewidth": 1.8, "linestyle": "-" if style.filled else "--"}
-                axis.plot(x, mean, label=drawable(label), **line, **_marker(style, size=3.5, line=False))
-                banded = [point for point in points if point[2] is not None]
-                if banded:
-                    x, mean, spread = (np.array(values, dtype=float) for values in zip(*banded, strict=True))
-                    axis.fill_between(x, mean - spread, mean + spread, color=style.colour, alpha=0.15, linewidth=0)
+            for label, line in panel.lines.items():
+                style = styles.get(label, OTHER)
+                look = {"color": style.colour, "linewidth": 1.8, "linestyle": "-" if style.filled else "--"}
+                look |= marker(style, size=3.5, line=False)
+                (shown,) = axis.plot(line["mean"], label=drawable(label), **look)
+                means = line["mean"].to_list()
+                _title(shown, f"{label}: {means[0]:.4g} to {means[-1]:.4g} {panel.unit}")
+                if line["std"].notna().all():
+                    edges = (line["mean"] - line["std"], line["mean"] + line["std"])
+                    axis.fill_between(line.index, *edges, color=style.colour, alpha=0.15, linewidth=0)
             axis.set_title(drawable(panel.title), size=10.5)
             axis.set_xlabel(drawable(panel.x))
             if axis is axes[0][0] or not share_y:
                 axis.set_ylabel(drawable(panel.unit))
             if panel.percent:
                 axis.set_ylim(-3, 103)
-        _legend(figure, axes[0], ncols=7)
+        legend_below(canvas, axes[0], ncols=7)
 
 
-def accuracy_curves(curves: Curves, *files: Path) -> None:
-    """Accuracy against steps of Task 1: Task 0 on the left, Task 1 on the right.
-
-    curves: {method: {seed: [(step, Task 0 accuracy, Task 1 accuracy), ...]}}, accuracies 0 to 1.
-    files: each .png or .svg.
-    """
-    curve_figure(biography_panels(curves), {label: (label, "") for label in curves if label in STYLES}, *files)
-
-
-def ablation_figure(ablation: Ablation, *files: Path) -> None:
-    """Stability and plasticity against an option of the training, the base dotted; what a paper reports stands hollow
-    and dashed beside what was measured.
-
-    files: each .png or .svg.
-    """
-    size = (4.6 * len(ablation.panels), 3.8)
-    with _figure(files, ablation.texts, figsize=size, ncols=len(ablation.panels), squeeze=False) as (figure, axes):
+def ablation_figure(ablation: Ablation, *files: File) -> None:
+    """Numbers against an option of the training, the base dotted; what a paper reports stands hollow and dashed beside
+    what was measured."""
+    size = (5.5 * len(ablation.panels), 4.2)
+    with figure(files, ablation.texts, figsize=size, ncols=len(ablation.panels), squeeze=False) as (canvas, axes):
         for axis, panel in zip(axes[0], ablation.panels, strict=True):
             if panel.base is not None:
-                axis.axhline(panel.base, color="#8b939d", linestyle=":", linewidth=1.2, label="base")
+                axis.axhline(panel.base, color=RULE, linestyle=":", linewidth=1, label="base")
             for series in panel.series:
-                style = style_of(series.method, series.section)._replace(filled=not series.reported)
+                style = series.style._replace(filled=not series.reported)
                 x, y, errors = (np.array(values) for values in zip(*series.points, strict=True))
                 axis.errorbar(
                     x,
@@ -184,7 +241,7 @@ def ablation_figure(ablation: Ablation, *files: Path) -> None:
                     linewidth=1.6,
                     linestyle="none" if ablation.ticks else "--" if series.reported else "-",
                     capsize=2.5,
-                    **_marker(style, size=6, line=False),
+                    **marker(style, size=6, line=False),
                 )
             axis.set_xlabel(ablation.option)
             axis.set_ylabel(drawable(panel.label))
@@ -196,72 +253,101 @@ def ablation_figure(ablation: Ablation, *files: Path) -> None:
                 axis.set_xscale("log")
             else:
                 axis.locator_params(axis="x", nbins=6)  # numbers with signs and decimals stand apart
-        _legend(figure, axes[0], ncols=4)
+        legend_below(canvas, axes[0], ncols=4)
 
 
-def growth_figure(panels: Sequence[GrowthPanel], *files: Path) -> None:
-    """How numbers grow, log-log, up to three panels a row: points, the power law fitted to them (dashed) with its
-    exponent and that of the last two points, and what is left where x is 0 (dotted).
-
-    files: each .png or .svg.
-    """
-    rows, columns = -(-len(panels) // 3), min(3, len(panels))
-    texts = [text for panel in panels for text in panel.texts]
-    size = (4.6 * columns, 3.8 * rows)
-    with _figure(files, texts, figsize=size, nrows=rows, ncols=columns, squeeze=False) as (figure, axes):
-        for axis in axes.flat[len(panels) :]:
-            figure.delaxes(axis)
-        for axis, panel in zip(axes.flat, panels, strict=False):
-            axis.set(xscale="log", yscale="log")
-            places = [x for series in panel.series for x, _ in series.points]
-            decades = max(places) > 100 * min(places)  # what stands between would not fit
-            axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades else (1.0, 2.0, 5.0)))
-            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.yaxis.set_major_formatter("{x:g}")
-            for line in (axis.xaxis, axis.yaxis):
-                line.set_minor_formatter(NullFormatter())
-            for series in panel.series:
-                style = style_of(series.method, "")
-                exponent, factor = power_law(series.points)
-                ends = np.array([series.points[0][0], series.points[-1][0]])
-                axis.plot(ends, factor * ends**exponent, color=style.colour, linestyle=(0, (5, 3)), linewidth=1.2)
-                if series.level is not None:
-                    axis.axhline(series.level, color=style.colour, linestyle=":", linewidth=1.2)
-                label = f"{drawable(series.label)}: {exponent:.2f}, {series.last_exponent:.2f}"
-                axis.plot(*zip(*series.points, strict=True), label=label, **_marker(style, size=6))
-            axis.set_title(drawable(panel.title), size=10.5)
-            axis.set_xlabel(drawable(panel.x))
-            axis.set_ylabel(drawable(panel.y))
-            axis.legend(loc="best", fontsize=8.5, title="exponent, of the last two", title_fontsize=8.5)
-
-
-def _legend(figure: Any, axes: Sequence[Any], *, ncols: int) -> None:
-    """One legend for all axes, below them."""
-    found = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes]
-    handles = {label: handle for pairs in found for handle, label in pairs}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(ncols, len(handles)))
+# Parts that figures share
 
 
 @contextlib.contextmanager
-def _figure(files: Sequence[Path], texts: Sequence[str], **options: Any) -> Iterator[tuple[Any, Any]]:
+def figure(files: Sequence[File], texts: Sequence[str], **options: Any) -> Iterator[tuple[Any, Any]]:
     """A figure and its axes in our look, with fonts for the texts, written to the files when it is drawn."""
     with matplotlib.rc_context(LOOK | {"font.family": families(texts)}):
-        figure, axes = plt.subplots(layout="constrained", dpi=DPI, **options)
-        yield figure, axes
+        canvas, axes = plt.subplots(layout="constrained", dpi=DPI, **options)
+        yield canvas, axes
         for file in files:
-            figure.savefig(file, dpi=DPI, metadata={"Date": None} if file.suffix == ".svg" else None)
-        plt.close(figure)
+            inline = isinstance(file, io.StringIO)
+            svg = inline or file.suffix == ".svg"  # type: ignore[union-attr]
+            words = {"format": "svg", "transparent": True} if inline else {}
+            canvas.savefig(file, dpi=DPI, metadata={"Date": None} if svg else None, **words)
+        plt.close(canvas)
 
 
-def _marker(style: Style, *, size: float, line: bool = True) -> dict[str, Any]:
-    """matplotlib's words for a method's marker. line: also that of what else is drawn."""
-    edge = "white" if style.filled else style.colour
+def marker(style: Style, *, size: float, line: bool = True) -> dict[str, Any]:
+    """matplotlib's words for a method's marker. line: also those for a line of its colour that is not drawn."""
     words = {
         "marker": style.marker,
         "markersize": size,
-        "markerfacecolor": style.colour if style.filled else "white",
-        "markeredgecolor": edge,
+        "markerfacecolor": style.colour if style.filled else WHITE,
+        "markeredgecolor": WHITE if style.filled else style.colour,
         "markeredgewidth": 0.6 if style.filled else 1.4,
     }
     return words | ({"color": style.colour, "linestyle": "none"} if line else {})
+
+
+def legend_below(canvas: Any, axes: Sequence[Any], *, ncols: int) -> None:
+    """One legend for all axes, below them."""
+    found = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes]
+    handles = {label: handle for pairs in found for handle, label in pairs}
+    canvas.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(ncols, len(handles)))
+
+
+# In a page
+
+DARK = {style.colour: style.dark for style in (*STYLES.values(), BASE, OTHER)} | {
+    QUIET: "#a2abb5",
+    RULE: "#69727d",
+    GRID: "#343b44",
+    WHITE: "#14171b",
+}
+"""By colour the one that stands for it on the page's dark ground."""
+
+
+TITLE = "title:"
+"""Begins the id of a part of a drawing for a page: the text that a browser shows over it."""
+
+
+def _title(artist: Any, text: str) -> None:
+    """In a page, the text that a browser shows over a part of a figure."""
+    if matplotlib.rcParams["svg.fonttype"] == "none":
+        artist.set_gid(f"{TITLE}{text}")
+
+
+def inline_svg(draw: Callable[[io.StringIO], None], *, name: str, label: str) -> str:
+    """A figure as an SVG element of a page, in the page's font, whose colours follow its light and dark.
+
+    draw: writes the figure into a buffer. name: begins the ids of the drawing's parts. label: for who does not see it.
+    Whatever the figure's texts hold, none of it becomes markup.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has the fonts
+        draw(buffer)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for element in list(root.iter()):
+        element.tag = element.tag.rpartition("}")[2]  # a page knows the elements by their names alone
+        for child in list(element):
+            if child.tag.endswith(("metadata", "style")):
+                element.remove(child)
+        attributes = {key.rpartition("}")[2]: value for key, value in element.items()}
+        part = attributes.pop("id", "")
+        element.attrib.clear()
+        if part.startswith(TITLE):
+            title = ElementTree.Element("title")
+            title.text = part.removeprefix(TITLE)
+            element.insert(0, title)
+        elif part:
+            element.set("id", f"{name}-{part}")
+        for key, value in attributes.items():
+            if key == "href" and element.tag == "use":
+                value = f"#{name}-{value[1:]}"
+            elif key == "clip-path":
+                value = value.replace("url(#", f"url(#{name}-")
+            elif key == "style":
+                for light, dark in DARK.items():
+                    value = value.replace(light, f"light-dark({light}, {dark})")
+            element.set(key, value)
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    root.attrib |= {"class": "plot", "role": "group", "aria-label": label}
+    return ElementTree.tostring(root, encoding="unicode")

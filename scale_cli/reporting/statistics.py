@@ -7,12 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-def proportion_error(share: float, count: int) -> float | None:
-    """The standard error of a share of `count` items, sqrt(p (1 - p) / (n - 1)), as the harness gives it; None for one
-    item."""
-    return math.sqrt(share * (1 - share) / (count - 1)) if count > 1 else None
-
-
 def mean_error(errors: Sequence[float | None]) -> float | None:
     """The standard error of the mean of independent values, sqrt(sum of squares) / k; None where one has none."""
     if not errors or None in errors:
@@ -72,19 +66,28 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Differ
         lost = sum(b < a for a, b in zip(first, second, strict=True))
         p_value = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
         return Difference(value, error, p_value, "McNemar", len(first))
-    if not error:  # the same difference for every item, which leaves no spread to test against
-        return Difference(value, error, 1.0 if value == 0 else 0.0, "paired t", len(first))
-    p_value = 2 * float(stats.t.sf(abs(value / error), len(first) - 1))
-    return Difference(value, error, p_value, "paired t", len(first))
+    return Difference(value, error, t_test(value, error, len(first) - 1), "paired t", len(first))
 
 
 def difference(value: float, error: float | None) -> Difference:
     """A difference whose standard error is known, with the p value of a z test."""
-    if error is None:
-        return Difference(value, None, None, "z")
+    return Difference(value, error, None if error is None else z_test(value, error), "z")
+
+
+def t_test(mean: float, error: float | None, freedom: int) -> float:
+    """The two-sided p value of a mean of 0, by Student's t; without spread a mean other than 0 is certain."""
+    from scipy import stats
+
+    if not error:
+        return 1.0 if mean == 0 else 0.0
+    return 2 * float(stats.t.sf(abs(mean / error), freedom))
+
+
+def z_test(mean: float, error: float) -> float:
+    """The same by the normal distribution, for an error that is known."""
     if error == 0:
-        return Difference(value, error, 1.0 if value == 0 else 0.0, "z")
-    return Difference(value, error, math.erfc(abs(value / error) / math.sqrt(2)), "z")
+        return 1.0 if mean == 0 else 0.0
+    return math.erfc(abs(mean / error) / math.sqrt(2))
 
 
 def pareto(points: Sequence[tuple[float, float] | None]) -> list[bool]:

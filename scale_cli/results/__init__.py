@@ -1,1 +1,1 @@
-"""One type for a measured number, one for the numbers of a checkpoint."""
+"""One type for a measured number, one for the numbers of a checkpoint, one tidy table of them."""

@@ -1,29 +1,32 @@
-"""What an evaluation leaves behind: for each checkpoint a record of its measurements, and the scores of single items.
+"""The numbers of a checkpoint: what was measured, of what, by which call; and the records that hold them.
 
-    OUT/<label>/result.json         what was measured, rewritten whole after every finished task
-    OUT/<label>/items/<task>.json   one score an item, for paired tests
+    OUT/<label>/result.json         of `scale eval`: a result, rewritten whole after every finished task
+    OUT/<label>/items/<task>.json   one score per item, for paired tests
+    OUT/results.json                of `scale bench`: a list of results, and the recipe that they are of
 
-Values are those of whatever measured them (accuracies from 0 to 1); only tables show percent. Imports no torch.
+Values are in the metrics' own units (accuracies from 0 to 1); only tables show percent. Imports no torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
-import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import to_json, write_text
-from scale_cli.core.records import environment, git_state, read_record, write_record
+from scale_cli.core.files import plain
+from scale_cli.core.records import digest, environment, git_state, read_record, write_record
+from scale_cli.results.measurement import Measurement, items_in, now
+from scale_cli.results.schema1 import upgraded
 
 KIND = "evaluation"
-FILE = "result.json"
-ITEMS = "items"
+FILE, BENCH_FILE = "result.json", "results.json"
+PLACES = ("tokens_cache",)
+"""Options of a training that say where something is kept, and change nothing of the training."""
+SEED_WORD = re.compile(r"[\W_]*seed[\W_]*\d+[\W_]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,67 +37,59 @@ class CheckpointInfo:
     fingerprint: of its weights, config and tokenizer, as hex: two checkpoints with the same one are the same model.
     kind: "plain", "width" or "depth". method: what trained it, None where nothing of ours did.
     parameters: "total", and "trained" (None where no method of ours trained it).
-    options: of the latest training, None where there was none: what its method was told, steps, lr, ..., and "seed", in
-        which alone the repetitions of a run differ.
-    training: "tokens" and "seconds" of that training, None where its record is not there.
+    recipe: of the latest training, as much as is known; whole and resolved where `base` is known too.
+    base: fingerprint of the checkpoint that training began from, or its hub id; where a benchmark makes it anew for
+        each seed, that of the recipe that makes it. None where the training's record is not there.
+    data: fingerprints of what was trained on and measured meanwhile, by source as the recipe has it.
+    compared: fingerprint of the checkpoint that the measurements' `paired_stderr` compare with.
+    training: "tokens", "seconds" and "peak_memory_bytes" of that training, None where its record is not there.
     """
 
     label: str
     source: str
-    fingerprint: str
+    fingerprint: str | None
     kind: str
     method: str | None
     parameters: Mapping[str, int | None]
-    options: Mapping[str, Any] | None = None
+    recipe: Mapping[str, Any] | None = None
+    base: str | None = None
+    data: Mapping[str, str] | None = None
+    compared: str | None = None
     training: Mapping[str, float] | None = None
 
-
-class Key(NamedTuple):
-    """What has to agree for a measurement of a checkpoint to count as done."""
-
-    task: str
-    metric: str
-    filter: str
-    task_version: str | None
-    num_fewshot: int | None
-    limit: int | None
-    seed: int | None
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One number.
-
-    task: of the harness, or "perplexity:NAME", "drift", "bios:NAME". metric, filter: the harness's words.
-    stderr: standard error of `value`, in its unit; None where none can be given. samples: items it is the mean of.
-    num_fewshot, limit: None where the task knows none; limit also where all items were measured.
-    seconds: that the task took, which all its metrics share. created: when it had ended, in UTC.
-    routed: under a router, the share of scored tokens that took the preserve branch.
-    details: whatever else belongs to it.
-    """
-
-    task: str
-    metric: str
-    value: float
-    stderr: float | None
-    samples: int
-    higher_is_better: bool
-    dtype: str
-    batch_size: int | str
-    seconds: float
-    filter: str = "none"
-    task_version: str | None = None
-    num_fewshot: int | None = None
-    limit: int | None = None
-    seed: int | None = None
-    routed: float | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-    created: str = field(default_factory=lambda: _now())
+    @property
+    def seed(self) -> int | None:
+        """The seed of the training, or else the one in the label; None where neither says one."""
+        seed = (self.recipe or {}).get("seed")
+        if isinstance(seed, int):
+            return seed
+        named = SEED_WORD.search(self.label)
+        return int(re.sub(r"\D", "", named[0])) if named else None
 
     @property
-    def key(self) -> Key:
-        return Key(*(getattr(self, name) for name in Key._fields))
+    def stem(self) -> str:
+        """The label but for the seed in it: "seed-0-fft" and "fft (seed 1)" are both "fft"."""
+        return SEED_WORD.sub("-", self.label).strip("-") or self.label
+
+    @property
+    def identity(self) -> str | None:
+        """What two checkpoints have in common that are repetitions of one training: the whole resolved recipe but for
+        the seed, and the fingerprints of base and data. None where one of these is not known.
+
+        Files are known by their fingerprints: the data of each seed may lie in a folder of its own.
+        """
+        if self.recipe is None or self.base is None or self.data is None:
+            return None
+        sources = sorted(self.data, key=len, reverse=True)  # a path before those that it begins with
+
+        def known(value: Any) -> Any:
+            if isinstance(value, str):
+                found = next((source for source in sources if source in value), None)
+                return value if found is None else value.replace(found, self.data[found])  # type: ignore[index]
+            return [known(part) for part in value] if isinstance(value, list | tuple) else value
+
+        recipe = {name: known(value) for name, value in self.recipe.items() if name not in ("seed", *PLACES)}
+        return digest([self.kind, self.method, recipe, self.base, sorted(self.data.values())])
 
 
 @dataclass(frozen=True)
@@ -126,80 +121,73 @@ class Result:
 
     def called_again(self, command: str) -> Result:
         """The same for a new call, which is what will have made the measurements that are added from now on."""
-        record: dict[str, Any] = {"created": _now(), "environment": environment(), "git": git_state()}
+        record: dict[str, Any] = {"created": now(), "environment": environment(), "git": git_state()}
         if self.measurements:
             before = {name: self.record.get(name) for name in record} | {"command": self.command}
             record["earlier"] = [*self.record.get("earlier", ()), before]
         return dataclasses.replace(self, command=command, record=record)
 
+    def with_routed(self) -> Result:
+        """With the shares of tokens that took the preserve branch as measurements of their own, one per task."""
+        known = {m.task for m in self.measurements if m.metric == "routed"}
+        routed = {m.task: m for m in reversed(self.measurements) if m.routed is not None and m.task not in known}
+        more = (
+            dataclasses.replace(m, metric="routed", filter="none", value=m.routed, stderr=None, higher_is_better=True)
+            for m in routed.values()
+            if m.routed is not None
+        )
+        return dataclasses.replace(self, measurements=(*self.measurements, *more))
+
+    def call_of(self, measurement: Measurement) -> dict[str, Any]:
+        """The call that made a measurement, the last one created before it: command, created, environment and git."""
+        names = ("command", "created", "environment", "git")
+        calls = [*self.record.get("earlier", ()), {**self.record, "command": self.command}]
+        before = [call for call in calls if (call.get("created") or "") <= measurement.created] or calls[-1:]
+        return {name: before[-1].get(name) for name in names}
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields of the result's file, in builtins."""
+        fields = {"command": self.command, "checkpoint": self.checkpoint, "measurements": self.measurements}
+        return dict(plain({**fields, **self.record}))
+
     def save(self, folder: Path) -> Result:
         """Write `folder`/result.json whole or not at all, and give the result as it is there."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
-        fields = {"kind": KIND, "command": self.command, "checkpoint": self.checkpoint}
-        write_record(path, **fields, measurements=self.measurements, **self.record)
+        write_record(path, kind=KIND, **self.as_record())
         return dataclasses.replace(self, path=path)
 
 
-@dataclass(frozen=True)
-class Items:
-    """The scores of a task's single items, for paired tests between checkpoints.
+def write_results(path: Path, results: Sequence[Result], **fields: Any) -> None:
+    """Write a benchmark's record: its results, and the fields `command`, `recipe`, `seconds` and what else there is.
 
-    doc_ids: the harness's numbers of the items; of a group's, "task/number"; of a text its documents', from 0.
-    scores: by metric ("metric,filter" where a task has filters), in the order of doc_ids.
+    groups: the columns that belong together (`GroupSpec`). curves: panels of training curves, as a report shows them.
     """
-
-    task: str
-    task_version: str | None
-    num_fewshot: int | None
-    limit: int | None
-    seed: int | None
-    dtype: str
-    doc_ids: Sequence[int | str]
-    scores: Mapping[str, Sequence[float]]
-
-    @staticmethod
-    def name_of(measurement: Measurement) -> str:
-        """What a measurement's scores are called: its metric, with its filter if the task has some."""
-        return measurement.metric if measurement.filter == "none" else f"{measurement.metric},{measurement.filter}"
-
-    def save(self, folder: Path) -> None:
-        """Write `folder`/items/<task>.json, in place of what an earlier measurement of the task has left."""
-        path = _items_path(folder, self.task)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fields = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name != "scores"}
-        write_text(path, to_json({**fields, **self.scores}) + "\n")
+    entries = [{"checkpoint": result.checkpoint, "measurements": result.measurements} for result in results]
+    write_record(path, kind=KIND, results=entries, **fields)
 
 
 def read_items(result: Result, measurement: Measurement) -> dict[int | str, float] | None:
-    """The score of each item that a measurement is the mean of, by doc id.
-
-    None where none were kept, or only those of a later measurement of the task with other shots, limit, ....
-    """
-    path = None if result.path is None else _items_path(result.path.parent, measurement.task)
-    if path is None or not path.is_file():
-        return None
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    same = ("task_version", "num_fewshot", "limit", "seed", "dtype")
-    name = Items.name_of(measurement)
-    if name not in stored or any(stored[name] != getattr(measurement, name) for name in same):
-        return None
-    return dict(zip(stored["doc_ids"], stored[name], strict=True))
+    """The score of each item that a measurement is the mean of, by doc id; None where they were not kept."""
+    return None if result.path is None else items_in(result.path.parent, measurement)
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
     """The results in files and folders, in their order; those of a folder by path.
 
-    paths: each a result.json, a folder with such files at any depth, or a record with a list `results` of them.
+    paths: each a result.json, a record with a list `results` of them, the run folder of a benchmark, or a folder with
+        result.json at any depth.
     Raises RequestError for a path that is missing or holds no results.
     """
     results = []
     for path in paths:
-        if path.is_dir():
+        if (path / BENCH_FILE).is_file():
+            files = [path / BENCH_FILE]
+        elif path.is_dir():
             files = sorted(path.rglob(FILE))
             if not files:
                 raise RequestError(f"{path} holds no {FILE}; make one with: scale eval CHECKPOINT --out {path}")
-        elif path.is_file():
+        elif path.exists():
             files = [path]
         else:
             raise RequestError(f"{path}: no such file or folder; give results of: scale eval CHECKPOINT --out DIR")
@@ -219,9 +207,7 @@ def read_result(folder: Path) -> Result | None:
 
 def _read(path: Path) -> list[Result]:
     try:
-        record = read_record(path)
-        entries = record.pop("results", None)
-        return [_parse(record, path)] if entries is None else [_parse(record | entry, path) for entry in entries]
+        return parse_results(read_record(path), path)
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} cannot be read: {error}") from error
     except KeyError as error:
@@ -230,22 +216,47 @@ def _read(path: Path) -> list[Result]:
         raise RequestError(f"{path} is no result of scale eval: {error}") from error
 
 
-def _parse(record: Mapping[str, Any], path: Path) -> Result:
-    """A result from a record's fields. Raises ValueError, KeyError or TypeError where they are not a result's."""
+def parse_results(record: Mapping[str, Any], path: Path | None = None) -> list[Result]:
+    """The results in a record's fields. Raises ValueError, KeyError or TypeError where they are not such."""
+    record = upgraded(record)
     if record.get("kind") != KIND:
         raise ValueError(f"its kind is {record.get('kind')!r} and not {KIND!r}")
-    measurements = tuple(
-        Measurement(**(entry | {"value": math.nan if entry["value"] is None else entry["value"]}))
-        for entry in record["measurements"]
-    )
-    known = ("schema", "kind", "command", "checkpoint", "measurements")
-    rest = {name: value for name, value in record.items() if name not in known}
-    return Result(record["command"], CheckpointInfo(**record["checkpoint"]), measurements, path, rest)
+    shared = {name: value for name, value in record.items() if name not in ("schema", "kind", "results")}
+    entries = record.get("results")
+    return [_parse(shared | entry, path) for entry in ([{}] if entries is None else entries)]
 
 
-def _items_path(folder: Path, task: str) -> Path:
-    return folder / ITEMS / f"{task.replace('/', '_')}.json"
+def _parse(entry: Mapping[str, Any], path: Path | None) -> Result:
+    measurements = tuple(map(Measurement.read, entry["measurements"]))
+    rest = {name: value for name, value in entry.items() if name not in ("command", "checkpoint", "measurements")}
+    return Result(entry["command"], CheckpointInfo(**entry["checkpoint"]), measurements, path, rest)
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def repetitions(results: Sequence[Result]) -> list[list[int]]:
+    """The positions of the results, those together that are repetitions of one training: the same identity, and each
+    another seed. Where a seed stands twice in one identity, labels without the seed tell the repetitions apart."""
+    rows: list[list[int]] = []
+    by_identity: dict[object, list[int]] = {}
+    for index, result in enumerate(results):
+        identity = result.checkpoint.identity
+        by_identity.setdefault(identity or index, []).append(index)
+    for indices in by_identity.values():
+        rows += _split(results, indices)
+    return sorted(rows)
+
+
+def _split(results: Sequence[Result], indices: Sequence[int]) -> list[list[int]]:
+    by_stem: dict[str, list[int]] = {}
+    for index in indices:
+        by_stem.setdefault(results[index].checkpoint.stem, []).append(index)
+    return [
+        row
+        for found in ([list(indices)] if _differ(results, indices) else by_stem.values())
+        for row in ([found] if _differ(results, found) else [[index] for index in found])
+    ]
+
+
+def _differ(results: Sequence[Result], indices: Sequence[int]) -> bool:
+    """Whether each result has a seed, and another one than the others."""
+    seeds = [results[index].checkpoint.seed for index in indices]
+    return None not in seeds and len(set(seeds)) == len(seeds)

@@ -31,7 +31,6 @@ from scale_cli.checkpoints.load import (
 from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import load_recipe, save_recipe, values_of
 from scale_cli.core.records import (
-    Metric,
     fingerprint_folder,
     forget_peak_memory,
     peak_memory_bytes,
@@ -47,6 +46,7 @@ from scale_cli.evaluation.bios import BiographyAccuracy
 from scale_cli.evaluation.perplexity import TextPerplexity
 from scale_cli.methods import METHODS, ExtraData, Request
 from scale_cli.methods.step import halve_frozen, recompute_argument
+from scale_cli.results.measurement import Measurement
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, checkpoints, last_checkpoint
 
@@ -125,14 +125,10 @@ def train(
     if arguments.process_index == 0:
         out.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, out / RECIPE)
-    metrics: list[Metric] = []
+    metrics: list[Measurement] = []
 
     def measure(model: Any, last: bool) -> dict[str, float]:
-        metrics[:] = [
-            dataclasses.replace(metric, name=f"{name}/{metric.name}")
-            for name, measured in measures.items()
-            for metric in measured(model, last)
-        ]
+        metrics[:] = [metric for measured in measures for metric in measured(model, last)]
         return {metric.name: metric.value for metric in metrics}
 
     def point_to_base(folder: Path) -> None:
@@ -329,26 +325,27 @@ def _corpora(recipe: TrainRecipe, say: Callable[[str], None]) -> list[Corpus]:
 
 def _measures(
     recipe: TrainRecipe, tokenizer: Any, corpora: Sequence[Corpus]
-) -> dict[str, Callable[[Any, bool], list[Metric]]]:
-    """The measurements while training, by name: functions of the model and of whether it is the last time.
+) -> list[Callable[[Any, bool], list[Measurement]]]:
+    """The measurements while training: functions of the model and of whether it is the last time.
 
     Texts reach the model in batches of the training's size, which take no more memory than a step does.
     """
-    measures: dict[str, Callable[[Any, bool], list[Metric]]] = {}
+    measures: list[Callable[[Any, bool], list[Measurement]]] = []
     for name, people in map(parse_eval_people, recipe.eval_people):
-        measures[name] = _accuracy(BiographyAccuracy(read_questions(_eval_folder(recipe), people), tokenizer))
+        questions = read_questions(_eval_folder(recipe), people)
+        measures.append(_accuracy(BiographyAccuracy(questions, tokenizer, task=name)))
     for corpus in corpora:
         length = recipe.seq_length or DEFAULT_LENGTH
         text = TextPerplexity(corpus, tokenizer, length=length, stride=length, packing="concat")
-        measures[corpus.name] = _perplexity(text, recipe.batch_size)
+        measures.append(_perplexity(text, recipe.batch_size))
     return measures
 
 
-def _accuracy(accuracy: BiographyAccuracy) -> Callable[[Any, bool], list[Metric]]:
+def _accuracy(accuracy: BiographyAccuracy) -> Callable[[Any, bool], list[Measurement]]:
     return lambda model, last: accuracy.first_token(model) + (accuracy.exact_match(model) if last else [])
 
 
-def _perplexity(text: TextPerplexity, rows: int) -> Callable[[Any, bool], list[Metric]]:
+def _perplexity(text: TextPerplexity, rows: int) -> Callable[[Any, bool], list[Measurement]]:
     return lambda model, last: text.metrics(model, rows)
 
 
@@ -368,7 +365,7 @@ def _write_record(
     checkpoint: Checkpoint,
     recipe: TrainRecipe,
     result: TrainResult,
-    metrics: list[Metric],
+    metrics: list[Measurement],
     read: Sequence[Examples],
     corpora: Sequence[Corpus],
 ) -> None:
@@ -399,7 +396,7 @@ def _write_record(
         peak_memory_bytes=peak_memory_bytes(),
         trained_parameters=result.trained_parameters,
         total_parameters=result.total_parameters,
-        metrics=metrics,
+        metrics=[metric.as_metric() for metric in metrics],
     )
 
 

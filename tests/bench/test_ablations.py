@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib import image
 
-from benchmarks.reproduction import judge, read_rows
+from benchmarks.claims import judge, numbers_of
 from scale_cli.bench import ablations
 from scale_cli.bench.ablations import ROWS, load_preset, paper_values, run
 from scale_cli.bench.stages import PRESETS
 from scale_cli.checkpoints.load import describe, load_model
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import plain
 from scale_cli.core.recipe import values_of
 from scale_cli.core.records import read_record
-from scale_cli.reporting.ablation import row_ablation
-from tests.runs import World, korean_bench, tree
+from tests.runs import World, continual_bench, silent, tree, values
 
 PRESET = {"fft": {"lr": 2e-2}, "llama-pro": {}, "scale-adapt": {"lr": 1e-2}, "scale-preserve": {}, "scale-route": {}}
 
 
-@contextlib.contextmanager
-def silent(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
-    yield lambda **steps: None
-
-
 def tiny(folder: Path, world: World, ablation: str, **changes: Any) -> ablations.AblationRecipe:
-    return load_preset(ablation, korean_bench(folder, world.checkpoint("llama"), methods=PRESET), **changes)
+    return load_preset(ablation, continual_bench(folder, world.checkpoint("llama"), methods=PRESET), **changes)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -56,6 +47,10 @@ def test_presets(ablation: str, preset: str) -> None:
     assert {name for name in names if len({str(one[name]) for one in trained if name in one}) > 1} == varied
 
 
+def perplexities(english: float, korean: float) -> dict[str, float]:
+    return {"perplexity:english/perplexity": english, "perplexity:korean/perplexity": korean}
+
+
 def test_the_paper_preserves_all_layers_half_of_them_and_none() -> None:
     recipe = load_preset("layers", "paper")
     rows = {label: recipe.train_recipe(label, seed=0) for label in recipe.methods}
@@ -63,8 +58,8 @@ def test_the_paper_preserves_all_layers_half_of_them_and_none() -> None:
     assert [row.options.preserve_layers for label, row in rows.items() if label != "l_fp-100"] == [8, 0]
     modules = load_preset("modules", "paper")
     assert {modules.train_recipe(label, seed=0).options.preserve_layers for label in modules.methods} == {8}
-    assert paper_values("layers")["base"] == {"perplexity/english": 10.42, "perplexity/korean": 16.8}
-    assert paper_values("layers")["l_fp-0"] == {"perplexity/english": 12.4, "perplexity/korean": 11.0}
+    assert paper_values("layers")["base"] == perplexities(10.42, 16.8)
+    assert paper_values("layers")["l_fp-0"] == perplexities(12.4, 11.0)
     assert paper_values("drift")["scale-preserve"] == {"drift:english/cosine": 1.0}
     assert paper_values("init") == paper_values("where") == {}
 
@@ -117,19 +112,25 @@ def test_a_row_shows_a_training_that_is_there(world: World, tmp_path: Path) -> N
 def test_an_ablation_from_end_to_end(ablation: str, world: World, tmp_path: Path) -> None:
     recipe = tiny(tmp_path, world, ablation)
     done = run(recipe, tmp_path / "out", say=print, progress=silent)
-    rows = done.rows[1:]
-    assert [row.label for row in rows] == list(recipe.methods)
+    rows = done.results[1:]
+    assert [found.checkpoint.label for found in rows] == list(recipe.methods)
     record = read_record(done.out / "results.json")
     assert record["command"] == f"scale bench ablations {ablation} --preset {recipe.preset}"
-    for row in rows:
-        widened, trained = row.method not in ("fft", "llama-pro"), recipe.trained_by(row.label) == row.label
-        assert set(row.cosine) == ({"english", "korean"} if trained else set())
-        assert set(row.norms) == ({"attention", "ffn"} if trained and row.method != "fft" else set())
-        assert (row.hidden_states_equal is True) == (row.method == "scale-preserve")
-        assert (row.routed["korean"] is not None) == (row.method == "scale-route")
-        assert widened or ablation == "drift"
+    for found in rows:
+        label, method = found.checkpoint.label, found.checkpoint.method
+        trained = recipe.trained_by(label) == label
+        names = {m.name for m in found.measurements}
+        cosines = {"drift:english/cosine", "drift:korean/cosine"}
+        norms = {"drift/expansion_norm/attention", "drift/expansion_norm/ffn"}
+        assert names & cosines == (cosines if trained else set())
+        assert names & norms == (norms if trained and method != "fft" else set())
+        half = [m.details["hidden_states_equal"] for m in found.measurements if "hidden_states_equal" in m.details]
+        assert (True in half) == (method == "scale-preserve")
+        (korean,) = found.find("perplexity:korean", "perplexity")
+        assert (korean.routed is not None) == (method == "scale-route")
+        assert method not in ("fft", "llama-pro") or ablation == "drift"
     written = (done.out / "table.md").read_text(encoding="utf-8")
-    assert all(f"\n| {label} | " in written for label in recipe.methods)
+    assert all(f"\n| {label}" in written.replace("**", "") for label in recipe.methods)
     assert ("paper: English perplexity" in written) == (ablation in ("layers", "modules"))
     for suffix in (".png", ".svg"):
         assert (done.out / f"ablation{suffix}").is_file()
@@ -137,7 +138,7 @@ def test_an_ablation_from_end_to_end(ablation: str, world: World, tmp_path: Path
 
     before = {path.name: tree(path) for path in (done.out / "seed-0", done.out / "evaluation")}
     again = run(recipe, tmp_path / "out", say=print, progress=silent)
-    assert plain(again.rows) == plain(done.rows)
+    assert again.results == done.results
     assert before == {path.name: tree(path) for path in (done.out / "seed-0", done.out / "evaluation")}
 
 
@@ -148,10 +149,10 @@ def test_every_claim_of_the_paper_finds_its_rows(world: World, tmp_path: Path) -
     for ablation in ("init", "layers", "modules", "drift"):
         (tmp_path / ablation).mkdir()
         done = run(tiny(tmp_path / ablation, world, ablation), tmp_path / ablation / "out", say=print, progress=silent)
-        rows = read_rows(read_record(done.out / "results.json"))
+        numbers = numbers_of(read_record(done.out / "results.json"))
         for figure in figures:
             for claim in figure["claims"] if figure["experiment"] == f"ablations-{ablation}" else []:
-                assert judge(claim, rows).status != "not run", claim["says"]
+                assert judge(claim, numbers).status != "not run", claim["says"]
                 judged += 1
     assert judged == 9
 
@@ -160,12 +161,20 @@ def test_thresholds_are_of_one_training(world: World, tmp_path: Path) -> None:
     """tau at or above 1 preserves nothing and below -1 everything."""
     recipe = tiny(tmp_path, world, "threshold", methods=["tau -2", "tau 0.5", "tau 2"])
     done = run(recipe, tmp_path / "out", say=print, progress=silent)
-    rows = {row.label: row for row in done.rows}
-    assert rows["tau -2"].routed == {"english": 1.0, "korean": 1.0}
-    assert rows["tau 2"].routed == {"english": 0.0, "korean": 0.0}
-    assert rows["tau 0.5"].bits == rows["scale-route"].bits
-    assert rows["tau -2"].bits != rows["tau 2"].bits
-    assert rows["tau 2"].tokens == rows["scale-route"].tokens
+    found = values(done)
+    texts = ("english", "korean")
+    routed = {
+        result.checkpoint.label: [result.find(f"perplexity:{text}", "perplexity")[0].routed for text in texts]
+        for result in done.results
+    }
+    assert (routed["tau -2"], routed["tau 2"]) == ([1.0, 1.0], [0.0, 0.0])
+    assert found["tau 0.5"].items() <= found["scale-route"].items()  # of which the drift is measured too
+    assert found["tau -2"] != found["tau 2"]
+    tokens = {result.checkpoint.label: (result.checkpoint.training or {}).get("tokens") for result in done.results}
+    assert tokens["tau 2"] == tokens["scale-route"] is not None
+    recipes = {result.checkpoint.label: result.checkpoint.recipe or {} for result in done.results}
+    assert [recipes[label]["threshold"] for label in ("tau -2", "tau 0.5", "tau 2")] == [-2, 0.5, 2]
+    assert len({result.checkpoint.identity for result in done.results[2:]}) == 3
     folder = done.out / "seed-0"
     assert not (folder / "tau 2" / "record.json").exists()  # which would speak of another threshold
     weights = [dict(load_model(describe(str(folder / name))).named_parameters()) for name in ("scale-route", "tau 2")]
@@ -182,27 +191,4 @@ def test_rows_begin_from_their_own_initialisation(world: World, tmp_path: Path) 
         assert base is not None
         assert Path(base.source).resolve().name == f"width-{pair}"
     assert not (done.out / "width").exists()
-    assert len({row.bits["korean"] for row in done.rows}) == 5
-
-
-def test_the_figure_has_our_values_and_the_papers() -> None:
-    rows: list[dict[str, Any]] = [
-        {"label": "base", "perplexity": {"english": 20.0, "korean": 8.0}},
-        *(
-            {"label": label, "method": "scale-adapt", "perplexity": {"english": english, "korean": 4.0}}
-            for label, english in (("l_fp-100", 21.0), ("l_fp-0", 22.0), ("l_fp-0", 24.0))
-        ),
-    ]
-    found = row_ablation("layers", rows, paper_values("layers"))
-    english, korean = found.panels
-    assert (found.option, found.ticks) == ("layers preserved, %", {})
-    ours, theirs = english.series
-    assert list(map(list, ours.points)) == [pytest.approx([0, 15, 50**0.5]), pytest.approx([100, 5, 0])]
-    assert theirs.reported
-    forgotten = [100 * (perplexity / 10.42 - 1) for perplexity in (12.4, 10.6)]
-    assert list(map(list, theirs.points)) == [
-        pytest.approx([0, forgotten[0], 0]),
-        pytest.approx([100, forgotten[1], 0]),
-    ]
-    assert korean.series[0].points[0][1] == -50.0
-    assert (english.base, korean.base) == (0.0, 0.0)
+    assert len({found["perplexity:korean/bits_per_byte"] for found in values(done).values()}) == 5

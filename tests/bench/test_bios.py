@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +16,21 @@ from scale_cli.bench import bios
 from scale_cli.bench.bios import (
     END_OF_TEXT,
     UNKNOWN,
-    BiosResult,
-    Row,
     load_preset,
     run,
     train_tokenizer,
 )
-from scale_cli.bench.stages import PRESETS, matching_size, parse_seeds
+from scale_cli.bench.stages import PRESETS, BenchResult, matching_size, parse_seeds
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import plain
 from scale_cli.core.records import read_record
 from scale_cli.methods import METHODS, method_options
 from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
 from scale_cli.model.families import lora_parameters
-from scale_cli.reporting.bios import markdown_table
+from scale_cli.results.measurement import share_error
+from scale_cli.results.result import read_results
 from scale_cli.surgery.width import expansion_sizes, plan_width
 from tests.helpers import BASES, tiny_base
-from tests.runs import TINY_BENCH, bench_file, lines, tree
+from tests.runs import TINY_BENCH, bench_file, in_processes, interrupting, lines, silent, tree, values
 
 FILES = sorted((Path(bios.__file__).parent / "presets" / "bios").glob("*.yaml"))
 
@@ -211,31 +205,8 @@ def test_presets_methods_and_seeds_that_are_not_there(tmp_path: Path) -> None:
         load_preset(str(tmp_path / "list.yaml"))
 
 
-@contextlib.contextmanager
-def silent(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
-    yield lambda **steps: None
-
-
-def interrupting(stage: str, step: int) -> Any:
-    """A progress display that presses Ctrl-C at a step of a stage, and keeps what it was told of each stage's start."""
-    begun: list[tuple[str, int | None, int]] = []
-
-    @contextlib.contextmanager
-    def progress(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
-        begun.append((label, total, done))
-
-        def advance(done: int) -> None:
-            if label.startswith(stage) and done == step:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        yield advance
-
-    progress.begun = begun  # type: ignore[attr-defined]
-    return progress
-
-
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> BiosResult:
+def done(tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
     """The tiny recipe, run."""
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
@@ -244,60 +215,89 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> BiosResult:
 
 
 @pytest.fixture
+def copied(done: BenchResult, tmp_path: Path) -> Path:
+    """A copy of that run's folder, to go on in."""
+    return shutil.copytree(done.out, tmp_path / "copied")
+
+
+@pytest.fixture
 def no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bios, "TASK0_NEEDED", 0.0)
 
 
-def numbers(rows: tuple[Row, ...]) -> list[Row]:
-    return [dataclasses.replace(row, seconds=0.0) for row in rows]
+def recipe_of(done: BenchResult) -> bios.BiosRecipe:
+    assert isinstance(done.recipe, bios.BiosRecipe)
+    return done.recipe
 
 
-def test_a_run_from_end_to_end(done: BiosResult) -> None:
-    assert [(row.label, row.seed) for row in done.rows] == [("fft", 0), ("scale-route", 0)]
-    for row in done.rows:
-        folder = done.out / f"seed-{row.seed}" / row.label
-        record = read_record(folder / "record.json")
-        metrics = {metric["name"]: metric["value"] for metric in record["metrics"]}
-        before = read_record(done.out / f"seed-{row.seed}" / "task0" / "record.json")["metrics"][0]
-        assert (before["name"], before["value"], before["samples"]) == ("task0/hard", row.task0_before, 4 * 6)
-        curve = [line for line in lines(folder) if "task0/hard" in line]
+def test_a_run_from_end_to_end(done: BenchResult) -> None:
+    labels = ["before Task 1", "fft", "scale-route"]
+    assert [found.checkpoint.label for found in done.results] == labels
+    seed = done.out / "seed-0"
+    before, *rows = done.results
+    held_out = read_record(seed / "task0" / "record.json")["metrics"][0]
+    measured = before.find("bios:task0", "hard")[0]
+    assert (held_out["name"], held_out["value"]) == ("task0/hard", measured.value)
+    assert (measured.samples, measured.stderr) == (24, held_out["stderr"])  # four people's six questions
+    assert measured.stderr == pytest.approx(share_error(measured.value, 24))
+    assert before.checkpoint.method is None
+    for row in rows:
+        label, record = row.checkpoint.label, read_record(seed / row.checkpoint.label / "record.json")
+        metrics = {metric["name"]: metric for metric in record["metrics"]}
+        for m in row.measurements:
+            metric = metrics[m.name.removeprefix("bios:")]
+            assert (m.value, m.stderr, m.samples) == (metric["value"], metric["stderr"], metric["samples"])
+        assert row.checkpoint.parameters["trained"] == record["trained_parameters"]
+        assert row.checkpoint.recipe == record["recipe"]
+        assert record["recipe"]["lr"] == (2e-2 if label == "fft" else 1e-2)
+        assert bool(row.find("bios:task1", "routed")) == (label == "scale-route")
+        (kept,), (learnt,) = (row.find(f"bios:{task}", "hard") for task in ("task0", "task1"))
+        assert learnt.value > 0
+        assert kept.value != measured.value
+        assert (learnt.routed is None) == (label == "fft")
+
+        curve = [line for line in lines(seed / label) if "task0/hard" in line]
         assert [line["step"] for line in curve] == [0, 30, 60]
-        assert curve[0]["task0/hard"] == row.task0_before  # every method starts from the same checkpoint
-        points = [(line["step"], line["task0/hard"], line["task1/hard"]) for line in curve]
-        assert done.curves[row.label][row.seed] == points
-        assert row == Row(
-            label=row.label,
-            method=row.label,
-            seed=row.seed,
-            learning_rate=2e-2 if row.label == "fft" else 1e-2,
-            trained_parameters=record["trained_parameters"],
-            task0_before=before["value"],
-            task0=metrics["task0/hard"],
-            task1=metrics["task1/hard"],
-            exact_task0=metrics["task0/exact"],
-            exact_task1=metrics["task1/exact"],
-            seconds=record["seconds"],
-            routed_task0=metrics.get("task0/routed"),
-            routed_task1=metrics.get("task1/routed"),
-        )
-        assert row.task1 > 0
-        assert row.task0 != row.task0_before
-        assert (row.routed_task1 is None) == (row.label == "fft")
-    results = read_record(done.out / "results.json")
-    assert results["rows"] == [plain(row) for row in done.rows]
-    assert results["recipe"]["stages"] == TINY_BENCH["stages"]
-    assert 0 < results["seconds"] == done.seconds
-    assert (done.out / "table.md").read_text(encoding="utf-8") == markdown_table(map(vars, done.rows)) + "\n"
+        assert curve[0]["task0/hard"] == measured.value  # every method starts from the same checkpoint
+        for panel, task in zip(done.panels, ("task0", "task1"), strict=True):
+            assert list(panel.series[label]["0"]) == [(line["step"], line[f"{task}/hard"]) for line in curve]
+        assert before.find("bios:task1", "hard")[0].value == curve[0]["task1/hard"]
+    assert not (seed / "depth").exists()  # no method needs it
+
+
+def test_what_is_written(done: BenchResult) -> None:
+    record = read_record(done.out / "results.json")
+    assert record["recipe"]["stages"] == TINY_BENCH["stages"]
+    assert 0 < record["seconds"] == done.seconds
+    found = read_results([done.out])
+    assert [(r.checkpoint, r.measurements) for r in found] == [(r.checkpoint, r.measurements) for r in done.results]
     assert image.imread(done.out / "curves.png").ndim == 3
-    assert not (done.out / "seed-0" / "depth").exists()  # no method needs it
+    header, _, *rows = [
+        dict(enumerate(cell.strip() for cell in line.strip("|").split("|")))
+        for line in (done.out / "table.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    names = {name: place for place, name in header.items()}
+    before, fft = done.results[:2]
+    (kept,), (base,) = (found.find("bios:task0", "hard") for found in (fft, before))
+    assert rows[0][names["Task 0 after"]] == f"{100 * kept.value:.1f} ± {100 * (kept.stderr or 0):.1f}"
+    error = 100 * ((kept.stderr or 0) ** 2 + (base.stderr or 0) ** 2) ** 0.5
+    forgotten = f"{100 * (base.value - kept.value):.1f} ± {error:.1f}".replace("-", "−")
+    assert rows[0][names["forgetting"]] == forgotten
 
 
-def test_a_seed_can_be_added_and_is_another_run(done: BiosResult, no_gate: None) -> None:
-    both = run(load_preset(done.recipe.preset, methods=["fft"], seeds=(0, 1)), done.out, say=print, progress=silent)
-    assert [row.seed for row in both.rows] == [0, 1]
-    assert both.rows[0] == done.rows[0]
-    assert outcome(done.out / "seed-1").keys() < outcome(done.out / "seed-0").keys()
-    assert all(content != outcome(done.out / "seed-0")[name] for name, content in outcome(done.out / "seed-1").items())
+def test_a_seed_can_be_added_and_is_another_run(done: BenchResult, copied: Path, no_gate: None) -> None:
+    both = run(load_preset(done.recipe.preset, methods=["fft"], seeds=(0, 1)), copied, say=print, progress=silent)
+    first = [f"{label} (seed 0)" for label in values(done)]
+    assert list(values(both)) == [*first, "before Task 1 (seed 1)", "fft (seed 1)"]
+    assert [values(both)[label] for label in first] == list(values(done).values())
+    assert outcome(copied / "seed-1").keys() < outcome(copied / "seed-0").keys()
+    assert all(content != outcome(copied / "seed-0")[name] for name, content in outcome(copied / "seed-1").items())
+    identities = {found.checkpoint.stem: set[str | None]() for found in both.results}
+    for found in both.results:
+        identities[found.checkpoint.stem].add(found.checkpoint.identity)
+    assert all(len(known) == 1 and None not in known for known in identities.values())
+    assert len(set.union(*identities.values())) == len(identities)
 
 
 def outcome(seed: Path) -> dict[str, bytes]:
@@ -309,22 +309,25 @@ def outcome(seed: Path) -> dict[str, bytes]:
     }
 
 
-def test_what_is_finished_is_not_run_again(done: BiosResult, no_gate: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_finished_is_not_run_again_and_stays(
+    done: BenchResult, no_gate: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later call for one method keeps the other rows in record and table."""
     monkeypatch.setattr("scale_cli.training.train.train", None)
     monkeypatch.setattr("scale_cli.surgery.upscale", None)
-    before = {name: content for name, content in tree(done.out).items() if "/" in name}
-    again = run(done.recipe, done.out, say=print, progress=silent)
-    assert (again.rows, again.curves) == (done.rows, done.curves)
-    assert again.seconds > done.seconds
-    assert {name: content for name, content in tree(done.out).items() if "/" in name} == before
-    fewer = load_preset(done.recipe.preset, methods=["fft"])
-    assert run(fewer, done.out, say=print, progress=silent).rows == done.rows[:1]
-    changed = dataclasses.replace(done.recipe, methods={"scale-route": {"lr": 1.0}})  # known though not run last
+    before = {name: content for name, content in tree(done.out).items() if "/" in name or name == "table.md"}
+    for recipe in (recipe_of(done), load_preset(done.recipe.preset, methods=["fft"])):
+        again = run(recipe, done.out, say=print, progress=silent)
+        assert (again.results, again.panels) == (done.results, done.panels)
+        assert again.seconds > done.seconds
+        after = {name: content for name, content in tree(done.out).items() if "/" in name or name == "table.md"}
+        assert after == before
+    changed = dataclasses.replace(recipe_of(done), methods={"scale-route": {"lr": 1.0}})  # though not run last
     with pytest.raises(RequestError, match="holds a run of another recipe"):
         run(changed, done.out, say=print, progress=silent)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_numbers(done: BiosResult, no_gate: None, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_numbers(done: BenchResult, no_gate: None, tmp_path: Path) -> None:
     """In the middle of a stage, and after its last step; so the same seed gives the same numbers twice."""
     recipe, out = load_preset(done.recipe.preset), tmp_path / "out"
     label, resumed = "pretrain (seed 0)", 0
@@ -339,57 +342,80 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(done: BiosResult, no_gat
     progress = interrupting("nothing", 0)
     result = run(recipe, out, say=print, progress=progress)
     assert progress.begun == []
-    assert numbers(result.rows) == numbers(done.rows)
-    assert result.curves == done.curves
-    assert outcome(out / "seed-0") == {
-        name: content
-        for name, content in outcome(done.out / "seed-0").items()
-        if name.split("/")[0] in ("pretrain", "task0", "width", *recipe.methods)
-    }
-    assert result.seconds > 0
+    assert values(result) == values(done)
+    assert result.panels == done.panels
+    assert outcome(out / "seed-0") == outcome(done.out / "seed-0")
 
 
-def test_a_method_can_be_added_and_lora_is_matched(done: BiosResult, no_gate: None) -> None:
-    recipe = dataclasses.replace(done.recipe, methods={"lora": {}, "half": {"method": "lora", "lora_r": 1}}, seeds=(0,))
-    rows = run(recipe, done.out, say=print, progress=silent).rows
-    assert [(row.label, row.method) for row in rows] == [("lora", "lora"), ("half", "lora")]
-    folder = done.out / "seed-0"
+def test_a_method_can_be_added_and_lora_is_matched(done: BenchResult, copied: Path, no_gate: None) -> None:
+    recipe = dataclasses.replace(recipe_of(done), methods={"lora": {}, "half": {"method": "lora", "lora_r": 1}})
+    results = run(recipe, copied, say=print, progress=silent).results
+    assert [found.checkpoint.label for found in results[1:]] == ["fft", "scale-route", "lora", "half"]
+    folder = copied / "seed-0"
     record = read_record(folder / "lora" / "record.json")
     matched = matching_size("lora", str(folder / "task0"), folder / "width")
     assert record["recipe"]["lora_r"] == record["recipe"]["lora_alpha"] == matched["lora_r"] > 1
-    assert rows[0].trained_parameters == record["recipe"]["lora_r"] * rows[1].trained_parameters
+    lora, half = (found.checkpoint.parameters["trained"] for found in results[3:])
+    assert lora == record["recipe"]["lora_r"] * (half or 0)
     added = json.loads((folder / "width" / "upscale.json").read_text(encoding="utf-8"))["parameters"]["added"]
-    assert rows[0].trained_parameters == pytest.approx(added, rel=0.1)
+    assert lora == pytest.approx(added, rel=0.1)
 
 
-def test_lora_alone_is_matched_to_the_same_expansion(done: BiosResult, no_gate: None, tmp_path: Path) -> None:
+def test_lora_alone_is_matched_to_the_same_expansion(done: BenchResult, no_gate: None, tmp_path: Path) -> None:
     """Whatever other methods are run; in particular not to the deeper checkpoint of llama-pro."""
-    recipe = dataclasses.replace(done.recipe, methods={"lora": {}, "llama-pro": {}}, seeds=(0,))
-    run_out, seed = tmp_path / "out", tmp_path / "out" / "seed-0"
-    shutil.copytree(done.out, run_out, ignore=lambda folder, names: {"width", "fft", "lora", "half"} & set(names))
-    rows = run(recipe, run_out, say=print, progress=silent).rows
+    recipe = dataclasses.replace(recipe_of(done), methods={"lora": {}, "llama-pro": {}})
+    out, seed = tmp_path / "out", tmp_path / "out" / "seed-0"
+    left_out = {"width", "fft", "scale-route", "recipe.json"}
+    shutil.copytree(done.out, out, ignore=lambda folder, names: left_out & set(names))
+    (out / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)), encoding="utf-8")
+    results = run(recipe, out, say=print, progress=silent).results
     assert {path.name for path in seed.iterdir()} >= {"width", "depth", "lora", "llama-pro"}
     per_rank = lora_parameters(family_of("gpt_neox"), LayerShape.of(bios._model_config(recipe)), 2)
     matched = matching_size("lora", str(done.out / "seed-0" / "task0"), done.out / "seed-0" / "width")
-    assert rows[0].trained_parameters == per_rank * matched["lora_r"]
+    assert results[1].checkpoint.parameters["trained"] == per_rank * matched["lora_r"]
 
 
-def test_another_recipe_needs_another_folder(done: BiosResult, no_gate: None, tmp_path: Path) -> None:
+def test_another_recipe_needs_another_folder(done: BenchResult, no_gate: None, tmp_path: Path) -> None:
     before = tree(done.out)
     for changes in ({"bios": 3}, {"stages": STAGES | {"task0": {"steps": 5}}}, {"methods": {"fft": {"lr": 0.5}}}):
-        recipe = dataclasses.replace(done.recipe, **changes)
+        recipe = dataclasses.replace(recipe_of(done), **changes)
         with pytest.raises(RequestError, match=r"holds a run of another recipe; choose another --out, or remove it$"):
             run(recipe, done.out, say=print, progress=silent)
     (tmp_path / "mine").touch()
     with pytest.raises(RequestError, match="already holds files of something else"):
-        run(done.recipe, tmp_path, say=print, progress=silent)
+        run(recipe_of(done), tmp_path, say=print, progress=silent)
     assert tree(done.out) == before
     assert tree(tmp_path) == {"mine": b""}
 
 
-def test_task_1_is_not_begun_before_task_0_is_learnt(done: BiosResult) -> None:
-    reached = f"{done.rows[0].task0_before:.3f}"
-    assert float(reached) < 0.95
-    message = rf"^Task 0 reached {reached} on its held-out people and 0\.95 is needed before Task 1, .* --seeds$"
+def test_task_1_is_not_begun_before_task_0_is_learnt(done: BenchResult) -> None:
+    value = values(done)["before Task 1"]["bios:task0/hard"]
+    assert value < 0.95
+    message = rf"^Task 0 reached {value:.3f} on its held-out people and 0\.95 is needed before Task 1, .* --seeds$"
     with pytest.raises(RequestError, match=message):
-        run(done.recipe, done.out, say=print, progress=silent)
+        run(recipe_of(done), done.out, say=print, progress=silent)
+
+
+def test_two_processes_share_a_run(tmp_path: Path) -> None:
+    """As torchrun starts them: the files are written once, and the numbers are nearly those of one process."""
+    found = {}
+    for gpus in (1, 2):
+        folder = tmp_path / str(gpus)
+        folder.mkdir()
+        stages = {name: {**stage, "batch_size": stage["batch_size"] // gpus} for name, stage in STAGES.items()}
+        file = bench_file(folder, gpus=gpus, stages=stages, methods={"scale-adapt": {}})
+        words = ["bench", "bios", "--preset", file, "--out", folder / "out", "--json"]
+        no_gate = "from scale_cli.bench import bios; bios.TASK0_NEEDED = 0.0"
+        found[gpus] = json.loads(in_processes(gpus, folder, *words, before=no_gate))["results"]
+        assert {path.name for path in (folder / "out" / "seed-0").iterdir()} == {
+            *("pretrain", "task0", "width", "scale-adapt")
+        }
+    for alone, shared in zip(found[1], found[2], strict=True):
+        assert alone["checkpoint"]["training"] is None or (
+            alone["checkpoint"]["training"]["tokens"] == shared["checkpoint"]["training"]["tokens"]
+        )
+        for one, other in zip(alone["measurements"], shared["measurements"], strict=True):
+            assert (one["task"], one["metric"], one["samples"]) == (other["task"], other["metric"], other["samples"])
+            assert other["value"] == pytest.approx(one["value"], abs=0.1)
+    with pytest.raises(RequestError, match=r"its batch is shared by 2 processes and there are 1; start it with: torch"):
+        run(load_preset(str(tmp_path / "2" / "tiny.yaml")), tmp_path / "out", say=print, progress=silent)

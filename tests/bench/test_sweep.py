@@ -7,16 +7,21 @@ from pathlib import Path
 import pytest
 
 from scale_cli.bench import bios
-from scale_cli.bench.bios import Row, load_preset
-from scale_cli.bench.korean import Row as TextRow
-from scale_cli.bench.sweep import best_rates, best_text_rates, sweep
+from scale_cli.bench.bios import load_preset
+from scale_cli.bench.sweep import BENCHES, best_rates, sweep
 from scale_cli.core.records import read_record
-from tests.bench.test_bios import silent
-from tests.runs import World, bench_file, korean_bench
+from scale_cli.results.groups import BIOGRAPHIES, text_group
+from scale_cli.results.result import Result, read_results
+from tests.results.made import measured, result
+from tests.runs import World, bench_file, continual_bench, silent
+
+TEXTS = (text_group("english", "stability"), text_group("korean", "plasticity"))
 
 
-def row(method: str, rate: float, task0: float, task1: float) -> Row:
-    return Row(f"{method}@{rate:g}", method, 0, rate, 1, 1.0, task0, task1, 0.0, 0.0, 1.0)
+def row(method: str, rate: float, task0: float, task1: float) -> Result:
+    values = [measured("bios:task0", task0, metric="hard"), measured("bios:task1", task1, metric="hard")]
+    exact = measured("bios:task0", 1 - task0, metric="exact")  # which decides nothing
+    return result(f"{method}@{rate:g}", method, [*values, exact], options={"lr": rate})
 
 
 def test_the_best_rate_keeps_most_among_those_that_learn() -> None:
@@ -31,33 +36,18 @@ def test_the_best_rate_keeps_most_among_those_that_learn() -> None:
         row("scale-adapt", 1e-2, 0.2, 0.5),
         row("scale-adapt", 1e-3, 0.3, 0.5),
     ]
+    base = result("before Task 1", None, [measured("bios:task0", 1.0, metric="hard")])
     wanted = {"fft": 1e-3, "lora": 1e-2, "freeze": 1e-3, "scale-adapt": 1e-3}
-    assert best_rates(rows) == wanted
-    assert best_rates(rows[::-1]) == wanted
+    assert best_rates([base, *rows], BIOGRAPHIES, BENCHES["bios"]) == wanted
+    assert best_rates([base, *rows[::-1]], BIOGRAPHIES, BENCHES["bios"]) == wanted
 
 
-def test_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bios, "TASK0_NEEDED", 0.0)
-    preset, out = bench_file(tmp_path, methods={"freeze": {"freeze_layers": 1}}), tmp_path / "out"
-    result = sweep(preset, out, seed=5, rates=(1e-3, 1e-2), say=print, progress=silent)
-    assert [(row.label, row.method, row.seed, row.learning_rate) for row in result.rows] == [
-        ("freeze@0.001", "freeze", 5, 1e-3),
-        ("freeze@0.01", "freeze", 5, 1e-2),
+def text_row(method: str | None, rate: float | None, english: float, korean: float) -> Result:
+    bits = [
+        measured(f"perplexity:{name}", value, metric="bits_per_byte")
+        for name, value in (("english", english), ("korean", korean))
     ]
-    record = read_record(out / "sweep.json")
-    assert record["best"] == best_rates(result.rows)
-    assert record["command"] == f"scale sweep bios OUT --preset {preset} --seed 5 --rates 0.001,0.01"
-    text = (out / "sweep.md").read_text(encoding="utf-8")
-    assert "| freeze@0.01 | " in text
-    assert text.endswith(f"Each method's own best rate:\n\n- freeze: {record['best']['freeze']:g}\n")
-    assert load_preset(preset).methods == {"freeze": {"freeze_layers": 1}}
-
-
-def text_row(method: str | None, rate: float | None, english: float, korean: float) -> TextRow:
-    bits = {"english": english, "korean": korean}
-    label = "base" if method is None else f"{method}@{rate:g}"
-    routed: dict[str, float | None] = dict.fromkeys(bits)
-    return TextRow(label, method, None, bits, dict.fromkeys(bits), bits, routed, learning_rate=rate)
+    return result("base" if method is None else f"{method}@{rate:g}", method, bits, options={"lr": rate})
 
 
 def test_the_best_rate_on_text_forgets_least_among_those_that_learn() -> None:
@@ -72,31 +62,39 @@ def test_the_best_rate_on_text_forgets_least_among_those_that_learn() -> None:
     ]
     base = text_row(None, None, 1.0, 2.0)
     wanted = {"fft": 1e-3, "lora": 1e-3, "freeze": 1e-3}
-    assert best_text_rates([base, *rows]) == wanted
-    assert best_text_rates([base, *rows[::-1]]) == wanted
+    assert best_rates([base, *rows], TEXTS, BENCHES["korean"]) == wanted
+    assert best_rates([base, *rows[::-1]], TEXTS, BENCHES["korean"]) == wanted
 
 
-def test_a_sweep_of_the_korean_benchmark(world: World, tmp_path: Path) -> None:
-    preset = korean_bench(tmp_path, world.checkpoint("llama"), methods={"scale-adapt": {}}, suites=["english"])
-    result = sweep(
-        preset,
-        tmp_path / "out",
-        seed=5,
-        bench="korean",
-        rates=(1e-3, 1e-2),
-        precision="bfloat16",
-        say=print,
-        progress=silent,
-    )
-    assert [(row.label, row.method, row.seed, row.learning_rate) for row in result.rows] == [
-        ("base", None, None, None),
-        ("scale-adapt@0.001", "scale-adapt", 5, 1e-3),
-        ("scale-adapt@0.01", "scale-adapt", 5, 1e-2),
-    ]
+def test_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bios, "TASK0_NEEDED", 0.0)
+    preset, out = bench_file(tmp_path, methods={"freeze": {"freeze_layers": 1}}), tmp_path / "out"
+    done = sweep(preset, out, seed=5, rates=(1e-3, 1e-2), say=print, progress=silent)
+    labels = ["before Task 1", "freeze@0.001", "freeze@0.01"]
+    assert [found.checkpoint.label for found in done.results] == labels
+    assert [found.checkpoint.seed for found in done.results] == [5, 5, 5]
+    record = read_record(out / "sweep.json")
+    found = read_results([out / "sweep.json"])
+    assert record["best"] == best_rates(found, BIOGRAPHIES, BENCHES["bios"])
+    assert [r.measurements for r in found] == [r.measurements for r in done.results]
+    assert record["command"] == f"scale sweep bios OUT --preset {preset} --seed 5 --rates 0.001,0.01"
+    text = (out / "sweep.md").read_text(encoding="utf-8")
+    assert "| freeze@0.01 | " in text
+    assert text.endswith(f"Each method's own best rate:\n\n- freeze: {record['best']['freeze']:g}\n")
+    assert load_preset(preset).methods == {"freeze": {"freeze_layers": 1}}
+
+
+def test_a_sweep_of_continual_pre_training(world: World, tmp_path: Path) -> None:
+    preset = continual_bench(tmp_path, world.checkpoint("llama"), methods={"scale-adapt": {}}, suites=["english"])
+    options = {"seed": 5, "bench": "korean", "rates": (1e-3, 1e-2), "precision": "bfloat16"}
+    done = sweep(preset, tmp_path / "out", **options, say=print, progress=silent)  # type: ignore[arg-type]
+    labels = ["base", "scale-adapt@0.001", "scale-adapt@0.01"]
+    assert [found.checkpoint.label for found in done.results] == labels
     record = read_record(tmp_path / "out" / "sweep.json")
-    assert record["best"] == best_text_rates(result.rows)
-    said = f"scale sweep korean OUT --preset {preset} --seed 5 --rates 0.001,0.01 --precision bfloat16"
-    assert record["command"] == said
+    assert record["best"] == best_rates(done.results, TEXTS, BENCHES["korean"])
+    command = f"scale sweep korean OUT --preset {preset} --seed 5 --rates 0.001,0.01 --precision bfloat16"
+    assert record["command"] == command
     assert record["recipe"]["suites"] == []
-    assert record["recipe"]["documents"] == record["recipe"]["documents_while_training"]
+    texts = record["recipe"]["texts"].values()
+    assert all(text["documents"] == text["documents_while_training"] == 2 for text in texts)
     assert "| scale-adapt@0.01 | " in (tmp_path / "out" / "sweep.md").read_text(encoding="utf-8")

@@ -11,26 +11,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from benchmarks import reproduction
-from benchmarks.reproduction import (
-    OTHERS,
-    OUT,
-    RECORDS,
-    TABLE,
-    Row,
-    Verdict,
-    compare,
-    judge,
-    load_records,
-    read_rows,
-    records_of,
-    render,
-)
+from benchmarks.claims import COLUMNS, Verdict, compare, judge, numbers_of
+from benchmarks.reproduction import OTHERS, OUT, RECORDS, TABLE, load_records, records_of, render
 from scale_cli.bench.ablations import FIGURES as PAPER_FIGURES
 from scale_cli.core.errors import RequestError
-from scale_cli.reporting.statistics import proportion_error
+from scale_cli.core.files import plain
+from scale_cli.results.groups import ColumnSpec, GroupSpec
+from scale_cli.results.measurement import share_error
+from scale_cli.results.result import Result
+from tests.results.made import measured, result
 
 LOG = OUT.parent / "LOG.md"
 
@@ -40,13 +33,16 @@ def the_paper() -> dict[str, dict[str, Any]]:
     return {file.name: json.loads(file.read_text(encoding="utf-8")) for file in (RECORDS / TABLE, PAPER_FIGURES)}
 
 
-def rows(field: str, values: Mapping[str, Sequence[float]], error: float | None = None) -> list[Row]:
-    """Of each arm a row a seed."""
-    return [
-        Row(arm, seed, {field: value}, {field: error})
-        for arm, runs in values.items()
-        for seed, value in enumerate(runs)
-    ]
+def numbers(*rows: tuple[str, int | None, float, float | None], field: str = "x") -> pd.DataFrame:
+    """Those of a field: arm, seed, value and error."""
+    lines = [(arm, seed, field, value, error, None) for arm, seed, value, error in rows]
+    return pd.DataFrame(lines, columns=list(COLUMNS), dtype=object).astype(dict.fromkeys(COLUMNS[3:], float))
+
+
+def seeds(values: Mapping[str, Sequence[float]], error: float | None = None, *, field: str = "x") -> pd.DataFrame:
+    """Of each arm a number per seed."""
+    rows = [(arm, seed, value, error) for arm, runs in values.items() for seed, value in enumerate(runs)]
+    return numbers(*rows, field=field)
 
 
 def order(*groups: Sequence[str | float], field: str = "x") -> dict[str, Any]:
@@ -63,21 +59,31 @@ def figures() -> dict[str, Any]:
 
 def test_several_seeds_are_compared_by_their_differences() -> None:
     # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 3.46 with 2 degrees of freedom: p = 0.074
-    found = compare("x", *([r for r in rows("x", {"a": [1, 2, 3], "b": [2, 4, 6]}) if r.arm == arm] for arm in "ab"))
+    spread = seeds({"a": [1, 2, 3], "b": [2, 4, 6]})
+    found = compare(*(spread[spread["arm"] == arm] for arm in "ab"))
     assert found.difference == 2
     assert found.p_value == pytest.approx(0.0742, abs=1e-4)
-    assert judge(order(["a"], ["b"]), rows("x", {"a": [1, 2, 3], "b": [2, 4, 6]})).status == "undecided"
+    assert judge(order(["a"], ["b"]), spread).status == "undecided"
     # 2, 2, 2.3: t = 21
-    near = rows("x", {"a": [1, 2, 3], "b": [3, 4, 5.3]})
+    near = seeds({"a": [1, 2, 3], "b": [3, 4, 5.3]})
     assert judge(order(["a"], ["b"]), near) == Verdict("verified", "a 2.00 below b 4.10")
     assert judge(order(["b"], ["a"]), near) == Verdict("differs", "b 4.10 not below a 2.00")
 
 
 def test_the_seeds_of_a_pair_are_the_same() -> None:
     """Far more spread between seeds than between arms, in another order."""
-    first = rows("x", {"a": [10.0, 20.0, 30.0]})
-    second = [Row("b", 2 - i, {"x": value}) for i, value in enumerate((31.0, 21.0, 11.1))]
-    assert judge(order(["a"], ["b"]), first + second).status == "verified"
+    second = [("b", 2 - place, value, None) for place, value in enumerate((31.0, 21.0, 11.1))]
+    both = pd.concat([seeds({"a": [10.0, 20.0, 30.0]}), numbers(*second)])
+    assert judge(order(["a"], ["b"]), both).status == "verified"
+
+
+def test_changes_against_the_base_are_paired_by_item() -> None:
+    """28 is not 27 where their items are the same, however much the items differ."""
+    alone: Any = seeds({"base": [30.0], "fft": [28.0], "lora": [27.0]}, 5.0)
+    paired = alone.assign(paired=[None, 0.1, 0.1])
+    for rising in ([["lora"], ["fft"]], [["fft"], ["base"]]):
+        assert judge(order(*rising), alone).status == "undecided"
+        assert judge(order(*rising), paired).status == "verified"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +92,7 @@ def test_the_seeds_of_a_pair_are_the_same() -> None:
 )
 def test_a_single_seed_has_the_error_of_its_items(error: float | None, status: str) -> None:
     # a difference of 1; z = 7.1 at 0.1, 1.18 at 0.6
-    found = judge(order(["a"], ["b"]), rows("x", {"a": [1], "b": [2]}, error))
+    found = judge(order(["a"], ["b"]), seeds({"a": [1], "b": [2]}, error))
     assert found.status == status
     if error is None:
         assert found.why == "no error is known: a 1.000 below b 2.00"
@@ -95,58 +101,61 @@ def test_a_single_seed_has_the_error_of_its_items(error: float | None, status: s
 
 
 def test_equal_values_decide_nothing() -> None:
-    assert judge(order(["a"], ["b"]), rows("x", {"a": [1.0], "b": [1.0]}, 0.0)).status == "undecided"
-    assert judge(order(["a"], ["b"]), rows("x", {"a": [1.0, 1.0], "b": [1.0, 1.0]})).status == "undecided"
-    assert judge(order(["a"], ["b"]), rows("x", {"a": [1.0, 1.0], "b": [2.0, 2.0]})).status == "verified"
+    assert judge(order(["a"], ["b"]), seeds({"a": [1.0], "b": [1.0]}, 0.0)).status == "undecided"
+    assert judge(order(["a"], ["b"]), seeds({"a": [1.0, 1.0], "b": [1.0, 1.0]})).status == "undecided"
+    assert judge(order(["a"], ["b"]), seeds({"a": [1.0, 1.0], "b": [2.0, 2.0]})).status == "verified"
 
 
 def test_all_comparisons_of_a_claim_must_hold() -> None:
     claim = order(["a", "b"], ["c"], ["d"])
-    assert judge(claim, rows("x", {"a": [1], "b": [2], "c": [3], "d": [4]}, 0.1)) == Verdict(
+    assert judge(claim, seeds({"a": [1], "b": [2], "c": [3], "d": [4]}, 0.1)) == Verdict(
         "verified", "a 1.000 below c 3.00; b 2.00 below c 3.00; c 3.00 below d 4.00"
     )
     many = order(["a", "b"], ["c", "d"])
-    assert judge(many, rows("x", {"a": [1], "b": [2], "c": [3], "d": [4]}, 0.1)).why == "all 4 comparisons"
-    assert judge(claim, rows("x", {"a": [1], "b": [9], "c": [3], "d": [4]}, 0.1)) == Verdict(
+    assert judge(many, seeds({"a": [1], "b": [2], "c": [3], "d": [4]}, 0.1)).why == "all 4 comparisons"
+    assert judge(claim, seeds({"a": [1], "b": [9], "c": [3], "d": [4]}, 0.1)) == Verdict(
         "differs", "b 9.00 not below c 3.00"
     )
-    assert judge(claim, rows("x", {"a": [1], "b": [2], "c": [3], "d": [3.1]}, 0.1)) == Verdict(
+    assert judge(claim, seeds({"a": [1], "b": [2], "c": [3], "d": [3.1]}, 0.1)) == Verdict(
         "undecided", "inside the error: c 3.00 below d 3.10"
     )
 
 
 def test_a_number_stands_for_itself() -> None:
-    found = judge(order([0.95], ["a"]), rows("x", {"a": [0.97, 0.975, 0.98]}))
+    found = judge(order([0.95], ["a"]), seeds({"a": [0.97, 0.975, 0.98]}))
     assert found == Verdict("verified", "0.950 below a 0.975")
-    assert judge(order([0.95], ["a"]), rows("x", {"a": [0.90]}, 0.01)).status == "differs"
+    assert judge(order([0.95], ["a"]), seeds({"a": [0.90]}, 0.01)).status == "differs"
 
 
 def test_a_base_without_a_seed_is_compared_with_every_seed() -> None:
-    base = [Row("base", None, {"x": 5.0}, {"x": 0.1})]
-    assert judge(order(["a"], ["base"]), base + rows("x", {"a": [1.0, 1.2, 1.1]})).status == "verified"
-    assert judge(order(["a"], ["base"]), base + rows("x", {"a": [1.0, 9.2, 4.1]})).status == "undecided"
+    base = numbers(("base", None, 5.0, 0.1))
+    for values, status in (([1.0, 1.2, 1.1], "verified"), ([1.0, 9.2, 4.1], "undecided")):
+        assert judge(order(["a"], ["base"]), pd.concat([base, seeds({"a": values})])).status == status
 
 
 def test_exactly() -> None:
     claim = {"says": "", "field": "x", "exactly": {"*": 0}}
-    assert judge(claim, rows("x", {"a": [0.0], "b": [0.0]})) == Verdict("verified", "in all 2 rows")
-    assert judge(claim, rows("x", {"a": [0.0], "b": [1e-9]})) == Verdict("differs", "not exact: b 1e-09")
+    assert judge(claim, seeds({"a": [0.0], "b": [0.0]})) == Verdict("verified", "in all 2 rows")
+    assert judge(claim, seeds({"a": [0.0], "b": [1e-9]})) == Verdict("differs", "not exact: b 1e-09")
     one = {"says": "", "field": "x", "exactly": {"scale-preserve": 1}}
-    assert judge(one, rows("x", {"a": [0.0], "scale-preserve": [1.0]})) == Verdict("verified", "in the row")
-    assert judge(one, rows("x", {"scale-preserve": [0.0]})) == Verdict("differs", "not exact: SCALE-Preserve 0")
+    assert judge(one, seeds({"a": [0.0], "scale-preserve": [1.0]})) == Verdict("verified", "in the row")
+    assert judge(one, seeds({"scale-preserve": [0.0]})) == Verdict("differs", "not exact: SCALE-Preserve 0")
 
 
 @pytest.mark.parametrize(("last", "status"), [(3.1, "verified"), (1.0, "differs")])
 def test_linear(last: float, status: str) -> None:
     claim = {"says": "", "field": "y", "linear_in": "x", "among": ["a", "b", "c"]}
-    points = [Row(name, None, {"x": x, "y": y}) for name, x, y in (("a", 1, 1.0), ("b", 2, 2.0), ("c", 3, last))]
-    assert judge(claim, points).status == status
-    assert judge(claim, [*points, Row("d", None, {"y": 0.0})]).status == status
-    assert judge(claim | {"among": ["a", "b"]}, points) == Verdict("undecided", "2 rows are too few for a line")
+    points = [("a", 1.0, 1.0), ("b", 2.0, 2.0), ("c", 3.0, last)]
+    found = pd.concat(
+        [numbers(*((arm, None, point[place], None) for arm, *point in points), field="xy"[place]) for place in (0, 1)]
+    )
+    assert judge(claim, found).status == status
+    assert judge(claim, pd.concat([found, numbers(("d", None, 0.0, None), field="y")])).status == status
+    assert judge(claim | {"among": ["a", "b"]}, found) == Verdict("undecided", "2 rows are too few for a line")
 
 
 def test_what_a_record_lacks_was_not_run() -> None:
-    found = rows("x", {"fft": [1.0]})
+    found = seeds({"fft": [1.0]})
     assert judge(order(["fft"], ["scale-route", "lora"]), found) == Verdict(
         "not run", "the record has no row SCALE-Route, LoRA"
     )
@@ -159,59 +168,66 @@ def test_what_a_record_lacks_was_not_run() -> None:
 
 
 def test_biographies() -> None:
+    """The result before Task 1 is a row of its own; accuracy early in Task 1 is read from the curve."""
+    curve = {"mine": {"3": [[0, 1.0], [6, 0.9], [8, 0.7], [100, 0.25]]}}
+    rows = [
+        result("before Task 1", None, [measured("bios:task0", 1.0, 0.0, metric="hard")]),
+        result("mine", "fft", [measured("bios:task0", 0.25, 0.07, metric="hard", samples=36)], seed=3),
+    ]
+    record = bench_record(rows, words="bios --preset small", curves=[{"title": "Task 0", "series": curve}])
+    found = numbers_of(record).set_index(["arm", "field"])
+    mine: Any = found.loc[("mine", "bios:task0/hard")]
+    early: Any = found.loc[("mine", "early bios:task0/hard")]
+    assert (mine["seed"], mine["value"], mine["stderr"]) == (3, 0.25, 0.07)
+    assert early["value"] == 0.7  # at the first evaluation after 6.4% of 100 steps
+    assert early["stderr"] == share_error(0.7, 36)
+    assert len(found) == 3
+
+
+def bench_record(results: Sequence[Result], *, words: str, **fields: Any) -> dict[str, Any]:
+    """A benchmark's record, as it is read."""
+    entries = [{"checkpoint": found.checkpoint, "measurements": found.measurements} for found in results]
     record = {
-        "command": "scale bench bios --preset small",
-        "recipe": {"pretrain_people": 11, "task1_people": 100, "eval_people": 50},
-        "rows": [
-            {"label": "mine", "method": "fft", "seed": 3, "task0_before": 1.0, "task0": 0.25, "task1": 0.9}
-            | {"exact_task0": 0.2, "exact_task1": 0.8, "routed_task0": None, "seconds": 5.0}
-        ],
-        "curves": {"mine": {"3": [[0, 1.0, 0.0], [6, 0.9, 0.1], [8, 0.7, 0.1], [100, 0.25, 0.9]]}},
-    }
-    (row,) = read_rows(record)
-    assert (row.arm, row.seed) == ("mine", 3)
-    assert row.values["task0_early"] == 0.7  # at the first evaluation after 6.4% of 100 steps
-    assert row.errors["task0"] == proportion_error(0.25, 6 * 6)  # the half of 11 that is not trained on
-    assert row.errors["task0_early"] == proportion_error(0.7, 36)
-    assert row.errors["exact_task1"] == proportion_error(0.8, 6 * 50)
-    assert row.errors["seconds"] is None
-    assert "routed_task0" not in row.values
-
-
-def korean_record(values: Mapping[str, tuple[float, float]], preset: str = "small") -> dict[str, Any]:
-    """A record of the Korean benchmark as it writes them, by method English and Korean perplexity; one seed."""
-    made, results = [], []
-    for label, (english, korean) in values.items():
-        base = label == "base"
-        perplexity = {"english": english, "korean": korean}
-        bits = {name: math.log2(value) / 2 for name, value in perplexity.items()}  # two bytes a token
-        made.append(
-            {
-                "label": label,
-                "method": None if base else label,
-                "seed": None if base else 0,
-                "bits": bits,
-                "bits_stderr": dict.fromkeys(bits, 0.001),
-                "perplexity": perplexity,
-                "routed": {"english": None, "korean": None},
-                "suites": {"English (offline)": 0.5, "Korean (offline)": 0.25},
-                "suites_stderr": {"English (offline)": 0.01, "Korean (offline)": None},
-                "hidden_states_equal": True if label == "scale-preserve" else None,
-            }
-        )
-        measured = [{"task": "winogrande", "metric": "acc", "value": 0.61, "stderr": 0.0137}]
-        checkpoint = {"method": None if base else label, "options": None if base else {"seed": 0}}
-        results.append({"checkpoint": checkpoint, "measurements": measured})
-    return {
-        "schema": 1,
-        "command": f"torchrun --nproc-per-node 8 --no-python scale bench korean --preset {preset}",
-        "recipe": {"preset": preset, "base": "fetch:smollm2", "train_data": ["fetch:korean-bills/text.jsonl"]}
-        | {"english_data": "en.jsonl", "korean_data": "ko.jsonl", "seeds": [0]}
-        | {"training": {"steps": 500, "batch_size": 16, "seq_length": 1024}},
+        "schema": 2,
+        "kind": "evaluation",
+        "created": "2026-01-01T00:00:00+00:00",
+        "command": f"torchrun --nproc-per-node 8 --no-python scale bench {words}",
+        "recipe": {},
         "environment": {"hardware": {"cores": 16, "gpus": ["a GPU"]}},
-        "rows": made,
-        "results": results,
+        "results": entries,
     }
+    return dict(plain(record | fields))
+
+
+def korean_record(
+    values: Mapping[str, tuple[float, float]], preset: str = "small", seeds: Sequence[int] = (0,)
+) -> dict[str, Any]:
+    """A record of continual pre-training, by method English and Korean perplexity; another seed has 0.01 more."""
+    rows = []
+    for label, (english, korean) in values.items():
+        for seed in seeds:
+            texts = [
+                measured(f"perplexity:{name}", value + 0.01 * seed, 0.01, metric="perplexity")
+                for name, value in (("english", english), ("korean", korean))
+            ]
+            tasks = [measured("winogrande", 0.61, 0.0137), measured("a", 0.4, 0.03), measured("b", 0.6, 0.04)]
+            if label == "base":
+                rows.append(result(label, None, [*texts, *tasks]))
+                break
+            halves = {"hidden_states_equal": True} if label == "scale-preserve" else {}
+            drift = measured("drift:english", 1.0, None, metric="cosine", details=halves)
+            name = f"{label} (seed {seed})" if len(seeds) > 1 else label
+            rows.append(result(name, label, [*texts, *tasks, drift], seed=seed))
+    sources = {"english": {"source": "en.jsonl"}, "korean": {"source": "ko.jsonl"}}
+    recipe: dict[str, Any] = {
+        "preset": preset,
+        "base": "fetch:smollm2",
+        "train_data": ["fetch:korean-bills/text.jsonl"],
+    }
+    recipe |= {"texts": sources, "seeds": list(seeds), "training": {"steps": 500, "batch_size": 16, "seq_length": 1024}}
+    offline = tuple(ColumnSpec(task, "acc", task) for task in "ab")
+    group = GroupSpec("english-offline", "English (offline)", "stability", offline)
+    return bench_record(rows, words=f"korean --preset {preset}", recipe=recipe, groups=[group])
 
 
 def paper_values(name: str) -> dict[str, list[float]]:
@@ -220,35 +236,36 @@ def paper_values(name: str) -> dict[str, list[float]]:
     return values
 
 
-def paper_korean(preset: str = "small") -> dict[str, Any]:
+def paper_korean(preset: str = "small", seeds: Sequence[int] = (0,)) -> dict[str, Any]:
     """A record in which every perplexity is the paper's."""
-    return korean_record({arm: (en, ko) for arm, (en, ko) in paper_values("Figure 9").items()}, preset)
+    return korean_record({arm: (en, ko) for arm, (en, ko) in paper_values("Figure 9").items()}, preset, seeds)
 
 
-def test_korean() -> None:
-    base, row = read_rows(korean_record({"base": (16.0, 64.0), "scale-preserve": (16.0, 32.0)}))
-    assert (base.arm, base.seed, row.arm, row.seed) == ("base", None, "scale-preserve", 0)
-    assert row.values["perplexity/english"] == 16.0
-    assert row.values["bits/english"] == 2.0
-    # 2 bits a byte and 2 bytes a token: the perplexity is 2^(2 bits), which changes by 16 ln 16 / 2 a bit
-    moved = 2 ** (2 * 2.001) - 2 ** (2 * 2.0)
-    assert row.errors["perplexity/english"] == pytest.approx(moved, rel=2e-3)
-    assert row.values["hidden_states_equal"] == 1.0
-    assert "hidden_states_equal" not in base.values
-    assert (row.values["winogrande/acc"], row.errors["winogrande/acc"]) == (0.61, 0.0137)
-    assert (row.values["average/english"], row.errors["average/english"]) == (0.5, 0.01)
-    assert (row.values["average/korean"], row.errors["average/korean"]) == (0.25, None)
+def test_continual_pre_training() -> None:
+    found = numbers_of(korean_record({"base": (16.0, 64.0), "scale-preserve": (16.0, 32.0)})).set_index(
+        ["arm", "field"]
+    )
+    assert found.loc[("base", "perplexity:korean/perplexity"), "value"] == 64
+    assert found.loc[("scale-preserve", "perplexity:korean/perplexity"), "value"] == 32
+    assert found.loc[("scale-preserve", "hidden_states_equal"), "value"] == 1
+    assert ("base", "hidden_states_equal") not in found.index
+    seeds = found["seed"].groupby("arm").first()
+    assert (seeds["scale-preserve"], pd.isna(seeds["base"])) == (0, True)
+    average: Any = found.loc[("base", "average/english")]  # of the record's own tasks of the language
+    assert (average["value"], average["stderr"]) == (pytest.approx(0.5), pytest.approx(0.025))
+    assert ("base", "average/korean") not in found.index
 
 
 def test_evaluations_alone() -> None:
-    found = {row.arm: row for row in read_rows(load_records(RECORDS)[TABLE])}
-    assert list(found)[:2] == ["base", "fft"]
-    assert found["scale-route"].values["average/english"] == pytest.approx(0.4649, abs=5e-5)
-    assert found["scale-route"].values["average/korean"] == pytest.approx(0.5550, abs=5e-5)
-    errors = [found["fft"].errors[f"kobest_{task}"] for task in ("boolq/acc", "copa/acc", "hellaswag/acc_norm")]
-    assert None not in errors
-    wanted = math.sqrt(sum(error**2 for error in errors if error is not None)) / 3
-    assert found["fft"].errors["average/korean"] == pytest.approx(wanted)
+    found = numbers_of(load_records(RECORDS)[TABLE])
+    assert list(found["arm"].unique())[:2] == ["base", "fft"]
+    found = found.set_index(["arm", "field"])
+    assert found.loc[("scale-route", "average/english"), "value"] == pytest.approx(0.4649, abs=5e-5)
+    assert found.loc[("scale-route", "average/korean"), "value"] == pytest.approx(0.5550, abs=5e-5)
+    tasks = [f"kobest_{task}" for task in ("boolq/acc", "copa/acc", "hellaswag/acc_norm")]
+    errors: list[Any] = [found.loc[("fft", task), "stderr"] for task in tasks]
+    wanted = math.sqrt(sum(error**2 for error in errors)) / 3
+    assert found.loc[("fft", "average/korean"), "stderr"] == pytest.approx(wanted)
 
 
 def test_a_record_is_found_by_its_command_s_words() -> None:
@@ -299,11 +316,11 @@ def test_every_experiment_is_named_and_every_claim_can_be_read() -> None:
 @pytest.mark.parametrize("figure", [f for f in figures()["figures"] if f["columns"]], ids=lambda f: f["name"])
 def test_the_paper_s_own_values_have_the_orders_that_are_claimed(figure: dict[str, Any]) -> None:
     fields = [column["field"] for column in figure["columns"]]
-    known = [
-        Row(arm, None, dict(zip(fields, values, strict=True)), dict.fromkeys(fields, 1e-6))
-        for arm, values in figure["values"].items()
-        if None not in values
-    ]
+    columns = {
+        field: [(arm, None, values[place], 1e-6) for arm, values in figure["values"].items() if None not in values]
+        for place, field in enumerate(fields)
+    }
+    known = pd.concat([numbers(*column, field=field) for field, column in columns.items()])
     statuses = [
         judge(claim, known).status for claim in figure["claims"] if "rising" in claim and claim["field"] in fields
     ]
@@ -314,7 +331,7 @@ def test_the_paper_s_own_values_have_the_orders_that_are_claimed(figure: dict[st
 
 def test_the_paper_s_table_contradicts_no_claim_on_it() -> None:
     (figure,) = (figure for figure in figures()["figures"] if figure["name"] == "Table 1")
-    found = read_rows(load_records(RECORDS)[TABLE])
+    found = numbers_of(load_records(RECORDS)[TABLE])
     assert [judge(claim, found).status for claim in figure["claims"]] == ["verified"] * 2 + ["undecided"] * 3
 
 
@@ -359,7 +376,7 @@ def test_a_record_of_the_paper_s_order_verifies_its_claims_and_not_its_numbers()
 
 def test_a_record_of_the_paper_s_size_is_compared_number_by_number() -> None:
     record = paper_korean(preset="paper")
-    record["rows"][1]["perplexity"]["english"] = 13.5
+    record["results"][1]["measurements"][0]["value"] = 13.5
     figure = section(with_record(record), "### Figure 9")
     assert "| FFT | 12.49 | 13.50 (1 seed) differs | 6.50 | 6.50 (1 seed) verified |" in figure
     table = section(with_record(record), "### Table 1")
@@ -369,27 +386,20 @@ def test_a_record_of_the_paper_s_size_is_compared_number_by_number() -> None:
 
 def test_a_record_that_contradicts_differs_plainly() -> None:
     record = paper_korean()
-    record["rows"][1] |= {"perplexity": {"english": 10.43, "korean": 6.5}}
+    record["results"][1]["measurements"][0]["value"] = 10.43
     figure = section(with_record(record), "### Figure 9")
     assert "| differs | LLaMA Pro 11.24 not below FFT 10.43 |" in figure
 
 
 def test_several_seeds_have_mean_and_deviation() -> None:
-    record = paper_korean()
-    again = [json.loads(json.dumps(row)) | {"seed": seed} for row in record["rows"][1:] for seed in (1, 2)]
-    for row in again:
-        row["perplexity"]["english"] += 0.01 * row["seed"]
-    record["results"] += [record["results"][1]] * len(again)
-    record["rows"] += again
-    figure = section(with_record(record), "### Figure 9")
+    figure = section(with_record(paper_korean(seeds=(0, 1, 2))), "### Figure 9")
     assert "| FFT | 12.49 | 12.50 ± 0.01 (3 seeds) |" in figure
 
 
 def test_a_record_without_harness_tasks_has_no_row_in_the_table() -> None:
     record = paper_korean()
-    for row in record["rows"]:
-        row |= {"suites": {}, "suites_stderr": {}}
-    del record["results"]
+    for entry in record["results"]:
+        entry["measurements"] = entry["measurements"][:2]
     table = section(with_record(record), "### Table 1")
     cells = table.split("| claim |")[0]
     assert "ours.json" not in cells
@@ -446,7 +456,7 @@ def test_a_folder_without_the_paper(
     with pytest.raises(RequestError) as error:
         load_records(tmp_path)
     assert str(error.value) == (
-        f"--records {tmp_path}: {tmp_path / 'other.json'} is not a record of schema 1; leave only records there"
+        f"--records {tmp_path}: {tmp_path / 'other.json'} is not a record of schema 1 or 2; leave only records there"
     )
 
 
@@ -463,19 +473,3 @@ def test_the_log_s_links_and_dates() -> None:
     findings = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
     assert len(findings) > 10
     assert [one.splitlines()[0] for one in findings if "`" not in one and "](records/" not in one] == []
-
-
-def test_changes_of_one_text_are_paired_by_document() -> None:
-    """28 of perplexity is not 27 where their documents are the same, however much documents differ."""
-    base = {"label": "base", "perplexity": {"x": 30.0}, "bits": {"x": 1.0}, "bits_stderr": {"x": 0.2}}
-    rows = [
-        base | {"label": label, "perplexity": {"x": perplexity}, "change_stderr": {"x": 0.001}}
-        for label, perplexity in (("fft", 28.0), ("lora", 27.0))
-    ]
-    alone = read_rows({"rows": [base, *({**row, "change_stderr": {}} for row in rows)]})
-    paired = read_rows({"rows": [base, *rows]})
-    for rising in ([["lora"], ["fft"]], [["fft"], ["base"]]):
-        claim = {"field": "perplexity/x", "rising": rising}
-        assert judge(claim, alone).status == "undecided"
-        assert judge(claim, paired).status == "verified"
-    assert paired[1].paired["perplexity/x"] == pytest.approx(28 * math.log(28) * 0.001)

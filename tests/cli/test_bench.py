@@ -9,14 +9,26 @@ from typing import Any
 
 import pytest
 
-from scale_cli.bench import bios
+from scale_cli.bench import bios, bios_results
 from scale_cli.core.records import read_record
 from scale_cli.methods import METHODS
 from scale_cli.planning.memory import StepMemory
-from scale_cli.reporting.bios import table_rows
-from tests.runs import World, bench_file, korean_bench, korean_texts, tree
+from scale_cli.reporting.documents import BEST, markdown
+from scale_cli.results.result import read_results
+from tests.runs import World, bench_file, continual_bench, held_out, korean_texts, tree
 
 RunCli = Callable[..., Any]
+
+
+ROLES = {"english": "stability", "korean": "plasticity"}
+
+
+def shown_rows(stdout: str) -> list[str]:
+    """The names of the rows of the first block of a printed table, without the mark of the Pareto front."""
+    lines = stdout.splitlines()
+    rules = [place for place, line in enumerate(lines) if line.startswith("───")]
+    end = next(place for place in range(rules[-1] if len(rules) == 1 else rules[1], len(lines)) if not lines[place])
+    return [line.partition("  ")[0].strip(" †") for line in lines[rules[0] : end] if not line.startswith("───")]
 
 
 def test_a_benchmark(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,11 +39,12 @@ def test_a_benchmark(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.Monkey
     assert ended.code == 0
     out = Path("runs/bios-tiny")  # where it goes without --out
     record = read_record(out / "results.json")
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
-    assert rows == table_rows(record["rows"])
+    assert shown_rows(ended.stdout) == ["scale-route"]
+    sheet = bios_results.sheet(read_results([out]), title=f"Biography benchmark, {file}", best=BEST["markdown"])
+    assert (out / "table.md").read_text(encoding="utf-8") == markdown(sheet)
     said = ended.stderr.splitlines()
     assert said[0] == "data: 16 people, 2 biographies each"
-    assert said[-1].endswith("s in all; records, table.md and curves.png are in runs/bios-tiny")
+    assert said[-1].endswith("s in all; record, table.md and figures are in runs/bios-tiny")
     assert [line.split(":")[0] for line in said if "100%" in line] == [
         "pretrain (seed 0)",
         "task0 (seed 0)",
@@ -43,7 +56,7 @@ def test_a_benchmark(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.Monkey
     )
     assert ended.code == 0
     result = json.loads(ended.stdout)
-    assert result["rows"] == record["rows"]
+    assert result["results"] == record["results"]
     assert result["curves"] == record["curves"]
     assert len(ended.stderr.splitlines()) == 2  # nothing is run again: Task 0's accuracy, and where it is
 
@@ -113,34 +126,34 @@ def test_the_korean_benchmark(run_cli: RunCli, world: World, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     texts = korean_texts(tmp_path / "elsewhere")
-    gone = {"base": "fetch:none", "train_data": ["none"], "english_data": "none", "korean_data": "none"}
-    file = korean_bench(tmp_path, world.checkpoint("llama"), methods={"fft": {}, "scale-preserve": {}}, **gone)
-    words = ["--base", world.checkpoint("llama"), "--train-data", texts["train"], "--english-data", texts["english"]]
-    ended = run_cli("bench", "korean", "--preset", file, *words, "--korean-data", texts["korean"])
+    absent = {name: held_out("none", role, documents=5 + (name == "korean")) for name, role in ROLES.items()}
+    gone = {"base": "fetch:none", "train_data": ["none"], "texts": absent}
+    file = continual_bench(tmp_path, world.checkpoint("llama"), methods={"fft": {}, "scale-preserve": {}}, **gone)
+    words = ["--base", world.checkpoint("llama"), "--train-data", texts["train"]]
+    words += [word for name in ROLES for word in ("--text", f"{name}={texts[name]}")]
+    ended = run_cli("bench", "korean", "--preset", file, *words)
     assert ended.code == 0
     out = Path("runs/korean-korean")  # where it goes without --out
     record = read_record(out / "results.json")
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
-    assert [row[0] for row in rows if row[0]] == 3 * ["base", "fft", "scale-preserve"]
-    assert [row["label"] for row in record["rows"]] == ["base", "fft", "scale-preserve"]
+    assert shown_rows(ended.stdout) == ["base", "fft", "scale-preserve"]
+    assert [result["checkpoint"]["label"] for result in record["results"]] == ["base", "fft", "scale-preserve"]
     said = ended.stderr.splitlines()
     assert said[0] == "texts: 5 english, 6 korean documents are measured"
-    assert said[-1].endswith("s in all; records, table.md and figures are in runs/korean-korean")
+    assert said[-1].endswith("s in all; record, table.md and figures are in runs/korean-korean")
     shown = {line.split(":")[0] for line in said if "100%" in line}
     assert {"base", "fft (seed 0)", "scale-preserve (seed 0)", "scale-preserve"} <= shown
 
 
 def test_an_ablation(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    file = korean_bench(tmp_path, world.checkpoint("llama"), methods={"scale-route": {}})
+    file = continual_bench(tmp_path, world.checkpoint("llama"), methods={"scale-route": {}})
     words = ["bench", "ablations", "threshold", "--preset", file, "--methods", "tau 0,tau 2"]
     planned = run_cli(*words, "--dry-run", "--json")
     assert [budget["label"] for budget in json.loads(planned.stdout)["budgets"]] == ["scale-route"]
     ended = run_cli(*words)
     assert ended.code == 0
     assert ended.stdout.splitlines()[0].strip() == f"Ablation threshold, {file}"
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
-    assert [row[0] for row in rows if row[0]] == 3 * ["base", "scale-route", "tau 0", "tau 2"]
+    assert shown_rows(ended.stdout) == ["base", "scale-route", "tau 0", "tau 2"]
     assert ended.stderr.splitlines()[-1].endswith("figures are in runs/ablations-threshold-korean")
 
 
@@ -151,22 +164,20 @@ def test_a_dry_run_writes_nothing_and_reads_no_weights(
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_bytes((world.checkpoint("llama") / "config.json").read_bytes())
-    file = korean_bench(tmp_path, base, gpus=2, seeds=[3, 4], tflops=0.5)
+    file = continual_bench(tmp_path, base, gpus=2, seeds=[3, 4], tflops=0.5)
     before = tree(tmp_path)
     ended = run_cli("bench", "korean", "--preset", file, "--dry-run")
     assert ended.code == 0
     assert tree(tmp_path) == before
     lines = ended.stdout.splitlines()
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
-    assert [line[0] for line in cells] == ["fft", "lora", "scale-preserve", "scale-route"]
+    assert lines[0] == f"korean, {file}: 31,904 parameters, seeds 3, 4"
+    assert shown_rows(ended.stdout) == ["fft", "lora", "scale-preserve", "scale-route"]
+    cells = [line.split() for line in lines if line.startswith(("fft  ", "lora  ", "scale-")) and line[-1] != ":"]
     assert [line[2] for line in cells] == ["0.02", "0.01", "0.01", "0.01"]
     assert {tuple(line[3:6]) for line in cells} == {("4", "128", "512")}
-    assert " ".join(" ".join(lines[:2]).split()) == f"korean, {file}: 31,904 parameters, seeds 3, 4"
-    words = " ".join(lines)
-    command = f"torchrun --nproc-per-node 2 --no-python scale bench korean --preset {file} --seeds 3,4"
-    assert " ".join(words.split()).endswith(f" {command}")
-    assert "at 0.5 x 10^12 operations a second (--tflops: an assumption) in each of 2 processes; " in " ".join(
-        words.split()
+    assert lines[-1] == f"torchrun --nproc-per-node 2 --no-python scale bench korean --preset {file} --seeds 3,4"
+    assert "at 0.5 x 10^12 operations per second (--tflops: an assumption) in each of 2 processes; " in " ".join(
+        ended.stdout.split()
     )
 
     halved = run_cli("bench", "korean", "--preset", file, "--dry-run", "--tflops", "1", "--json")

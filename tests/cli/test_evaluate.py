@@ -14,7 +14,8 @@ import pytest
 from scale_cli.core.files import plain
 from scale_cli.evaluation.bios import BiographyJob
 from scale_cli.evaluation.evaluate import evaluate
-from scale_cli.results.result import Measurement, read_results
+from scale_cli.results.measurement import Measurement
+from scale_cli.results.result import read_results
 from tests.runs import Run, World, tree
 from tests.tasks import Tasks
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from scale_cli.reporting.texts import with_error
 
 from scale_cli.core.files import plain
 from scale_cli.data.biographies import read_biographies
@@ -20,8 +21,8 @@ from scale_cli.data.windows import WindowOptions
 from scale_cli.evaluation.drift import DriftJob
 from scale_cli.evaluation.perplexity import PerplexityJob
 from scale_cli.evaluation.subject import load, targets
-from scale_cli.reporting.texts import with_error
-from scale_cli.results.result import Measurement, read_results
+from scale_cli.results.measurement import Measurement
+from scale_cli.results.result import read_results
 from tests.helpers import tiny_base
 from tests.runs import Run, World, save, tree
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from scale_cli.reporting import fonts
+from scale_cli.reporting import style
 from tests.results.made import measured, result, scored
 
 RunCli = Callable[..., Any]
@@ -171,7 +171,7 @@ def test_figures_without_a_trade_off(run_cli: RunCli, evaluated: Path, tmp_path:
 def test_korean_labels_without_a_font_are_told(
     run_cli: RunCli, evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fonts, "korean_font", lambda: None)
+    monkeypatch.setattr(style, "korean_font", lambda: None)
     ended = run_cli("report", evaluated, *suites(evaluated), "--figures", tmp_path / "figures", "--format", "csv")
     assert ended.code == 0
     assert ended.stderr.splitlines()[0] == (

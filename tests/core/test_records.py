@@ -12,7 +12,8 @@ import torch
 
 from scale_cli import __version__
 from scale_cli.core.records import (
-    Metric,
+    SCHEMA,
+    digest,
     environment,
     fingerprint_folder,
     git_state,
@@ -25,21 +26,11 @@ from scale_cli.core.records import (
 
 def test_record_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
-    metric = Metric("arc_challenge/acc_norm", 0.366, 0.0141, 1172, True, task_version="1.0", num_fewshot=0)
-    broken = Metric("perplexity", float("inf"), None, 8, False)
-    write_record(path, command="scale eval x", metrics=[metric, broken], seeds=(0, 1), base=Path("folder"))
+    broken = {"name": "perplexity", "value": float("inf")}
+    write_record(path, command="scale eval x", metrics=(broken,), seeds=(0, 1), base=Path("folder"))
     record = read_record(path)
-    assert record["metrics"][0] == {
-        "name": "arc_challenge/acc_norm",
-        "value": 0.366,
-        "stderr": 0.0141,
-        "samples": 1172,
-        "higher_is_better": True,
-        "task_version": "1.0",
-        "num_fewshot": 0,
-    }
-    assert record["metrics"][1]["value"] is None
-    assert (record["seeds"], record["base"], record["schema"]) == ([0, 1], "folder", 1)
+    assert record["metrics"] == [{"name": "perplexity", "value": None}]
+    assert (record["seeds"], record["base"], record["schema"]) == ([0, 1], "folder", SCHEMA)
     assert record["environment"]["packages"]["scale-cli"] == __version__
     assert {"created", "git"} < set(record)
 
@@ -51,12 +42,19 @@ def test_record_bytes_do_not_depend_on_the_order_of_the_fields(tmp_path: Path) -
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_read_record_refuses_another_schema(tmp_path: Path) -> None:
-    write_record(tmp_path / "new.json", schema=2)
+def test_records_of_known_schemas_are_read_and_no_others(tmp_path: Path) -> None:
+    write_record(tmp_path / "old.json", schema=1)
+    assert read_record(tmp_path / "old.json")["schema"] == 1
+    write_record(tmp_path / "new.json", schema=3)
     (tmp_path / "list.json").write_text("[]")
     for name in ("new.json", "list.json"):
-        with pytest.raises(ValueError, match="is not a record of schema 1"):
+        with pytest.raises(ValueError, match=r"is not a record of schema 1 or 2$"):
             read_record(tmp_path / name)
+
+
+def test_equal_values_have_one_digest() -> None:
+    assert digest({"a": (1, 2), "b": Path("x")}) == digest({"b": "x", "a": [1, 2]})
+    assert digest({"a": 1}) != digest({"a": 2})
 
 
 def test_environment_names_versions_and_hardware() -> None:

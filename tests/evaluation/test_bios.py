@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +15,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from scale_cli.core.errors import RequestError
-from scale_cli.core.records import Metric
 from scale_cli.data.biographies import Question, read_questions
 from scale_cli.evaluation.bios import BiographyAccuracy, BiographyJob
 from scale_cli.evaluation.evaluate import evaluate
 from scale_cli.methods import METHODS
+from scale_cli.results.measurement import Measurement
 from tests.helpers import tiny_base, widened
 from tests.runs import Run, World, as_loaded, reload, run
 
@@ -91,9 +90,9 @@ def test_an_example_worked_by_hand() -> None:
     ]
 
 
-def summary(metrics: Sequence[Metric]) -> list[tuple[str, float, float | None, int]]:
+def summary(metrics: Sequence[Measurement]) -> list[tuple[str, float, float | None, int]]:
     assert all(metric.higher_is_better for metric in metrics)
-    return [(metric.name, metric.value, metric.stderr, metric.samples) for metric in metrics]
+    return [(metric.metric, metric.value, metric.stderr, metric.samples) for metric in metrics]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -164,7 +163,8 @@ def asked(
 def test_what_was_learnt_by_heart_is_exact(memoriser: Run, world: World) -> None:
     known = BiographyAccuracy(read_questions(world.data, (0, 2)), world.tokenizer)
     values = {
-        metric.name: metric.value for metric in known.first_token(memoriser.model) + known.exact_match(memoriser.model)
+        metric.metric: metric.value
+        for metric in known.first_token(memoriser.model) + known.exact_match(memoriser.model)
     }
     assert {name for name, value in values.items() if value != 1.0} == {n for n in values if n.startswith("soft")}
     assert all(value > 0.8 for value in values.values())
@@ -178,29 +178,24 @@ def test_the_slow_loop_finds_the_same(batch_size: int, asked: Any, world: World)
     accuracy = BiographyAccuracy(questions, world.tokenizer, batch_size=batch_size)
     found = accuracy.first_token(model) + accuracy.exact_match(model)
     kinds = ("hard", "soft", *scores.keys() & {"routed"}, "exact")
-    assert [metric.name for metric in found] == [f"{kind}{attribute}" for kind in kinds for attribute in scores[kind]]
+    assert [metric.metric for metric in found] == [f"{kind}{attribute}" for kind in kinds for attribute in scores[kind]]
     for metric in found:
-        kind, slash, attribute = metric.name.partition("/")
+        kind, slash, attribute = metric.metric.partition("/")
         values = scores[kind][slash + attribute]
         assert (metric.samples, metric.higher_is_better) == (len(values), True)
         assert metric.value == pytest.approx(np.mean(values), abs=1e-6)
         assert metric.stderr == pytest.approx(np.std(values, ddof=1) / len(values) ** 0.5, abs=1e-6)
 
 
-def values(metrics: Sequence[Metric]) -> dict[str, float]:
-    """Values by name. Memory alignment may change the last bits of soft accuracy for equal weights."""
-    return {metric.name: metric.value for metric in metrics}
+def values(metrics: Sequence[Measurement]) -> dict[str, float]:
+    """Values by metric. Memory alignment may change the last bits of soft accuracy for equal weights."""
+    return {metric.metric: metric.value for metric in metrics}
 
 
-def measured(sources: Sequence[str], job: BiographyJob) -> dict[str, list[Metric]]:
+def measured(sources: Sequence[str], job: BiographyJob) -> dict[str, list[Measurement]]:
     """The measurements of `scale eval --bios`, by source."""
     named = [f"{number}={source}" for number, source in enumerate(sources)]
-    return {
-        result.checkpoint.source: [
-            Metric(m.metric, m.value, m.stderr, m.samples, m.higher_is_better) for m in result.find(job.label)
-        ]
-        for result in evaluate(named, [job])
-    }
+    return {result.checkpoint.source: result.find(job.label) for result in evaluate(named, [job])}
 
 
 def test_measurements_are_the_metrics_and_are_kept(world: World, finished: Callable[..., Run], tmp_path: Path) -> None:
@@ -209,7 +204,8 @@ def test_measurements_are_the_metrics_and_are_kept(world: World, finished: Calla
     accuracy = BiographyAccuracy(read_questions(world.data, (3, 4)), world.tokenizer, batch_size=2)
     model = reload(Path(source))
     for m, metric in zip(result.measurements, accuracy.first_token(model) + accuracy.exact_match(model), strict=True):
-        assert (m.task, m.metric, m.value, m.stderr, m.samples) == ("bios:3:4", *astuple(metric)[:4])
+        assert (m.task, m.metric, m.value) == ("bios:3:4", metric.metric, metric.value)
+        assert (m.stderr, m.samples) == (metric.stderr, metric.samples)
         assert (m.batch_size, m.dtype, m.higher_is_better, m.limit) == (2, "float32", True, None)
     shares = {m.routed for m in result.measurements if m.metric != "routed"}
     assert shares == {m.value for m in result.find("bios:3:4", "routed")}

@@ -32,7 +32,8 @@ from scale_cli.evaluation.drift import (
 )
 from scale_cli.evaluation.subject import Subject, information, load, targets
 from scale_cli.methods import METHODS
-from scale_cli.results.result import Measurement, Result
+from scale_cli.results.measurement import Measurement
+from scale_cli.results.result import Result
 from scale_cli.surgery import upscale
 from scale_cli.training.train import train
 from tests.helpers import BASES, base_folder, probe, tiny_base

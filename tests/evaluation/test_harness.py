@@ -27,7 +27,8 @@ from scale_cli.evaluation.harness import HarnessTask, find_tasks, suite_tasks, w
 from scale_cli.evaluation.quiet import quiet
 from scale_cli.evaluation.suites import Suite, load_suite
 from scale_cli.methods import METHODS
-from scale_cli.results.result import Measurement, Result, read_items, read_result
+from scale_cli.results.measurement import Measurement
+from scale_cli.results.result import Result, read_items, read_result
 from tests.runs import Run, World, tree
 from tests.tasks import ITEMS, SUITE, Tasks
 
@@ -151,8 +152,8 @@ def test_every_kind_of_checkpoint_is_measured(world: World, tasks: Tasks, finish
         assert (info.label, info.source, info.method) == (method, source, method)
         record = json.loads((Path(source) / "record.json").read_text())
         assert info.parameters["trained"] == record["trained_parameters"]
-        assert info.options is not None
-        assert info.options["seed"] == 0
+        assert info.recipe is not None
+        assert info.recipe["seed"] == 0
         model = load_model(describe(source))
         assert info.parameters["total"] == sum(p.numel() for p in model.parameters())
         wanted = by_harness(around(model, load_tokenizer(describe(source))), tasks, "tiny_choice")
@@ -515,7 +516,7 @@ def test_two_processes_share_the_requests(world: World, tasks: Tasks, finished: 
     command = [sys.executable, *launcher, str(program), *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("Tiny, stability") == 1
+    assert ended.stdout.count("stability: Tiny") == 1
     two = read_result(tmp_path / "two" / "routed")
     assert two is not None
     alone = measure(source, suite_tasks(load_suite(tasks.suite)), out=tmp_path / "one")

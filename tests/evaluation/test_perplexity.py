@@ -22,7 +22,7 @@ from scale_cli.data.windows import WindowOptions, Windows, cut, lead_token, rati
 from scale_cli.evaluation.perplexity import PerplexityJob, document_sums
 from scale_cli.evaluation.subject import Subject, Target
 from scale_cli.reporting.statistics import mean_and_deviation, paired_error
-from scale_cli.results.result import Measurement
+from scale_cli.results.measurement import Measurement
 from tests.helpers import tiny_base, widened
 
 DOCUMENTS = ("Ice floats on water.", "물은 흐른다.", "a", "Steam rises. " * 4, "\n\n", "끝")
@@ -333,7 +333,7 @@ def test_incomparable_measurements_have_different_versions() -> None:
     ):
         found = measured(subject, documents, options)["perplexity"]
         versions.add(found.task_version)
-        assert found.key.task_version == found.task_version
+        assert found.way.task_version == found.task_version
     assert len(versions) == 5
     assert measured(subject)["perplexity"].task_version == f"concat-16-16-{Corpus('y', 'z', DOCUMENTS).sha256[:12]}"
 

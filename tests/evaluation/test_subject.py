@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from scale_cli.checkpoints.load import describe, load_model, save_pointer, save_trained
 from scale_cli.core.errors import RequestError
+from scale_cli.core.records import read_record
 from scale_cli.evaluation.subject import fingerprint, information, load, targets
 from scale_cli.methods import NoOptions, trained_parameters
 from tests.runs import Run, World
@@ -142,16 +143,25 @@ def test_the_dtype_is_the_stored_one_on_a_cpu_and_bfloat16_on_a_gpu(
     assert loaded.dtype == torch.bfloat16
 
 
-def test_the_description_of_a_checkpoint_in_results(world: World, finished: Finished) -> None:
+def test_the_description_of_a_checkpoint_in_results(world: World, finished: Finished, tmp_path: Path) -> None:
     (plain,) = targets([f"x={world.checkpoint('llama')}"], dtype=None, device=CPU)
     model = load(plain, device=CPU, batch_size=None, seed=0).model
     info = information(plain, model)
-    assert (info.label, info.kind, info.method, info.options) == ("x", "plain", None, None)
+    assert (info.label, info.kind, info.method, info.recipe, info.identity) == ("x", "plain", None, None, None)
     assert info.parameters == {"total": model.num_parameters(), "trained": None}
     for method in ("fft", "scale-adapt"):
         (target,) = targets([str(finished(method).folder)], dtype=None, device=CPU)
         info = information(target, load(target, device=CPU, batch_size=None, seed=0).model)
         assert (info.method, info.kind) == (method, "plain" if method == "fft" else "width")
-        assert info.options is not None
-        assert (info.options["steps"], info.options["seed"]) == (4, 0)
-        assert ("adapt_modules" in info.options) == (method == "scale-adapt")
+        record = read_record(target.checkpoint.folder / "record.json")
+        assert (info.recipe, info.base) == (record["recipe"], record["base"]["fingerprint"])
+        assert info.data is not None
+        assert record["data"].items() <= info.data.items()
+        assert (info.seed, info.identity is None) == (0, False)
+    # without its record a training is known by what the model's card says, too little to take runs for repetitions
+    copy = tmp_path / "copy"
+    shutil.copytree(finished("scale-adapt").folder, copy, ignore=shutil.ignore_patterns("record.json"))
+    (target,) = targets([str(copy)], dtype=None, device=CPU)
+    info = information(target, load(target, device=CPU, batch_size=None, seed=0).model)
+    assert info.recipe is not None
+    assert (info.recipe["steps"], info.base, info.identity) == (4, None, None)

@@ -216,8 +216,8 @@ def test_it_is_measured_and_planned(world: World, text: Path, tmp_path: Path) ->
         [str(tmp_path / "run")], [PerplexityJob(corpus, WindowOptions(LENGTH))], out=tmp_path / "results"
     )
     assert result.checkpoint.method == "rehearse"
-    assert result.checkpoint.options is not None
-    assert result.checkpoint.options["rehearse_weight"] == 1.0
+    assert result.checkpoint.recipe is not None
+    assert result.checkpoint.recipe["rehearse_weight"] == 1.0
     names = ["scale-preserve", "rehearse"]
     planned = plan(world.source("fft"), hidden=8, methods=names, batch_size=1, seq_length=8, rehearse_rows=3)
     rows = {row.method: row for row in planned.methods}

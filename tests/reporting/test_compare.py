@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from scale_cli.core.errors import RequestError
-from scale_cli.reporting.build import build_table
 from scale_cli.reporting.compare import compare, comparison_sheet, p_text
 from scale_cli.reporting.statistics import paired_difference
-from scale_cli.reporting.table import StabilityPlasticityTable
+from scale_cli.reporting.table import Table, build_table
 from scale_cli.results.result import Result
 from tests.results.made import PLASTIC, STABLE, measured, result, scored
 
@@ -24,13 +23,13 @@ SECOND: Mapping[str, Sequence[float]] = {
 }
 
 
-def table(results: list[Result]) -> StabilityPlasticityTable:
+def table(results: list[Result]) -> Table:
     return build_table(results, [STABLE, PLASTIC])
 
 
 def test_the_tests_are_paired_by_item(tmp_path: Path) -> None:
     made = compare(table([scored("x", None, FIRST, tmp_path), scored("y", "fft", SECOND, tmp_path)]), "x", "y")
-    found = {line.column.flat_label: line.difference for line in made.lines}
+    found = {column.flat_label: difference for _, column, _, _, difference in made.lines}
     assert list(found) == ["A", "B", "English average", "K"]
     for task, heading, test in (("a", "A", "McNemar"), ("b", "B", "paired t"), ("k", "K", "McNemar")):
         assert found[heading] == paired_difference(FIRST[task], SECOND[task])
@@ -41,7 +40,7 @@ def test_the_tests_are_paired_by_item(tmp_path: Path) -> None:
     assert average.error == pytest.approx((errors[0] ** 2 + errors[1] ** 2) ** 0.5 / 2)
     assert average.test == "z"
     back = compare(table([scored("x", None, FIRST, tmp_path), scored("y", "fft", SECOND, tmp_path)]), "y", "x")
-    assert [line.difference.value for line in back.lines] == [-line.difference.value for line in made.lines]
+    assert [line[-1].value for line in back.lines] == [-line[-1].value for line in made.lines]
 
 
 def test_items_of_other_questions_are_not_paired(tmp_path: Path) -> None:
@@ -49,7 +48,7 @@ def test_items_of_other_questions_are_not_paired(tmp_path: Path) -> None:
     made = compare(
         table([scored("x", None, FIRST, tmp_path), scored("y", "fft", {**SECOND, **shorter}, tmp_path)]), "x", "y"
     )
-    assert [line.difference.test for line in made.lines] == ["McNemar", "paired t", "z", "z"]
+    assert [line[-1].test for line in made.lines] == ["McNemar", "paired t", "z", "z"]
 
 
 def test_the_sheet(tmp_path: Path) -> None:
@@ -66,8 +65,8 @@ def test_the_sheet(tmp_path: Path) -> None:
     ]
     assert dict(sheet.legend)["test"] == (
         "McNemar: exact, on the items that one of the two gets right and the other wrong; paired t: on the differences "
-        "of the items' scores; z: from both standard errors, as if the two were independent (averages: from those of "
-        "the tasks)."
+        "of the items' scores; z: from both standard errors, as if the two were independent, unless the record has "
+        "that of the change (averages: from those of the tasks)."
     )
 
 

@@ -1,45 +1,58 @@
-"""The figures are written, and hold what they were given."""
+"""The figures are written, and hold what they were given; in a page nothing of their texts becomes markup."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib import font_manager, image
+from matplotlib.transforms import Bbox
 
 from scale_cli.core.errors import RequestError
 from scale_cli.methods import METHODS
-from scale_cli.reporting import fonts
+from scale_cli.reporting import figures, style
 from scale_cli.reporting.ablation import ablation
-from scale_cli.reporting.build import build_table
-from scale_cli.reporting.colours import BASE, OTHER, STYLES, style_of
-from scale_cli.reporting.curves import Panel
-from scale_cli.reporting.figures import ablation_figure, accuracy_curves, curve_figure, frontier_figure
-from scale_cli.reporting.frontier import Frontier, Point
-from scale_cli.reporting.table import StabilityPlasticityTable
-from tests.reporting.test_fonts import hangul_font
+from scale_cli.reporting.curves import Panel, panels_of, styles_of
+from scale_cli.reporting.figures import (
+    WHITE,
+    ablation_figure,
+    curve_figure,
+    frontier_figure,
+    inline_svg,
+    pareto_outline,
+    trade_off,
+)
+from scale_cli.reporting.style import BASE, OTHER, STYLES, style_of
+from scale_cli.reporting.table import Table, build_table
+from scale_cli.results.groups import ColumnSpec, GroupSpec
 from tests.results.made import PLASTIC, STABLE, measured, result
 
-CURVES = {
-    "fft": {0: [(0, 1.0, 0.0), (10, 0.25, 0.5)], 1: [(0, 0.5, 0.0), (10, 0.25, 1.0)]},
-    "fft@0.1": {0: [(0, 1.0, 0.0), (10, 0.75, 0.25)]},
+RUNS = {
+    "fft": {"0": [(0, 1.0), (10, 0.25)], "1": [(0, 0.5), (10, 0.25), (20, 0.1)]},
+    "fft@0.1": {"0": [(0, 1.0), (10, 0.75)]},
 }
+PANEL = Panel("Task 0", "steps", "accuracy, %", True, RUNS)
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """`drawn(frontier_figure, points)`: the figure as matplotlib has it, before it is closed."""
+    """`drawn(curve_figure, panels, {})`: the figure as matplotlib has it, before it is closed."""
 
     def draw(function: Callable[..., None], *arguments: Any) -> Any:
-        figures: list[Any] = []
+        found: list[Any] = []
         with monkeypatch.context() as patch:
-            patch.setattr(plt, "close", figures.append)
+            patch.setattr(plt, "close", found.append)
             function(*arguments)
-        return figures[0]
+        return found[0]
 
     yield draw
     plt.close("all")
@@ -57,18 +70,19 @@ def test_every_method_has_a_colour_and_a_marker_that_can_be_seen() -> None:
     styles = [*STYLES.values(), BASE, OTHER]
     assert len({style.colour for style in styles}) == len({style.dark for style in styles}) == len(styles)
     assert len({(style.marker, style.filled) for style in styles}) == len(styles)
-    for style in styles:
-        assert 1.05 / (luminance(style.colour) + 0.05) >= 3  # on white
-        assert (luminance(style.dark) + 0.05) / (luminance("#14171b") + 0.05) >= 3  # on the page's dark ground
-    assert [method for method, style in STYLES.items() if style.filled] == [
-        m for m in METHODS if m.startswith("scale-")
-    ]
+    for one in styles:
+        assert 1.05 / (luminance(one.colour) + 0.05) >= 3  # on white
+        assert (luminance(one.dark) + 0.05) / (luminance("#14171b") + 0.05) >= 3  # on the page's dark ground
+    assert [method for method, one in STYLES.items() if one.filled] == [m for m in METHODS if m.startswith("scale-")]
     assert style_of("fft", "base") is BASE
     assert style_of("mine", "others") is OTHER
 
 
+# Curves
+
+
 def test_png_and_svg(tmp_path: Path) -> None:
-    accuracy_curves(CURVES, tmp_path / "curves.png", tmp_path / "curves.svg")
+    curve_figure([PANEL, PANEL], {"fft": STYLES["fft"]}, tmp_path / "curves.png", tmp_path / "curves.svg")
     pixels = image.imread(tmp_path / "curves.png")
     assert pixels.shape[:2] == (840, 2200)
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
@@ -76,22 +90,20 @@ def test_png_and_svg(tmp_path: Path) -> None:
     assert svg.startswith("<?xml")
     assert STYLES["fft"].colour in svg
     assert plt.get_fignums() == []
-    accuracy_curves(CURVES, tmp_path / "again.png", tmp_path / "again.svg")
+    curve_figure([PANEL, PANEL], {"fft": STYLES["fft"]}, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text(encoding="utf-8") == svg
 
 
 def test_the_mean_of_seeds_is_drawn_and_their_spread(drawn: Callable[..., Any]) -> None:
-    figure = drawn(accuracy_curves, CURVES)
-    lines = [[line.get_xydata().tolist() for line in axis.get_lines()] for axis in figure.axes]
-    assert lines == [
-        [[[0, 75], [10, 25]], [[0, 100], [10, 75]]],  # Task 0
-        [[[0, 0], [10, 75]], [[0, 0], [10, 25]]],  # Task 1
+    figure = drawn(curve_figure, [PANEL], {})
+    (axis,) = figure.axes
+    assert [line.get_xydata().tolist() for line in axis.get_lines()] == [
+        [[0, 75], [10, 25]],  # at the steps that both have
+        [[0, 100], [10, 75]],
     ]
     spread = 100 * np.std([1.0, 0.5], ddof=1)
-    bands = [
-        [np.ptp(band.get_paths()[0].vertices, axis=0).tolist() for band in axis.collections] for axis in figure.axes
-    ]
-    assert bands == [[pytest.approx([10, 75 + spread - 25])], [pytest.approx([10, 75 + spread])]]  # of two seeds only
+    bands = [np.ptp(band.get_paths()[0].vertices, axis=0).tolist() for band in axis.collections]
+    assert bands == [pytest.approx([10, 75 + spread - 25])]  # of two seeds only
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fft", "fft@0.1"]
 
 
@@ -100,88 +112,207 @@ def test_panels_of_other_units_have_axes_of_their_own(drawn: Callable[..., Any])
         Panel("English", "tokens", "perplexity", False, {"fft": {"0": [(0, 10.0), (5, 12.0)]}}),
         Panel("Korean", "tokens", "accuracy, %", True, {"mine": {"0": [(0, 0.1), (5, 0.2)]}}),
     ]
-    figure = drawn(curve_figure, panels, {"fft": ("fft", "baselines")})
+    figure = drawn(curve_figure, panels, {"fft": STYLES["fft"]})
     assert [axis.get_ylabel() for axis in figure.axes] == ["perplexity", "accuracy, %"]
     assert figure.axes[1].get_ylim() == (-3, 103)
     assert figure.axes[0].get_ylim()[0] > 5
     assert [axis.get_lines()[0].get_color() for axis in figure.axes] == [STYLES["fft"].colour, OTHER.colour]
 
 
-def points(*labels: str, reverse: bool = False) -> Frontier:
-    rows = [
-        Point(
-            place,
-            label,
-            "fft" if place else None,
-            "baselines" if place else "base",
-            60.0 - place,
-            10.0 + place,
-            1.0,
-            2.0,
-            True,
-        )
-        for place, label in enumerate(labels)
+def test_curves_come_with_records_once_in_the_order_of_the_rows() -> None:
+    panel = {"title": "English", "x": "tokens", "unit": "perplexity"}
+    panel["series"] = {name: {"0": [[0, 10.0], [5, 12.0]]} for name in ("mine", "lora", "routed")}  # type: ignore[assignment]
+    results = [
+        result(f"{label} (seed 0)", method, [measured("k", 0.5)], curves=[panel])
+        for label, method in (("base", None), ("routed", "scale-route"))
     ]
-    return Frontier("stability: A, %", "plasticity: K, %", reverse, False, tuple(rows))
+    table = build_table(results, [PLASTIC])
+    (found,) = panels_of(results, table)
+    assert (found.title, found.percent, list(found.series)) == ("English", False, ["routed", "lora", "mine"])
+    assert styles_of(table, [found]) == {"routed": STYLES["scale-route"], "mine": OTHER, "lora": STYLES["lora"]}
+    for curves, message in (([{"title": "t"}], r"KeyError\('series'\)"), ([3], "TypeError")):
+        with pytest.raises(RequestError, match=f"^None: its curves are not those of a report: {message}"):
+            panels_of([result("fft", "fft", [], curves=curves)], table)
+
+
+# The trade-off
+
+
+def front(metric: str, *rows: tuple[float, float], labels: str = "") -> Table:
+    """The trade-off of a base and FFT runs. metric: of the stability column."""
+    stable = GroupSpec("en", "English", "stability", (ColumnSpec("a", metric, "A"),))
+    names = labels.split(",") if labels else [f"r{place}" for place in range(len(rows))]
+    results = [
+        result(names[place], "fft" if place else None, [measured("a", x, 0.01, metric), measured("k", y, 0.02)])
+        for place, (x, y) in enumerate(rows)
+    ]
+    return build_table(results, [stable, PLASTIC])
+
+
+def test_points_are_the_summaries_as_shown() -> None:
+    found = trade_off(front("acc", (0.6, 0.1), (0.4, 0.8)))
+    assert [(p.label, p.x, p.x_error, p.y, p.y_error, p.row.pareto) for p in found] == [
+        ("r0", 60.0, 1.0, 10.0, 2.0, True),
+        ("r1", 40.0, 1.0, 80.0, 2.0, True),
+    ]
+    both = [measured("a", 0.5), measured("b", 0.5), measured("k", 0.5)]
+    two = [result("base", None, both), result("fft", "fft", both)]
+    assert trade_off(build_table(two, [STABLE])) == []
+    assert trade_off(build_table(two[:1], [STABLE, PLASTIC])) == []
+
+
+def test_the_front_is_a_staircase_from_the_least_stable_point() -> None:
+    found = trade_off(front("acc", (0.6, 0.1), (0.4, 0.8), (0.5, 0.5), (0.3, 0.3)))
+    assert pareto_outline(found, reverse=False) == [(40, 80), (40, 50), (50, 50), (50, 10), (60, 10)]
+    lower = trade_off(front("bits_per_byte", (0.9, 0.1), (1.2, 0.8), (1.0, 0.5), (1.3, 0.7)))
+    assert pareto_outline(lower, reverse=True) == [(1.2, 80), (1.2, 50), (1.0, 50), (1.0, 10), (0.9, 10)]
 
 
 def test_the_trade_off(drawn: Callable[..., Any], tmp_path: Path) -> None:
-    figure = drawn(frontier_figure, points("base", "fft", "far"), tmp_path / "f.png")
+    table = front("acc", (0.6, 0.1), (0.59, 0.11), (0.58, 0.12), labels="base,fft,far")
+    figure = drawn(frontier_figure, table, tmp_path / "f.png")
     (axis,) = figure.axes
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("stability: A, %", "plasticity: K, %")
     assert [text.get_text() for text in axis.texts] == ["base", "fft", "far"]
     bars = [container.lines[2] for container in axis.containers]
     segments = [[np.ptp(bar.get_segments()[0], axis=0).tolist() for bar in pair] for pair in bars]
-    assert segments == [[[2.0, 0.0], [0.0, 4.0]]] * 3
+    assert segments == [[pytest.approx([2.0, 0.0]), pytest.approx([0.0, 4.0])]] * 3
     dashed = next(line for line in axis.get_lines() if len(line.get_xdata()) > 2)
-    assert dashed.get_xydata()[1:-1].tolist() == [[58, 12], [58, 11], [59, 11], [59, 10], [60, 10]]
+    corners = [pytest.approx(corner) for corner in ([58, 12], [58, 11], [59, 11], [59, 10], [60, 10])]
+    assert dashed.get_xydata()[1:-1].tolist() == corners
     low, high = axis.get_xlim()
     assert low < 57 < 61 < high
     assert (tmp_path / "f.png").stat().st_size > 10_000
-    figure = drawn(frontier_figure, points("base", "fft", reverse=True))
-    low, high = figure.axes[0].get_xlim()
+    low, high = drawn(frontier_figure, front("bits_per_byte", (0.9, 0.1), (1.2, 0.8))).axes[0].get_xlim()
     assert low > high
 
 
+@given(st.lists(st.tuples(st.floats(0, 900), st.floats(0, 500)), min_size=1, max_size=6))
+def test_every_place_of_a_label_is_beside_its_point(points: list[tuple[float, float]]) -> None:
+    for x, y in points:
+        for box in figures._around(x, y, 60.0, 12.0, 5.0):
+            assert not box.contains(x, y)
+            assert (box.width, box.height) == pytest.approx((60.0, 12.0))
+
+
 def test_labels_do_not_cover_each_other(drawn: Callable[..., Any], tmp_path: Path) -> None:
-    figure = drawn(frontier_figure, points("a long label", "another label", "a third one"), tmp_path / "f.png")
+    near = front("acc", (0.6, 0.1), (0.599, 0.1), (0.601, 0.1), labels="a long label,another label,a third one")
+    figure = drawn(frontier_figure, near, tmp_path / "f.png")
     extents = [text.get_window_extent() for text in figure.axes[0].texts]
-    for place, one in enumerate(extents):
-        assert not any(one.overlaps(other) for other in extents[:place])
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(extents, 2))
+    assert figures._overlap(Bbox([[0, 0], [10, 10]]), Bbox([[5, 5], [20, 6]])) == 5
+    assert figures._overlap(Bbox([[0, 0], [10, 10]]), Bbox([[10, 0], [20, 10]])) == 0
 
 
-def test_korean_labels_with_a_font(drawn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A glyph that is missing is a warning of matplotlib's, which would end the test."""
-    before = list(font_manager.fontManager.ttflist)
-    family = fonts.find_korean_font([hangul_font(tmp_path / "hangul.ttf")])
-    monkeypatch.setattr(fonts, "korean_font", lambda: family)
-    try:
-        figure = drawn(frontier_figure, points("기본", "미세조정"), tmp_path / "f.png")
-        assert [text.get_text() for text in figure.axes[0].texts] == ["기본", "미세조정"]
-        panel = Panel("한국어", "단계", "정확도", True, {"미세조정": {"0": [(0, 0.1), (5, 0.2)]}})
-        figure = drawn(curve_figure, [panel], {}, tmp_path / "c.png", tmp_path / "c.svg")
-        assert figure.axes[0].get_title() == "한국어"
-    finally:
-        font_manager.fontManager.ttflist[:] = before
+# Korean labels
 
 
-def test_korean_labels_without_a_font(
+def hangul_font(file: Path) -> Path:
+    """A font with every syllable, each a square."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    for move, point in ((pen.moveTo, (0, 0)), (pen.lineTo, (0, 700)), (pen.lineTo, (700, 700)), (pen.lineTo, (700, 0))):
+        move(point)
+    pen.closePath()
+    square = pen.glyph()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap(dict.fromkeys(range(0xAC00, 0xD7A4), "square"))
+    builder.setupGlyf({".notdef": square, "square": square})
+    builder.setupHorizontalMetrics({".notdef": (800, 0), "square": (800, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Test Hangul", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(file)
+    return file
+
+
+KOREAN = "기본,미세조정"
+
+
+def test_a_font_with_hangul_is_found_by_its_letters_and_used(
     drawn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fonts, "korean_font", lambda: None)
-    figure = drawn(frontier_figure, points("기본", "미세조정"), tmp_path / "f.png")
+    """By what is in the file, not by its name. A glyph that is missing is a warning, which would end the test."""
+    broken, lying = tmp_path / "Nanum.ttf", tmp_path / "NotoSansCJK.ttf"
+    broken.write_text("no font", encoding="utf-8")
+    lying.write_bytes(Path(font_manager.findfont("DejaVu Sans")).read_bytes())
+    without = [
+        entry for entry in font_manager.fontManager.ttflist if entry.name in ("DejaVu Sans", "DejaVu Sans Display")
+    ]
+    entries = [font_manager.FontEntry(fname=str(file), name=file.stem) for file in (broken, lying)]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*without, *entries])
+    assert style.korean_font.__wrapped__() is None
+    font_manager.fontManager.addfont(hangul_font(tmp_path / "mine.ttf"))
+    assert style.korean_font.__wrapped__() == "Test Hangul"
+    monkeypatch.setattr(style, "korean_font", style.korean_font.__wrapped__)
+    figure = drawn(frontier_figure, front("acc", (0.6, 0.1), (0.4, 0.8), labels=KOREAN), tmp_path / "f.png")
+    assert [text.get_text() for text in figure.axes[0].texts] == KOREAN.split(",")
+    panel = Panel("한국어", "단계", "정확도", True, {"미세조정": {"0": [(0, 0.1), (5, 0.2)]}})
+    figure = drawn(curve_figure, [panel], {}, tmp_path / "c.png", tmp_path / "c.svg")
+    assert figure.axes[0].get_title() == "한국어"
+
+
+def test_without_a_font_korean_is_romanised(
+    drawn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "korean_font", lambda: None)
+    assert style.is_romanised(["A", "한국어"])
+    assert not style.is_romanised(["A", "B"])
+    assert style.families(["한국어"]) == ["DejaVu Sans"]
+    assert style.drawable("KoBEST 부산, busan") == "KoBEST busan, busan"
+    figure = drawn(frontier_figure, front("acc", (0.6, 0.1), (0.4, 0.8), labels=KOREAN), tmp_path / "f.png")
     assert [text.get_text() for text in figure.axes[0].texts] == ["gibon", "misejojeong"]
 
 
 def test_without_that_care_a_missing_glyph_ends_the_test(
     drawn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fonts, "korean_font", lambda: "DejaVu Sans")
+    monkeypatch.setattr(style, "korean_font", lambda: "DejaVu Sans")
     with pytest.raises(UserWarning, match="Glyph"):
-        drawn(frontier_figure, points("기본", "미세조정"), tmp_path / "f.png")
+        drawn(frontier_figure, front("acc", (0.6, 0.1), (0.4, 0.8), labels=KOREAN), tmp_path / "f.png")
 
 
-def layers_table(option: str = "preserve_layers", values: tuple[Any, ...] = (8, 0, 16)) -> StabilityPlasticityTable:
+# In a page
+
+
+HOSTILE = "</svg><script>alert(1)</script>&\"'"
+
+
+def test_a_figure_in_a_page_is_one_element_whose_texts_are_text() -> None:
+    table = front("acc", (0.6, 0.1), (0.4, 0.8), labels=f"base,{HOSTILE}")
+    draw = functools.partial(frontier_figure, table, link=lambda row: "#r0")
+    svg = inline_svg(draw, name="f", label=HOSTILE)
+    root = ElementTree.fromstring(svg)
+    assert (root.tag, root.get("class"), root.get("aria-label")) == ("svg", "plot", HOSTILE)
+    assert {element.tag for element in root.iter()} <= {
+        *("svg", "g", "path", "defs", "use", "a", "text", "tspan", "title", "clipPath", "rect")
+    }
+    texts = [element.text for element in root.iter("text")]
+    assert HOSTILE in texts
+    assert f"{HOSTILE}: stability 40 ± 1, plasticity 80 ± 2" in [element.text for element in root.iter("title")]
+    assert [element.get("href") for element in root.iter("a")] == ["#r0"] * 4
+    names = {element.get("id") for element in root.iter() if element.get("id")}
+    assert all(str(name).startswith("f-") for name in names)
+    assert {str(element.get("href"))[1:] for element in root.iter("use")} <= names
+    assert f"light-dark({STYLES['fft'].colour}, {STYLES['fft'].dark})" in svg
+    assert "http" not in svg
+
+
+def test_a_page_s_reader_has_fonts_for_korean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "korean_font", lambda: None)
+    table = front("acc", (0.6, 0.1), (0.4, 0.8), labels=KOREAN)
+    svg = inline_svg(functools.partial(frontier_figure, table), name="f", label="x")
+    assert all(f">{label}<" in svg for label in KOREAN.split(","))
+
+
+# Ablations
+
+
+def layers_table(option: str = "preserve_layers", values: tuple[Any, ...] = (8, 0, 16)) -> Table:
     """SCALE-Adapt with several values of an option, measured and reported, and a base."""
     numbers = [measured("a", 0.6), measured("b", 0.4), measured("k", 0.1)]
     results = [result("base", None, numbers)]
@@ -228,7 +359,7 @@ def test_an_ablation_is_drawn(drawn: Callable[..., Any], tmp_path: Path) -> None
         [8, pytest.approx(40)],
         [16, pytest.approx(50)],
     ]
-    assert (reported_line.get_linestyle(), reported_line.get_markerfacecolor()) == ("--", "white")
+    assert (reported_line.get_linestyle(), reported_line.get_markerfacecolor()) == ("--", WHITE)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "base",
         "scale-adapt",

@@ -12,18 +12,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from scale_cli.reporting import data, latex, markdown, text
-from scale_cli.reporting.build import ColumnSpec, GroupSpec, build_table
+from scale_cli.reporting import documents
+from scale_cli.reporting.columns import compact
 from scale_cli.reporting.compare import compare, comparison_sheet
-from scale_cli.reporting.sheet import Entry, Heading, Sheet, compact, number, table_sheet
-from scale_cli.reporting.table import StabilityPlasticityTable
-from scale_cli.reporting.text import SheetText
+from scale_cli.reporting.documents import BEST, csv_text, json_text, latex, markdown
+from scale_cli.reporting.sheet import Entry, Heading, Sheet, table_sheet
+from scale_cli.reporting.table import Table, build_table
+from scale_cli.reporting.terminal import SheetText
+from scale_cli.results.groups import ColumnSpec, GroupSpec
 from tests.results.made import PLASTIC, STABLE, measured, result
 
 BYTES = GroupSpec("bytes", "Texts", "stability", (ColumnSpec("perplexity:en", "bits_per_byte", "texts"),))
 
 
-def small(**options: Any) -> StabilityPlasticityTable:
+def small(**options: Any) -> Table:
     """A base and two methods, two tasks of what is kept and one of what is gained, and a task of no suite."""
     values = {"base": (0.6, 0.4, 0.1, None), "fft": (0.4, 0.2, 0.8, 1_339_904), "scale-route": (0.5, 0.4, 0.7, 98_304)}
     results = [
@@ -40,10 +42,7 @@ def small(**options: Any) -> StabilityPlasticityTable:
 
 
 def printed(sheet: Sheet, width: int) -> str:
-    console = Console(width=width, force_terminal=False, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(SheetText(sheet))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+    return documents.text([sheet], width=width)
 
 
 def golden(name: str) -> str:
@@ -51,20 +50,35 @@ def golden(name: str) -> str:
     return (Path(__file__).parent / "golden" / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("width", [160, 120, 60])
-def test_text_has_errors_beside_or_below_the_numbers_or_comes_in_blocks(width: int) -> None:
-    made = printed(table_sheet(small(), best=text.BEST), width)
+@pytest.mark.parametrize("width", [160, 80, 60])
+def test_text_has_groups_side_by_side_or_in_blocks(width: int) -> None:
+    made = printed(table_sheet(small(), best=BEST["text"]), width)
     assert made == golden(f"small-{width}.txt")
     assert max(map(len, made.splitlines())) <= width
 
 
+@pytest.mark.parametrize("width", [200, 100, 80, 40, 30])
+def test_every_number_is_whole_at_any_width(width: int) -> None:
+    made = printed(table_sheet(small()), width)
+    assert "…" not in made
+    for number in ("60.00 ± 1.00", "45.00 ± 0.71*", "70.00 ± 1.41", "1.50 ± 0.25", "1.34 M", "12"):
+        assert number in made
+
+
+def test_a_terminal_shows_styles() -> None:
+    console = Console(width=160, force_terminal=True, color_system="standard")
+    with console.capture() as capture:
+        console.print(SheetText(table_sheet(small(), best=BEST["text"])))
+    assert "\x1b[1m80.00\x1b[0m" in capture.get()
+
+
 def test_changes_instead_of_values() -> None:
-    assert printed(table_sheet(small(), changes=True, best=text.BEST), 160) == golden("small-changes.txt")
+    assert printed(table_sheet(small(), changes=True, best=BEST["text"]), 160) == golden("small-changes.txt")
 
 
 def test_markdown_and_latex() -> None:
-    assert markdown.markdown(table_sheet(small(), best=markdown.BEST)) == golden("small.md")
-    assert latex.latex(table_sheet(small(), best=latex.BEST)) == golden("small.tex")
+    assert markdown(table_sheet(small(), best=BEST["markdown"])) == golden("small.md")
+    assert latex(table_sheet(small(), best=BEST["latex"])) == golden("small.tex")
 
 
 HOSTILE = Sheet(
@@ -79,7 +93,7 @@ HOSTILE = Sheet(
 
 
 def test_markdown_escapes() -> None:
-    assert markdown.markdown(HOSTILE) == (
+    assert markdown(HOSTILE) == (
         "**a\\_b\\*c\\|d & 100% \\<b\\>**\n\n"
         "| x | g y^2\N{NO-BREAK SPACE}\N{DOWNWARDS ARROW} |\n| --- | ---: |\n"
         "| \\~\\{\\\\\\}$ | **\N{MINUS SIGN}1.0** ± 0.5 |\n\n- *t\\_1*: \\`m\\`\\[1\\]\n"
@@ -87,23 +101,27 @@ def test_markdown_escapes() -> None:
 
 
 def test_latex_escapes() -> None:
-    lines = latex.latex(HOSTILE).splitlines()
+    lines = latex(HOSTILE).splitlines()
     assert lines[3] == r"\caption{a\_b*c\textbar{}d \& 100\% \textless{}b\textgreater{}}"
-    assert lines[8:11] == [r" & \multicolumn{1}{c}{g\#1} \\", r"\cmidrule(lr){2-2}", r"x & y\textasciicircum{}2 \\"]
+    assert lines[8:11] == [r" & g\#1 \\", r"\cmidrule(lr){2-2}", r"x & y\textasciicircum{}2 \\"]
     assert lines[12] == r"\textasciitilde{}\{\textbackslash{}\}\$ & \textbf{$-$1.0}\,{\scriptsize$\pm$0.5} \\"
 
 
+def test_latex_without_groups_has_one_line_of_headings() -> None:
+    sheet = Sheet("t", (Heading("", "x", "x", numeric=False), Heading("", "y", "y")), (((Entry("a"), Entry("1")),),))
+    lines = latex(sheet).splitlines()
+    assert lines[6:12] == [r"\begin{tabular}{lr}", r"\toprule", r"x & y \\", r"\midrule", r"a & 1 \\", r"\bottomrule"]
+
+
 def test_hangul_takes_two_columns() -> None:
-    sheet = Sheet(
-        "t", (Heading("", "이름", "이름", numeric=False), Heading("", "k", "k")), (((Entry("기본"), Entry("1")),),), ()
-    )
-    assert printed(sheet, 40).splitlines()[2:7] == ["━━━━━━━", "이름  k", "━━━━━━━", "기본  1", "━━━━━━━"]
+    headings = (Heading("", "이름", "이름", numeric=False), Heading("", "k", "k"))
+    sheet = Sheet("t", headings, (((Entry("기본"), Entry("1")),),))
+    assert printed(sheet, 40).splitlines()[2:5] == ["이름  k", "───────", "기본  1"]
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (None, "-"),
         (0, "0"),
         (999, "999"),
         (1000, "1.00 K"),
@@ -115,16 +133,19 @@ def test_hangul_takes_two_columns() -> None:
         (6e13, "60.0 T"),
     ],
 )
-def test_counts(value: float | None, shown: str) -> None:
+def test_counts(value: float, shown: str) -> None:
     assert compact(value) == shown
 
 
 def test_numbers() -> None:
     column = small().columns[0]
-    assert number(0.36604, column) == "36.60"
-    assert number(-0.0392, column, sign=True) == "\N{MINUS SIGN}3.92"
-    assert number(0.0392, column, sign=True) == "+3.92"
-    assert number(-0.00001, column, sign=True) == "0.00"
+    assert column.show(0.36604) == "36.60"
+    assert column.show(-0.0392, sign=True) == "\N{MINUS SIGN}3.92"
+    assert column.show(0.0392, sign=True) == "+3.92"
+    assert column.show(-0.00001, sign=True) == "0.00"
+    assert replace(column, percent=False, form=".3g").show(1e-4) == "0.0001"
+    assert replace(column, percent=False, form=".2f", unit=1e9).show(2.5e9) == "2.50"
+    assert [replace(column, form="equal").show(value) for value in (1.0, 0.0)] == ["equal", "DIFFERS"]
 
 
 def test_forgetting_is_positive_where_something_is_lost_also_where_lower_is_better() -> None:
@@ -175,9 +196,9 @@ def test_seeds_in_the_label_and_the_legend() -> None:
 
 
 def test_csv_has_a_line_a_number_and_everything_on_it() -> None:
-    lines = list(csv.DictReader(io.StringIO(data.csv_text(small()))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(small()))))
     assert len(lines) == 3 * 5
-    assert list(lines[0]) == list(data.FIELDS)
+    assert list(lines[0]) == list(documents.FIELDS)
     line = next(line for line in lines if (line["checkpoint"], line["task"]) == ("fft", "a"))
     assert {name: value for name, value in line.items() if value} == {
         "checkpoint": "fft",
@@ -217,23 +238,13 @@ def test_csv_has_a_line_a_number_and_everything_on_it() -> None:
 
 def test_csv_over_seeds_has_deviations() -> None:
     runs = [result(f"seed-{seed}-fft", "fft", [measured("k", 0.5 + seed / 10)], seed=seed) for seed in (0, 1)]
-    (line,) = csv.DictReader(io.StringIO(data.csv_text(build_table(runs, [PLASTIC], seeds=True))))
+    (line,) = csv.DictReader(io.StringIO(csv_text(build_table(runs, [PLASTIC], seeds=True))))
     assert (line["seeds"], line["stderr"], line["source"]) == ("0 1", "", "runs/seed-0-fft runs/seed-1-fft")
     assert float(line["deviation"]) == pytest.approx(0.0707, abs=1e-4)
 
 
-def test_a_measurement_belongs_to_the_call_that_made_it() -> None:
-    calls = [{"command": f"call {hour}", "created": f"2026-01-01T0{hour}:00:00+00:00", "git": None} for hour in (1, 2)]
-    made = replace(
-        result("base", None, [measured("k", 0.5)], earlier=calls, created="2026-01-01T03:00:00+00:00"), command="call 3"
-    )
-    for hour, command in ((0, "call 3"), (1, "call 1"), (2, "call 2"), (5, "call 3")):
-        measurement = measured("k", 0.5, created=f"2026-01-01T0{hour}:30:00+00:00")
-        assert data.call_of(made, measurement)["command"] == command
-
-
 def test_json_holds_the_records() -> None:
-    made = json.loads(data.json_text(small(), comparison=compare(small(), "fft", "scale-route")))
+    made = json.loads(json_text(small(), comparison=compare(small(), "fft", "scale-route")))
     assert made["base"] == "base"
     assert [row["label"] for row in made["rows"]] == ["base", "fft", "scale-route"]
     assert [entry["checkpoint"]["label"] for entry in made["results"]] == ["base", "fft", "scale-route"]

@@ -7,7 +7,6 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lm_eval.api.metrics import mean_stderr
 from scipy import stats
 
 from scale_cli.reporting.statistics import (
@@ -18,18 +17,10 @@ from scale_cli.reporting.statistics import (
     paired_difference,
     paired_error,
     pareto,
-    proportion_error,
 )
 
 
-@pytest.mark.parametrize(("right", "count"), [(0, 5), (3, 7), (429, 1172), (10, 10)])
-def test_the_error_of_a_share_is_the_harness_s(right: int, count: int) -> None:
-    scores = [1.0] * right + [0.0] * (count - right)
-    assert proportion_error(right / count, count) == pytest.approx(mean_stderr(scores), abs=1e-15)
-
-
 def test_one_item_has_no_error() -> None:
-    assert proportion_error(1.0, 1) is None
     assert paired_error([1.0], [0.0]) is None
     assert mean_and_deviation([2.0]) == (2.0, None)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scale_cli.reporting.build import ColumnSpec, GroupSpec
-from scale_cli.results.result import CheckpointInfo, Items, Measurement, Result
+from scale_cli.results.groups import ColumnSpec, GroupSpec
+from scale_cli.results.measurement import Items, Measurement
+from scale_cli.results.result import CheckpointInfo, Result
 
 KINDS = {"llama-pro": "depth", "scale-preserve": "width", "scale-adapt": "width", "scale-route": "width"}
 
@@ -33,10 +34,11 @@ def measured(task: str, value: float, stderr: float | None = 0.01, metric: str =
 def result(
     label: str, method: str | None, measurements: Sequence[Measurement], *, seed: int | None = None, **record: Any
 ) -> Result:
-    """A checkpoint's result. record: its file's other fields; `options`, `trained`, `training` are the checkpoint's."""
-    options = {"steps": 10, **record.pop("options", {})} if method else None
-    if options is not None and seed is not None:
-        options["seed"] = seed
+    """A checkpoint's result, of a whole recipe. record: its file's other fields; `options` of the recipe, `trained`,
+    `training`, `base`, `data` and `compared` are the checkpoint's."""
+    recipe = {"steps": 10, **record.pop("options", {})} if method else None
+    if recipe is not None and seed is not None:
+        recipe["seed"] = seed
     checkpoint = CheckpointInfo(
         label=label,
         source=f"runs/{label}",
@@ -44,7 +46,10 @@ def result(
         kind=KINDS.get(method or "", "plain"),
         method=method,
         parameters={"total": 1000, "trained": record.pop("trained", None)},
-        options=options,
+        recipe=recipe,
+        base=record.pop("base", "b" * 64 if method else None),
+        data=record.pop("data", {"text.jsonl": "d" * 64} if method else None),
+        compared=record.pop("compared", None),
         training=record.pop("training", None),
     )
     return Result("scale eval", checkpoint, tuple(measurements), None, record)

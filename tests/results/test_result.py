@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.api.metrics import mean_stderr
 
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain
-from scale_cli.core.records import read_record, write_record
+from scale_cli.core.records import read_record
+from scale_cli.results.frame import tidy
+from scale_cli.results.groups import ColumnSpec, GroupSpec
+from scale_cli.results.measurement import Items, Measurement, share_error
 from scale_cli.results.result import (
     CheckpointInfo,
-    Items,
-    Measurement,
     Result,
     read_items,
     read_result,
     read_results,
+    repetitions,
+    write_results,
 )
+from tests.results.made import result
 
 INFO = CheckpointInfo("wide", "runs/wide", "f" * 64, "width", "scale-adapt", {"total": 10, "trained": 3}, {"seed": 0})
 
@@ -100,13 +105,14 @@ def test_results_are_found_in_files_folders_and_records(tmp_path: Path) -> None:
     (one,) = read_results([tmp_path / "deep" / "b" / "result.json"])
     assert one.checkpoint.label == "b"
     both = read_results([tmp_path])
+    (tmp_path / "run").mkdir()
     assert [result.checkpoint.label for result in both] == ["a", "b"]
-    entries = [{"command": "", "checkpoint": plain(INFO), "measurements": plain([measured()])}] * 2
-    write_record(tmp_path / "table.json", kind="evaluation", results=entries, title="Table 1")
-    table = read_results([tmp_path / "table.json", tmp_path / "deep" / "a"])
-    assert [result.checkpoint.label for result in table] == ["wide", "wide", "a"]
-    assert table[0].record["title"] == "Table 1"
-    assert table[0].path == tmp_path / "table.json"
+    made = Result("", INFO).adding([measured()])
+    write_results(tmp_path / "run" / "results.json", [made, made], command="scale bench", title="Table 1")
+    table = read_results([tmp_path / "run", tmp_path / "run" / "results.json", tmp_path / "deep" / "a"])
+    assert [result.checkpoint.label for result in table] == [*["wide"] * 4, "a"]
+    assert (table[0].record["title"], table[0].command) == ("Table 1", "scale bench")
+    assert table[0].path == tmp_path / "run" / "results.json"
 
 
 @pytest.mark.parametrize(
@@ -115,12 +121,12 @@ def test_results_are_found_in_files_folders_and_records(tmp_path: Path) -> None:
         (None, "PATH: no such file or folder; give results of: scale eval CHECKPOINT --out DIR"),
         ("folder", "PATH holds no result.json; make one with: scale eval CHECKPOINT --out PATH"),
         ("", "PATH is no result of scale eval: Expecting value: line 1 column 1 (char 0)"),
-        ("[]", "PATH is no result of scale eval: PATH is not a record of schema 1"),
-        ({"schema": 9}, "PATH is no result of scale eval: PATH is not a record of schema 1"),
-        ({"schema": 1, "command": "train"}, "PATH is no result of scale eval: its kind is None and not 'evaluation'"),
-        ({"schema": 1, "kind": "evaluation"}, "PATH is no result of scale eval: the field 'measurements' is missing"),
+        ("[]", "PATH is no result of scale eval: PATH is not a record of schema 1 or 2"),
+        ({"schema": 9}, "PATH is no result of scale eval: PATH is not a record of schema 1 or 2"),
+        ({"schema": 2, "command": "train"}, "PATH is no result of scale eval: its kind is None and not 'evaluation'"),
+        ({"schema": 2, "kind": "evaluation"}, "PATH is no result of scale eval: the field 'measurements' is missing"),
         (
-            {"schema": 1, "kind": "evaluation", "command": "", "checkpoint": {"x": 1}, "measurements": []},
+            {"schema": 2, "kind": "evaluation", "command": "", "checkpoint": {"x": 1}, "measurements": []},
             "PATH is no result of scale eval: CheckpointInfo.__init__() got an unexpected keyword argument 'x'",
         ),
     ],
@@ -166,3 +172,124 @@ def test_items_belong_to_their_measurement(tmp_path: Path) -> None:
     assert read_items(Result("", INFO), m) is None  # read from no file
     Items("org/task", None, None, None, None, "float32", ["a/1"], {"acc": [1.0]}).save(tmp_path)
     assert (tmp_path / "items" / "org_task.json").is_file()
+
+
+def test_a_training_s_metrics_are_measurements() -> None:
+    metric = Measurement("task0", "hard/birthday", 0.5, 0.1, 10, True).as_metric()
+    assert metric == {
+        "name": "task0/hard/birthday",
+        "value": 0.5,
+        "stderr": 0.1,
+        "samples": 10,
+        "higher_is_better": True,
+        "task_version": None,
+        "num_fewshot": None,
+    }
+    read = Measurement.read(metric)
+    assert (read.task, read.metric, read.value, read.stderr, read.samples) == ("task0", "hard/birthday", 0.5, 0.1, 10)
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 5), (3, 7), (429, 1172), (10, 10)])
+def test_the_error_of_a_share_is_the_harness_s(right: int, count: int) -> None:
+    scores = [1.0] * right + [0.0] * (count - right)
+    assert share_error(right / count, count) == pytest.approx(mean_stderr(scores), abs=1e-15)
+    assert share_error(1.0, 1) is None
+
+
+def test_routed_shares_are_measurements_once_per_task() -> None:
+    numbers = [measured(routed=0.25), measured(metric="f1", routed=0.25), measured(task="b", routed=None)]
+    found = Result("", INFO).adding(numbers).with_routed()
+    assert [(m.task, m.metric, m.value, m.stderr) for m in found.measurements[3:]] == [
+        ("arc_easy", "routed", 0.25, None)
+    ]
+    assert found.with_routed() == found
+
+
+# Repetitions
+
+
+class TestRepetitions:
+    def pair(self, **changes: Any) -> list[list[int]]:
+        """Two seeds of a recipe, and what the second has otherwise."""
+        first = result("seed-0-fft", "fft", [], seed=0, options={"weight_decay": 0.1})
+        second = result("seed-1-fft", "fft", [], **{"seed": 1, "options": {"weight_decay": 0.1}, **changes})
+        return repetitions([first, second])
+
+    def test_they_differ_in_the_seed_only(self) -> None:
+        assert self.pair() == [[0, 1]]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"seed": 0},
+            {"options": {"weight_decay": 0.2}},
+            {"options": {"weight_decay": 0.1, "warmup": 0.06}},
+            {"base": "c" * 64},
+            {"data": {"text.jsonl": "e" * 64}},
+        ],
+        ids=str,
+    )
+    def test_what_differs_in_more_stays_apart(self, changes: dict[str, Any]) -> None:
+        assert self.pair(**changes) == [[0], [1]]
+
+    @pytest.mark.parametrize("changes", [{"base": None}, {"data": None}], ids=str)
+    def test_what_is_not_known_whole_is_no_repetition(self, changes: dict[str, Any]) -> None:
+        made = [result(f"seed-{seed}-fft", "fft", [], seed=seed, **changes) for seed in (0, 1)]
+        assert made[0].checkpoint.identity is None
+        assert repetitions(made) == [[0], [1]]
+
+    def test_data_is_known_by_its_content_wherever_it_lies(self) -> None:
+        def made(seed: int, folder: str, digest: str = "d") -> Result:
+            places = {"eval_text": [f"en={folder}/b.jsonl"], "tokens_cache": folder}
+            options = {"data": [f"{folder}/a.jsonl:0.95"], **places}
+            data = {f"{folder}/a.jsonl": digest, f"{folder}/b.jsonl": "e"}
+            return result(f"run{seed}", "fft", [], seed=seed, options=options, data=data)
+
+        assert repetitions([made(0, "here"), made(1, "there")]) == [[0, 1]]
+        assert repetitions([made(0, "here"), made(1, "there", "f")]) == [[0], [1]]
+        weighted = made(1, "there")
+        recipe = {**(weighted.checkpoint.recipe or {}), "data": ["there/a.jsonl:0.5"]}
+        other = dataclasses.replace(weighted, checkpoint=dataclasses.replace(weighted.checkpoint, recipe=recipe))
+        assert repetitions([made(0, "here"), other]) == [[0], [1]]
+
+    def test_labels_tell_apart_only_where_a_seed_stands_twice(self) -> None:
+        names = [result(name, "fft", [], seed=seed) for seed, name in enumerate(("first", "second"))]
+        assert repetitions(names) == [[0, 1]]
+        twice = [result(f"{name} (seed {seed})", "fft", [], seed=seed) for name in ("a", "b") for seed in (0, 1)]
+        assert repetitions(twice) == [[0, 1], [2, 3]]
+        same = [result("fft", "fft", [], seed=0) for _ in range(2)]
+        assert repetitions(same) == [[0], [1]]
+
+
+def test_the_seed_of_a_label_is_not_part_of_its_name() -> None:
+    labels = {"seed-0-fft": ("fft", 0), "fft (seed 12)": ("fft", 12), "seed_3": ("seed_3", 3), "fft": ("fft", None)}
+    for label, wanted in labels.items():
+        info = dataclasses.replace(INFO, label=label, recipe=None)
+        assert (info.stem, info.seed) == wanted
+    assert dataclasses.replace(INFO, label="seed-9", recipe={"seed": 4}).seed == 4
+
+
+def test_a_measurement_belongs_to_the_call_that_made_it() -> None:
+    calls = [{"command": f"call {hour}", "created": f"2026-01-01T0{hour}:00:00+00:00", "git": None} for hour in (1, 2)]
+    made = Result("call 3", INFO, record={"earlier": calls, "created": "2026-01-01T03:00:00+00:00"})
+    for hour, command in ((0, "call 3"), (1, "call 1"), (2, "call 2"), (5, "call 3")):
+        assert made.call_of(measured(created=f"2026-01-01T0{hour}:30:00+00:00"))["command"] == command
+
+
+def test_the_tidy_table_has_a_row_per_measurement() -> None:
+    group = GroupSpec("en", "English", "stability", (ColumnSpec("arc_easy", "acc", "ARC"),))
+    numbers = [measured(), measured(metric="f1", stderr=None, seed=None, limit=3)]
+    first = dataclasses.replace(result("base", None, numbers), command="scale eval x")
+    second = result("fft", "fft", [measured(value=math.nan)], seed=3, git={"commit": "c", "clean": True})
+    table = tidy([first, second], [group])
+    shown = table[["result", "label", "method", "seed", "task", "metric", "role", "limit", "draw", "samples", "commit"]]
+    assert shown.to_numpy().tolist() == [
+        [0, "base", None, None, "arc_easy", "acc", "stability", None, 1234, 4, None],
+        [0, "base", None, None, "arc_easy", "f1", None, 3, None, 4, None],
+        [1, "fft", "fft", 3, "arc_easy", "acc", "stability", None, 1234, 4, "c"],
+    ]
+    assert table["value"].tolist()[:2] == [0.5, 0.5]
+    assert table["stderr"].isna().tolist() == [False, True, False]
+    assert table["column"].tolist() == ["arc_easy:acc:none:1.0:0:1234", "arc_easy:f1:none:1.0:0:3", table["column"][0]]
+    assert table["identity"].notna().tolist() == [False, False, True]
+    assert list(tidy([], [])) == list(table)

@@ -12,9 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from matplotlib import image
 
-from scale_cli.reporting.colours import STYLES
-from scale_cli.reporting.figures import growth_figure
-from scale_cli.reporting.growth import GrowthPanel, GrowthSeries, power_law
+from benchmarks.speed.power_laws import GrowthPanel, GrowthSeries, growth_figure, power_law
+from scale_cli.reporting.style import STYLES
 
 
 @given(st.floats(-2, 3), st.floats(0.01, 100), st.lists(st.floats(1, 1e6), min_size=2, max_size=6, unique=True))

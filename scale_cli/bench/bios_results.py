@@ -1,0 +1,187 @@
+"""The results of the biography benchmark, from the records of its runs: measurements, curves and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scale_cli.bench.stages import FREE, BenchRecipe, BenchResult, label_of, metric_lines
+from scale_cli.core.files import plain, write_text
+from scale_cli.core.records import digest, read_record
+from scale_cli.methods import METHODS
+from scale_cli.reporting.curves import Panel
+from scale_cli.reporting.sheet import Sheet, rows_sheet
+from scale_cli.reporting.table import FACTS, Cell, build_table
+from scale_cli.reporting.words import PLUS_MINUS, error_words, standing_out
+from scale_cli.results.groups import BIOGRAPHIES, ColumnSpec, GroupSpec
+from scale_cli.results.measurement import Measurement, share_error
+from scale_cli.results.result import CheckpointInfo, Result
+
+TASK0, TASK1 = ("bios:task0", "hard"), ("bios:task1", "hard")
+"""The measurements of what is kept and of what is learnt: task and metric."""
+BEFORE = "before Task 1"
+"""The label of the checkpoint that every row is trained from."""
+
+
+def measured(record: Mapping[str, Any]) -> list[Measurement]:
+    """What a training stage has measured at its end, as `scale eval --bios` calls it."""
+    found = [Measurement.read({**metric, "created": record["created"]}) for metric in record["metrics"]]
+    return [replace(m, task=f"bios:{m.task}") for m in found]
+
+
+def results_of(recipe: BenchRecipe, out: Path) -> tuple[Result, ...]:
+    """Of each seed the checkpoint before Task 1, then the rows that are trained, from the records of their runs."""
+    # Each seed has a base of its own; the same recipe makes it.
+    made_by = digest({name: value for name, value in plain(recipe).items() if name not in FREE})
+    results = []
+    for seed in recipe.seeds:
+        folder = out / f"seed-{seed}"
+        records = {label: read_record(run) for label in recipe.methods if (run := _record(folder / label)).is_file()}
+        if records:
+            first = next(iter(records))
+            task0 = read_record(_record(folder / "task0"))
+            before = [*measured(task0), *_before_task1(folder / first, measured(records[first]))]
+            results.append(_result(recipe, folder / "task0", label_of(BEFORE, seed, recipe), task0, made_by, before))
+            for label, record in records.items():
+                row = _result(recipe, folder / label, label_of(label, seed, recipe), record, made_by, measured(record))
+                results.append(row)
+    return tuple(results)
+
+
+def _record(run: Path) -> Path:
+    from scale_cli.training.train import RECORD
+
+    return run / RECORD
+
+
+def _result(
+    recipe: BenchRecipe,
+    run: Path,
+    label: str,
+    record: Mapping[str, Any],
+    made_by: str,
+    measurements: Sequence[Measurement],
+) -> Result:
+    """The result of a run. made_by: the digest of the recipe that makes what it was trained from."""
+    from scale_cli.evaluation.subject import of_training
+
+    known = of_training(record) | {"base": made_by}
+    trained = record["trained_parameters"]
+    if label.startswith(BEFORE):
+        known |= {"method": None, "training": None}
+        trained = None
+    info = CheckpointInfo(
+        label=label,
+        source=str(run),
+        fingerprint=None,
+        kind="plain" if known["method"] is None else METHODS[known["method"]].needs[0],
+        parameters={"total": record["total_parameters"], "trained": trained},
+        **known,
+    )
+    provenance = {name: record.get(name) for name in ("created", "environment", "git")}
+    return Result(recipe.command, info, tuple(measurements), None, provenance)
+
+
+def _before_task1(run: Path, after: Sequence[Measurement]) -> list[Measurement]:
+    """Task 1 before it is trained: the run's first measurement, a share of as many questions as the last one's."""
+    first = next((line for line in metric_lines(run) if "task1/hard" in line and line["step"] == 0), None)
+    if first is None:
+        return []
+    last = next(m for m in after if (m.task, m.metric) == TASK1)
+    value = first["task1/hard"]
+    return [replace(last, value=value, stderr=share_error(value, last.samples), routed=None)]
+
+
+def panels_of(recipe: BenchRecipe, out: Path) -> tuple[Panel, ...]:
+    """The two panels of the paper's Fig. 8."""
+    runs = {
+        label: {
+            str(seed): metric_lines(out / f"seed-{seed}" / label)
+            for seed in recipe.seeds
+            if _record(out / f"seed-{seed}" / label).is_file()
+        }
+        for label in recipe.methods
+    }
+    titles = {"task0": "Task 0, held-out people (stability)", "task1": "Task 1 (plasticity)"}
+    return tuple(
+        Panel(
+            title=title,
+            x="steps of Task 1",
+            unit="hard first-token accuracy, %",
+            percent=True,
+            series={
+                label: {
+                    seed: [(line["step"], line[f"{task}/hard"]) for line in found if f"{task}/hard" in line]
+                    for seed, found in seeds.items()
+                }
+                for label, seeds in runs.items()
+                if seeds
+            },
+        )
+        for task, title in titles.items()
+    )
+
+
+ROUTED = GroupSpec(
+    "bios-routed",
+    "routed",
+    None,
+    (ColumnSpec("bios:task0", "routed", "routed 0"), ColumnSpec("bios:task1", "routed", "routed 1")),
+    average=False,
+)
+LEGEND = (
+    ("accuracy", "hard first token, in percent of the questions, teacher forced."),
+    ("stability", "Task 0 on held-out people, before and after Task 1; forgetting is before minus after, in points."),
+    ("plasticity", "Task 1 after its training."),
+    ("exact", "whole answers by greedy generation."),
+    ("routed", "answers' first tokens that took the preserve branch."),
+)
+
+
+def sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
+    """The table of the benchmark: a row per label, its seeds summed up. best: how the format shows what stands out."""
+    has_routed = any(m.metric == "routed" for result in results for m in result.measurements)
+    table = build_table(results, [*BIOGRAPHIES, *([ROUTED] if has_routed else [])], title=title, seeds=True)
+    columns = {(column.task, column.metric, column.change): column for column in table.columns}
+    kept, learnt = columns[(*TASK0, False)], columns[(*TASK1, False)]
+    shown = [
+        replace(FACTS["trained"], label="trained params", flat_label="trained params", form=",.0f"),
+        FACTS["lr"],
+        replace(kept, key="before", label="Task 0 before", flat_label="Task 0 before", decimals=1),
+        *(
+            replace(column, label=name, flat_label=name, decimals=1)
+            for name, column in (
+                ("Task 0 after", kept),
+                ("forgetting", columns[(*TASK0, True)]),
+                ("Task 1", learnt),
+                ("exact 0", columns["bios:task0", "exact", False]),
+                ("exact 1", columns["bios:task1", "exact", False]),
+                ("routed 0", columns.get(("bios:task0", "routed", False))),
+                ("routed 1", columns.get(("bios:task1", "routed", False))),
+            )
+            if column is not None
+        ),
+        FACTS["seconds"],
+    ]
+    rows = [row for row in table.rows if row is not table.base]
+    before = None if table.base is None else table.cell(table.base, kept)
+    if before is not None:
+        cell = Cell(before.value, before.error)
+        table = table.with_cells(shown[2], {row.label: cell for row in rows})
+    legend = (*LEGEND, (PLUS_MINUS, error_words(aggregated=table.aggregated)), *standing_out(table, best=best))
+    return rows_sheet(table, [("", column) for column in shown], [rows], legend, name="method")
+
+
+def write(result: BenchResult) -> None:
+    """Write the record, the table and the curves."""
+    from scale_cli.reporting.curves import styles_of
+    from scale_cli.reporting.documents import BEST, markdown
+    from scale_cli.reporting.figures import curve_figure
+
+    result.save()
+    made = sheet(result.results, title=f"Biography benchmark, {result.recipe.preset}", best=BEST["markdown"])
+    write_text(result.out / "table.md", markdown(made))
+    table = build_table(result.results, result.groups, seeds=True)
+    curve_figure(result.panels, styles_of(table, result.panels), result.out / "curves.png")

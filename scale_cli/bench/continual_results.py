@@ -1,0 +1,237 @@
+"""The results of continual pre-training, from what its stages have left: measurements, curves, table and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scale_cli.bench.stages import BenchResult, label_of, metric_lines
+from scale_cli.core.files import write_text
+from scale_cli.core.records import read_record
+from scale_cli.methods import METHODS
+from scale_cli.reporting.columns import Column
+from scale_cli.reporting.curves import Panel
+from scale_cli.reporting.pairing import compared_with
+from scale_cli.reporting.sheet import Sheet, rows_sheet
+from scale_cli.reporting.table import FACTS, Cell, Row, Table, build_table
+from scale_cli.reporting.words import METRICS, PLUS_MINUS, error_words, standing_out
+from scale_cli.results.groups import ColumnSpec, GroupSpec
+from scale_cli.results.result import CheckpointInfo, Result, read_result
+
+if TYPE_CHECKING:
+    from scale_cli.bench.continual import ContinualRecipe
+
+BASE = "base"
+"""The label of the base."""
+EVALUATION = "evaluation"
+Reported = Mapping[str, Mapping[str, float]]
+"""What a paper says of rows, by label and measurement, "perplexity:english/perplexity"."""
+LEGEND = (
+    ("bits/byte", "of held-out text, lower is better; the base's row is before training."),
+    ("stability", "what is kept; forgetting is after minus before in bits per byte, base minus after of a suite."),
+    ("plasticity", "what is learnt; gain is before minus after in bits per byte, after minus base of a suite."),
+    ("routed", "the share of tokens that took the preserve branch, in percent."),
+    ("suites", "the average of their tasks, in percent."),
+    ("base half", "whether the base's half of every hidden state is, to the last bit, what the base computes."),
+    ("cosine", METRICS["cosine"]),
+    ("norm", METRICS["expansion_norm"]),
+    ("perplexity", METRICS["perplexity"]),
+    ("seconds", "of training, with the measurements in between; peak memory is its as well."),
+)
+
+
+def results_of(recipe: ContinualRecipe, out: Path) -> tuple[Result, ...]:
+    """The base, and of each seed the rows that are measured, each compared with the base item by item."""
+    base = read_result(out / EVALUATION / BASE)
+    assert base is not None
+    results = [base]
+    for seed in recipe.seeds:
+        folder = out / f"seed-{seed}"
+        for label in recipe.methods:
+            measured = read_result(folder / EVALUATION / label)
+            if measured is not None:
+                info = _info(recipe, folder, label, seed, measured.checkpoint)
+                results.append(replace(compared_with(base, measured), path=None))
+                results[-1] = replace(results[-1], checkpoint=replace(info, compared=base.checkpoint.fingerprint))
+    return tuple(results)
+
+
+def _info(recipe: ContinualRecipe, folder: Path, label: str, seed: int, info: CheckpointInfo) -> CheckpointInfo:
+    """A row as the results call it. A row that shows another one's training has its own threshold."""
+    from scale_cli.evaluation.subject import of_training
+    from scale_cli.training.train import RECORD
+
+    record = read_record(folder / recipe.trained_by(label) / RECORD)
+    known = of_training(record)
+    if recipe.trained_by(label) != label:
+        known["recipe"] = {**known["recipe"], "threshold": recipe.methods[label]["threshold"]}
+    counts = {**info.parameters, "trained": record["trained_parameters"]}
+    return replace(info, label=label_of(label, seed, recipe), parameters=counts, **known)
+
+
+def panels_of(recipe: ContinualRecipe, out: Path) -> tuple[Panel, ...]:
+    """What was measured while training, against the tokens seen, as in Fig. 9 of the paper."""
+    from scale_cli.training.train import RECORD
+
+    def run(label: str, seed: int) -> Path:
+        return out / f"seed-{seed}" / label
+
+    trained = [label for label in recipe.methods if recipe.trained_by(label) == label]
+    lines = {
+        label: {str(s): metric_lines(run(label, s)) for s in recipe.seeds if (run(label, s) / RECORD).is_file()}
+        for label in trained
+    }
+    return tuple(
+        Panel(
+            title=f"{name.title()} ({role})",
+            x="training tokens",
+            unit="bits per byte",
+            percent=False,
+            series={
+                label: {
+                    seed: [(line["step"] * recipe.step_tokens, line[key]) for line in found if key in line]
+                    for seed, found in runs.items()
+                }
+                for label, runs in lines.items()
+                if runs
+            },
+        )
+        for name, role in recipe.roles.items()
+        for key in [f"{name}/bits_per_byte"]
+    )
+
+
+def results_table(results: Sequence[Result], groups: Iterable[GroupSpec], *, title: str = "") -> Table:
+    """The table of the results, with perplexities and routed shares of the texts, a row per label over its seeds."""
+    results, groups = [result.with_routed() for result in results], list(groups)
+    texts = [group for group in groups if group.columns[0].task.startswith("perplexity:")]
+    has_routed = {m.task for result in results for m in result.measurements if m.metric == "routed"}
+    for group in texts:
+        task, name = group.columns[0].task, group.title.removesuffix(" text")
+        more = [ColumnSpec(task, "perplexity", f"{name} perplexity")]
+        more += [ColumnSpec(task, "routed", f"{name} routed")] if task in has_routed else []
+        groups.append(GroupSpec(f"{group.name}-more", group.title, None, tuple(more), average=False))
+    return build_table(results, groups, title=title, base=BASE, seeds=True)
+
+
+def sheet(
+    results: Sequence[Result],
+    groups: Sequence[GroupSpec],
+    *,
+    title: str,
+    best: str,
+    reported: Reported | None = None,
+) -> Sheet:
+    """The table of the benchmark: the trade-off, how far the base's half has moved, and the cost.
+
+    reported: what a paper says of rows. best: how the format shows what stands out.
+    """
+    table = results_table(results, groups, title=title)
+    texts = [group for group in groups if group.columns[0].task.startswith("perplexity:")]
+    tasks = {group.columns[0].task.removeprefix("perplexity:"): group for group in texts}
+    shown: list[tuple[str, Column]] = []
+    for group in table.groups:
+        if group.role is not None and group.summary is not None:
+            is_text = group.name in {text.name for text in texts}
+            name = group.title.removesuffix(" text")
+            label = f"{name} bits/byte" if is_text else name
+            shown.append((group.heading, replace(group.summary, label=label, flat_label=label)))
+            shown += [(group.heading, column) for column in group.columns if column.change]
+    shown += [("", column) for column in _found(table, tasks, "perplexity:{}", "routed", "routed {}")]
+    table, half = _with_half(table)
+    shown += [("", half)] if half is not None else []
+    moved = [*_found(table, tasks, "drift:{}", "cosine", "cosine {}"), *_norms(table)]
+    shown += [("moved", column) for column in moved]
+    for column, cells in _reported_columns(table, reported or {}).items():
+        table, shown = table.with_cells(column, cells), [*shown, ("paper", column)]
+    cost = [
+        *_found(table, tasks, "perplexity:{}", "perplexity", "{} perplexity"),
+        replace(FACTS["trained"], label="trained params", flat_label="trained params", form=",.0f"),
+        FACTS["lr"],
+        replace(FACTS["tokens"], form=",.0f"),
+        FACTS["seconds"],
+        FACTS["peak_memory_bytes"],
+    ]
+    known = set(table.cells["column"])
+    shown += [("cost", column) for column in cost if column.key in known]
+    base = [row for row in table.rows if row.section == "base"]
+    rows = [row for row in table.rows if row.section != "base"]
+    legend = (*LEGEND, (PLUS_MINUS, error_words(aggregated=table.aggregated)), *standing_out(table, best=best))
+    return rows_sheet(table, shown, [base, rows], legend, name="method")
+
+
+def _found(table: Table, texts: Iterable[str], task: str, metric: str, label: str) -> list[Column]:
+    """The columns of a metric of the texts, with other labels."""
+    columns = {(column.task, column.metric): column for column in table.columns}
+    found = {text: columns.get((task.format(text), metric)) for text in texts}
+    names = {text: label.format(text.title()) for text in found}
+    return [
+        replace(column, label=names[text], flat_label=names[text])
+        for text, column in found.items()
+        if column is not None
+    ]
+
+
+def _norms(table: Table) -> list[Column]:
+    """The norms of what maps were given in addition, by module."""
+    columns = [column for column in table.columns if column.metric.startswith("expansion_norm/")]
+    names = [f"norm {column.metric.partition('/')[2]}" for column in columns]
+    return [replace(column, label=name, flat_label=name) for column, name in zip(columns, names, strict=True)]
+
+
+def _with_half(table: Table) -> tuple[Table, Column | None]:
+    """With a column that says whether the base's half is the base's under every seed, of the rows whose methods promise
+    it; None where it was not measured."""
+    cells = {row.label: Cell(float(equal)) for row in table.rows if (equal := half_is_base(table, row)) is not None}
+    column = Column("base half", "base half", "base half", form="equal")
+    return (table.with_cells(column, cells), column) if cells else (table, None)
+
+
+def half_is_base(table: Table, row: Row) -> bool | None:
+    """Whether the base's half of every hidden state is bitwise what the base computes; None but under a method that
+    preserves every layer, which promises it."""
+    results = [table.results[index] for index in row.results]
+    found = [
+        m.details["hidden_states_equal"] for r in results for m in r.measurements if "hidden_states_equal" in m.details
+    ]
+    method = METHODS.get(row.method or "")
+    return all(found) if found and method is not None and method.keeps_base else None
+
+
+def _reported_columns(table: Table, reported: Reported) -> dict[Column, dict[str, Cell]]:
+    """What a paper says of the rows."""
+    columns = {}
+    for name in dict.fromkeys(name for values in reported.values() for name in values):
+        task, _, metric = name.partition("/")
+        kind, _, text = task.partition(":")
+        label = f"paper: {metric} {text.title()}" if kind == "drift" else f"paper: {text.title()} {metric}"
+        cells = {label: Cell(values[name]) for label, values in reported.items() if name in values}
+        columns[Column(f"paper:{name}", label, label, form="g")] = cells
+    return columns
+
+
+def write(result: BenchResult) -> None:
+    """Write the record, the table, and the figures: the trade-off on texts and in suites, and the curves."""
+    from scale_cli.reporting.curves import styles_of
+    from scale_cli.reporting.documents import BEST, markdown
+    from scale_cli.reporting.figures import curve_figure, frontier_figure, trade_off
+
+    result.save()
+    title = f"Continual pre-training, {result.recipe.preset}"
+    made = sheet(result.results, result.groups, title=title, best=BEST["markdown"])
+    write_text(result.out / "table.md", markdown(made))
+    texts = [group for group in result.groups if group.columns[0].task.startswith("perplexity:")]
+    kinds = {"frontier": texts, "frontier-suites": [group for group in result.groups if group not in texts]}
+    for name, groups in kinds.items():
+        if groups:
+            table = build_table(result.results, groups, base=BASE, seeds=True)
+            if trade_off(table):
+                frontier_figure(table, *_files(result.out, name))
+            if name == "frontier":
+                curve_figure(result.panels, styles_of(table, result.panels), *_files(result.out, "curves"))
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}{suffix}" for suffix in (".png", ".svg")]

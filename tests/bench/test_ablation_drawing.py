@@ -1,0 +1,135 @@
+"""The figures of the ablations: our values and the paper's, and words that can be read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+
+from scale_cli.bench.ablation_drawing import drawing
+from scale_cli.bench.ablations import ROWS, load_preset, paper_values
+from scale_cli.bench.stages import BenchResult
+from scale_cli.core.files import plain
+from scale_cli.reporting import figures
+from scale_cli.reporting.ablation import Ablation
+from scale_cli.results.groups import text_group
+from scale_cli.results.measurement import Measurement
+from scale_cli.results.result import Result
+from tests.results.made import measured, result
+
+GAP = 4 * figures.DPI / 72
+"""Between words side by side, pixels: four points, more than a blank has, or they read as one."""
+TEXTS = ("english", "korean")
+
+
+def texts(english: float, korean: float, **more: Any) -> list[Measurement]:
+    return [
+        measured(f"perplexity:{name}", value, metric="perplexity", **more)
+        for name, value in zip(TEXTS, (english, korean), strict=True)
+    ]
+
+
+def drawn(name: str, results: list[Result]) -> Ablation:
+    recipe = load_preset(name, "demo")
+    groups = (text_group("english", "stability"), text_group("korean", "plasticity"))
+    done = BenchResult(Path("out"), recipe, "", tuple(results), groups, (), 1.0)
+    return drawing(name, done, recipe.roles, 30, paper_values(name))
+
+
+def demo(name: str) -> Ablation:
+    """Of the base and every row of an ablation under three seeds, with numbers of the size that SmolLM2-135M has."""
+    recipe = load_preset(name, "demo")
+    results = [result("base", None, texts(20.0, 20.0))]
+    for seed, (place, label) in itertools.product(range(3), enumerate(recipe.methods)):
+        method = recipe.method_of(label)
+        options = plain(recipe.train_recipe(label, seed=seed).options)
+        options["row"] = label  # modules has rows that differ in the rate only
+        numbers = texts(
+            *(2 * [20.5 + place + 0.1 * seed]), routed=0.98 - 0.1 * place if method == "scale-route" else None
+        )
+        numbers += [measured(f"drift:{text}", 1 - 0.01 * place, metric="cosine") for text in TEXTS]
+        norms = {"attention": 11.3 + place, "ffn": 14.7 + place}
+        numbers += [measured("drift", norm, metric=f"expansion_norm/{module}") for module, norm in norms.items()]
+        results.append(result(f"{label} (seed {seed})", method, numbers, seed=seed, options=options))
+    return drawn(name, results)
+
+
+@pytest.fixture
+def figure_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """`figure_of(ablation)`: the demo's figure before it is closed."""
+
+    def draw(name: str) -> Any:
+        found: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(plt, "close", found.append)
+            figures.ablation_figure(demo(name))
+        (figure,) = found
+        figure.canvas.draw()
+        return figure
+
+    yield draw
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_word_of_a_figure_can_be_read(name: str, figure_of: Callable[[str], Any]) -> None:
+    figure = figure_of(name)
+    for axis in figure.axes:
+        for label in (axis.xaxis.label, axis.yaxis.label):
+            box = label.get_window_extent()
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1, label.get_text()
+            assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, label.get_text()
+        low, high = axis.get_xlim()
+        ticks = [tick.label1 for tick in axis.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+        boxes = [tick.get_window_extent() for tick in ticks]
+        assert len(boxes) > 1
+        apart = [right.x0 - left.x1 for left, right in itertools.pairwise(boxes)]
+        assert min(apart) > GAP, [tick.get_text() for tick in ticks]
+
+
+def test_the_figures_show_the_paper_where_it_says_something(figure_of: Callable[[str], Any]) -> None:
+    """One set of values for each of a paper's rows; Fig. 5 was read as an order alone."""
+    shown = {
+        name: [text.get_text() for text in figure_of(name).legends[0].get_texts() if ", paper" in text.get_text()]
+        for name in ROWS
+    }
+    assert shown == {
+        "init": [],
+        "layers": ["L_fp, paper"],
+        "modules": ["W12 in attention, paper", "W12 in ffn, paper"],
+        "drift": ["scale-preserve, paper", "scale-adapt, paper", "llama-pro, paper"],
+        "threshold": [],
+        "where": [],
+    }
+
+
+def test_the_figure_has_our_values_and_the_papers() -> None:
+    """Means over seeds and standard deviations, in percent of the base; and the rows' places by their recipes."""
+    rows = [("l_fp-100", "scale-preserve", 30, 0, 21.0)]
+    rows += [("l_fp-0", "scale-adapt", 0, seed, 22.0 + 2 * seed) for seed in (0, 1)]
+    found = drawn(
+        "layers",
+        [
+            result("base", None, texts(20.0, 8.0)),
+            *(
+                result(f"{label} (seed {seed})", method, texts(value, 4.0), seed=seed, options={"preserve_layers": n})
+                for label, method, n, seed, value in rows
+            ),
+        ],
+    )
+    english, korean = found.panels
+    assert (found.option, found.ticks) == ("layers preserved, %", {})
+    ours, theirs = english.series
+    assert list(map(list, ours.points)) == [pytest.approx([0, 15, 50**0.5]), pytest.approx([100, 5, 0])]
+    assert theirs.reported
+    forgotten = [100 * (perplexity / 10.42 - 1) for perplexity in (12.4, 10.6)]
+    assert list(map(list, theirs.points)) == [
+        pytest.approx([0, forgotten[0], 0]),
+        pytest.approx([100, forgotten[1], 0]),
+    ]
+    assert korean.series[0].points[0][1] == -50.0
+    assert (english.base, korean.base) == (0.0, 0.0)

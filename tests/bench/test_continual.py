@@ -1,0 +1,472 @@
+"""Continual pre-training: its recipes, and tiny runs of it from end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import yaml
+from matplotlib import image
+
+from scale_cli.bench import continual
+from scale_cli.bench.continual import load_preset, run
+from scale_cli.bench.stages import PRESETS, BenchResult, matching_size
+from scale_cli.core.errors import RequestError
+from scale_cli.core.records import read_record
+from scale_cli.data.corpora import read_corpora
+from scale_cli.data.windows import WindowOptions
+from scale_cli.evaluation.evaluate import evaluate
+from scale_cli.evaluation.perplexity import PerplexityJob
+from scale_cli.methods import METHODS
+from scale_cli.reporting.curves import panels_of
+from scale_cli.reporting.table import build_table
+from scale_cli.results.result import read_results
+from tests.runs import (
+    World,
+    continual_bench,
+    held_out,
+    in_processes,
+    interrupting,
+    korean_texts,
+    lines,
+    silent,
+    tree,
+    values,
+)
+from tests.tasks import Tasks
+
+FILES = sorted((Path(continual.__file__).parent / "presets" / "korean").glob("*.yaml"))
+
+
+def test_there_is_a_recipe_for_every_preset() -> None:
+    assert {file.stem for file in FILES} == set(PRESETS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_presets(file: Path) -> None:
+    recipe = load_preset(file.stem)
+    assert list(recipe.methods) == list(METHODS)
+    fft = recipe.train_recipe("fft", seed=3)
+    for method in METHODS:
+        trained = recipe.train_recipe(method, seed=3)
+        assert (trained.method, trained.objective, trained.seed) == (method, "lm", 3)
+        assert [text.partition("=")[0] for text in trained.eval_text] == ["english", "korean"]
+        same = set(dataclasses.asdict(trained)) - {"method", *recipe.methods[method]}
+        assert all(getattr(trained, name) == getattr(fft, name) for name in same)  # the same tokens in the same order
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_precision_for_all_trainings(precision: str) -> None:
+    recipe = load_preset("demo", precision=precision, seeds=(0, 2))
+    assert {recipe.train_recipe(label, seed=0).precision for label in recipe.methods} == {precision}
+    assert recipe.command == f"scale bench korean --preset demo --seeds 0,2 --precision {precision}"
+    assert load_preset("demo").train_recipe("fft", seed=0).precision == "float32"
+    assert load_preset("demo").command == "scale bench korean --preset demo"
+
+
+def test_the_papers_numbers() -> None:
+    """Of arXiv 2511.03270: 60 billion tokens in steps of 512 x 8,192, and what each method is."""
+    recipe = load_preset("paper")
+    assert recipe.step_tokens == 512 * 8192
+    fft = recipe.train_recipe("fft", seed=0)
+    assert fft.steps * recipe.step_tokens == pytest.approx(60e9, rel=1e-4)
+    assert (fft.schedule, fft.warmup) == ("linear", 0.06)
+    assert recipe.width == {"hidden": 256, "heads": 4, "ffn": 1024}
+    assert recipe.depth == {"layers": 20}
+    rates = {method: recipe.train_recipe(method, seed=0).learning_rate for method in METHODS}
+    assert rates == {
+        "fft": 1e-5,
+        "lora": 1e-5,
+        "freeze": 1e-5,
+        "llama-pro": 2e-4,
+        "scale-preserve": 1e-3,
+        "scale-adapt": 1e-3,
+        "scale-route": 1e-3,
+    }
+    assert recipe.train_recipe("scale-route", seed=0).options.preserve_layers == 3
+    assert recipe.train_recipe("lora", seed=0).options.lora_r == 256
+    assert recipe.suites == ("english", "korean")
+
+
+STABLE, PLASTIC = (held_out("x.jsonl", role, documents=5) for role in ("stability", "plasticity"))
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"bse": 5}, "korean.yaml: unknown key 'bse'; did you mean 'base'?"),
+    "missing key": ({"base": None}, "korean.yaml: the key 'base' is missing"),
+    "unknown method": ({"methods": {"ftt": {}}}, "methods ftt: choose from fft, lora, freeze, llama-pro, "),
+    "a label that is a folder": ({"methods": {"evaluation": {"method": "fft"}}}, "methods: the label 'evaluation' is "),
+    "no data": ({"train_data": []}, "train_data is empty; name texts to train on"),
+    "no text": ({"texts": {}}, "texts (none): name one with the role stability too"),
+    "one role": ({"texts": {"old": STABLE}}, "texts old: name one with the role plasticity too"),
+    "another role": ({"texts": {"old": STABLE | {"role": "both"}, "new": PLASTIC}}, "texts: old: role: 'both' is "),
+    "a text's unknown key": (
+        {"texts": {"old": STABLE | {"rolle": "x"}, "new": PLASTIC}},
+        "texts: old: unknown key 'rolle'; did you mean 'role'?",
+    ),
+    "a text without a source": ({"texts": {"old": {"role": "stability", "documents": 5}}}, "texts: old: the key 'sour"),
+    "one document": (
+        {"texts": {"old": STABLE, "new": PLASTIC | {"documents_while_training": 1}}},
+        "texts: new: at least 2 documents, and as many while training",
+    ),
+    "limit": ({"limit": 0}, "limit 0: at least 1"),
+    "processes": ({"gpus": 0}, "gpus 0: at least 1"),
+    "rate": ({"tflops": 0.0}, "--tflops 0: above 0"),
+    "an unknown option": ({"training": {"stepps": 5}}, "fft: unknown key 'stepps'; did you mean 'steps'?"),
+    "an option of a method": ({"methods": {"fft": {"lr": 0}}}, "fft: --lr 0.0: above 0"),
+    "a decided option": ({"training": {"people": "0:2"}}, "fft: people is decided by the benchmark; leave it out"),
+    "another decided one": ({"training": {"data": "x"}}, "fft: data is decided by the benchmark; leave it out"),
+    "width": ({"width": {"heads": 1}}, "width {'heads': 1}: give hidden, and heads, ffn, init as wanted"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_recipe_that_does_not_fit_is_refused(case: str, world: World, tmp_path: Path) -> None:
+    changes, message = REFUSED[case]
+    with pytest.raises(RequestError) as caught:
+        load_preset(continual_bench(tmp_path, world.checkpoint("llama"), **changes))
+    assert str(caught.value).removeprefix(f"{tmp_path}/").startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_can_come_from_elsewhere(world: World, tmp_path: Path) -> None:
+    preset = continual_bench(tmp_path, world.checkpoint("llama"))
+    recipe = load_preset(preset, sources={"korean": "other.jsonl"})
+    assert recipe.held_out["korean"].source == "other.jsonl"
+    assert (recipe.held_out["korean"].documents, recipe.held_out["korean"].fewer) == (6, 2)
+    assert recipe.held_out["english"] == load_preset(preset).held_out["english"]
+    with pytest.raises(RequestError, match=r"^--text finnish=\.\.\.: the preset has no such text; choose"):
+        load_preset(preset, sources={"finnish": "x"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"gpus": 2},
+            r"its batch is shared by 2 processes and there are 1; start it with: torchrun --nproc-per-node 2 ",
+        ),
+        (
+            {"texts": {"old": STABLE | {"source": "none.jsonl"}, "new": PLASTIC}},
+            r"^--text old=none\.jsonl: no such file",
+        ),
+        ({"base": "none"}, r"^none: no such folder"),
+        ({"train_data": ["none.jsonl"]}, r"^--data none\.jsonl: no such file"),
+        ({"base": "fetch:nothing"}, r"^nothing: there is no such thing to fetch; choose from smollm2, english, "),
+        ({"suites": ["englsh"]}, r"^--suite englsh: neither a shipped suite nor a file"),
+    ],
+)
+def test_what_is_not_there_is_said(changes: dict[str, Any], message: str, world: World, tmp_path: Path) -> None:
+    recipe = load_preset(continual_bench(tmp_path, world.checkpoint("llama"), **changes))
+    with pytest.raises(RequestError, match=message) as caught:
+        run(recipe, tmp_path / "out", say=print, progress=silent)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "seed-0").exists()
+
+
+@pytest.fixture(scope="module")
+def done(world: World, tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
+    """The tiny recipe, run."""
+    folder = tmp_path_factory.mktemp("continual")
+    recipe = load_preset(continual_bench(folder, world.checkpoint("llama")))
+    return run(recipe, folder / "out", say=print, progress=silent)
+
+
+def test_a_run_from_end_to_end(done: BenchResult) -> None:
+    base, *rows = done.results
+    assert [(found.checkpoint.label, found.checkpoint.method) for found in done.results] == [
+        ("base", None),
+        *((method, method) for method in ("fft", "lora", "scale-preserve", "scale-route")),
+    ]
+    for row in rows:
+        info, label = row.checkpoint, row.checkpoint.label
+        record = read_record(done.out / "seed-0" / label / "record.json")
+        assert info.training == {name: record[name] for name in ("tokens", "seconds", "peak_memory_bytes")}
+        assert info.training["tokens"] == 4 * 2 * 32
+        assert (info.recipe, info.base) == (record["recipe"], record["base"]["fingerprint"])
+        assert info.parameters["trained"] == record["trained_parameters"]
+        assert (info.seed, info.compared) == (0, base.checkpoint.fingerprint)
+        assert record["recipe"]["lr"] == (2e-2 if label == "fft" else 1e-2)
+        curve = [line for line in lines(done.out / "seed-0" / label) if "korean/bits_per_byte" in line]
+        assert [line["step"] for line in curve] == [0, 2, 4]
+        for panel, name in zip(done.panels, ("english", "korean"), strict=True):
+            key = f"{name}/bits_per_byte"
+            assert list(panel.series[label]["0"]) == [(64 * line["step"], line[key]) for line in curve]
+            assert curve[0][key] == pytest.approx(panel.series["fft"]["0"][0][1], rel=1e-5)  # all compute the same
+            (bits,), (before,) = (found.find(f"perplexity:{name}", "bits_per_byte") for found in (row, base))
+            assert bits.value != before.value
+            assert (bits.routed is None) == (label != "scale-route")
+            assert bits.paired_stderr is not None
+            assert 0 < bits.paired_stderr < bits.stderr + before.stderr  # type: ignore[operator]
+        checked = [m.details["hidden_states_equal"] for m in row.measurements if "hidden_states_equal" in m.details]
+        assert (set(checked) == {True}) == (label == "scale-preserve")
+    lora, preserve = (read_record(done.out / "seed-0" / name / "record.json") for name in ("lora", "scale-preserve"))
+    assert lora["recipe"]["lora_r"] == matching_size("lora", recipe_of(done).base, done.out / "width")["lora_r"]
+    assert lora["trained_parameters"] == pytest.approx(preserve["trained_parameters"], rel=0.1)
+    assert not (done.out / "depth").exists()  # no method needs it
+
+
+def recipe_of(done: BenchResult) -> continual.ContinualRecipe:
+    assert isinstance(done.recipe, continual.ContinualRecipe)
+    return done.recipe
+
+
+def test_the_numbers_are_those_of_scale_eval(done: BenchResult) -> None:
+    texts = done.out / "texts"
+    assert [len((texts / f"{name}.jsonl").read_text().splitlines()) for name in ("english", "korean")] == [5, 6]
+    corpora = read_corpora([f"{name}={texts}/{name}.jsonl" for name in ("english", "korean")])
+    folders = [recipe_of(done).base, str(done.out / "seed-0" / "fft")]
+    for folder, ours in zip(folders, done.results, strict=False):
+        (result,) = evaluate([f"x={folder}"], [PerplexityJob(corpus, WindowOptions(32)) for corpus in corpora])
+        for measured in result.measurements:
+            (same,) = ours.find(measured.task, measured.metric)
+            assert same.value == pytest.approx(measured.value, rel=1e-9)
+            assert same.stderr == pytest.approx(measured.stderr, rel=1e-9)
+            assert same.samples == measured.samples
+
+
+def test_what_is_written(done: BenchResult, run_cli: Callable[..., Any]) -> None:
+    record = read_record(done.out / "results.json")
+    assert record["schema"] == 2
+    assert record["recipe"] == json.loads((done.out / "recipe.json").read_text(encoding="utf-8"))
+    assert 0 < record["seconds"] == done.seconds
+    for path in (done.out, done.out / "results.json"):
+        found = read_results([path])
+        assert [(r.checkpoint, r.measurements) for r in found] == [(r.checkpoint, r.measurements) for r in done.results]
+        assert panels_of(found, build_table(found, ())) == list(done.panels)
+    for name in ("frontier", "curves"):
+        assert image.imread(done.out / f"{name}.png").ndim == 3
+        assert (done.out / f"{name}.svg").is_file()
+    assert not (done.out / "frontier-suites.png").exists()
+
+    header, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (done.out / "table.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    assert [row[0].strip("*†") for row in rows] == ["base", "fft", "lora", "scale-preserve", "scale-route"]
+    at = {name: place for place, name in enumerate(header)}
+    assert rows[3][at["base half"]] == "equal"
+    assert rows[2][at["base half"]] == "-"
+    assert rows[1][at["lr"]] == "0.02"
+
+    page = done.out / "report.html"
+    assert run_cli("report", done.out / "results.json", "--out", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    page.unlink()
+    for word in ("stability: English text", "plasticity: Korean text", "English (stability)", '<section id="curves">'):
+        assert word in text
+
+
+def test_what_is_finished_is_not_run_again_and_stays(done: BenchResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later call for one method keeps the other rows in record and table."""
+    monkeypatch.setattr("scale_cli.training.train.train", None)
+    monkeypatch.setattr("scale_cli.surgery.upscale", None)
+    monkeypatch.setattr("scale_cli.evaluation.evaluate.load", None)
+    before = {name: content for name, content in tree(done.out).items() if "/" in name}
+    table = (done.out / "table.md").read_bytes()
+    for recipe in (recipe_of(done), load_preset(done.recipe.preset, methods=["fft"])):
+        again = run(recipe, done.out, say=print, progress=silent)
+        assert (again.results, again.panels, again.recipe) == (done.results, done.panels, done.recipe)
+        assert again.seconds > done.seconds
+        assert {name: content for name, content in tree(done.out).items() if "/" in name} == before
+        assert (done.out / "table.md").read_bytes() == table
+    texts = recipe_of(done).texts
+    fewer = {**texts, "english": {**texts["english"], "documents": 4}}
+    for changes in ({"methods": {"fft": {"lr": 1.0}}}, {"texts": fewer}, {"base": "other"}):
+        with pytest.raises(RequestError, match="holds a run of another recipe"):
+            run(dataclasses.replace(recipe_of(done), **changes), done.out, say=print, progress=silent)
+
+
+def test_a_run_folder_of_older_code_goes_on(done: BenchResult, tmp_path: Path) -> None:
+    """Its recipe named the texts by their languages."""
+    out = tmp_path / "out"
+    shutil.copytree(done.out, out)
+    stored = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
+    texts = stored.pop("texts")
+    stored |= {f"{name}_data": text["source"] for name, text in texts.items()}
+    for field in ("documents", "documents_while_training"):
+        stored[field] = {name: text[field] for name, text in texts.items()}
+    (out / "recipe.json").write_text(json.dumps(stored), encoding="utf-8")
+    again = run(load_preset(done.recipe.preset, methods=["fft"]), out, say=print, progress=silent)
+    assert values(again) == values(done)
+    assert json.loads((out / "recipe.json").read_text(encoding="utf-8"))["texts"] == texts
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(done: BenchResult, tmp_path: Path) -> None:
+    recipe, out = load_preset(done.recipe.preset, methods=["fft", "scale-preserve"]), tmp_path / "out"
+    for stage, step in (("fft (seed", 3), ("scale-preserve: perplexity", None), ("scale-preserve: drift", None)):
+        progress = interrupting(stage, step)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, out, say=print, progress=progress)
+        assert progress.begun[-1][0].startswith(stage)
+        assert not (out / "results.json").exists()
+    progress = interrupting("nothing", 0)
+    result = run(recipe, out, say=print, progress=progress)
+    assert progress.begun[-1][0].startswith("scale-preserve: drift")
+    assert values(result) == {label: values(done)[label] for label in ("base", "fft", "scale-preserve")}
+
+
+def test_seeds_are_repetitions_from_the_same_checkpoints(done: BenchResult, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done.out, out)
+    both = run(load_preset(done.recipe.preset, methods=["fft"], seeds=(0, 1)), out, say=print, progress=silent)
+    labels = [found.checkpoint.label for found in read_results([out / "results.json"])]
+    once = ["fft (seed 0)", "lora (seed 0)", "scale-preserve (seed 0)", "scale-route (seed 0)"]
+    assert labels == ["base", *once, "fft (seed 1)"]
+    assert values(both)["fft (seed 0)"] == values(done)["fft"]
+    assert values(both)["fft (seed 1)"] != values(done)["fft"]
+    assert both.results[1].checkpoint.identity == both.results[5].checkpoint.identity is not None
+    assert set(both.panels[0].series["fft"]) == {"0", "1"}
+    assert "| fft (2 seeds)" in (out / "table.md").read_text(encoding="utf-8")
+
+
+def test_suites_are_measured_at_the_end(world: World, tasks: Tasks, tmp_path: Path) -> None:
+    file = continual_bench(
+        tmp_path, world.checkpoint("llama"), methods={"scale-route": {}}, suites=[str(tasks.suite)], limit=4
+    )
+    result = run(load_preset(file), tmp_path / "out", say=print, progress=silent)
+    for found in result.results:
+        assert [(m.limit, m.samples) for m in found.find("tiny_choice", "acc_norm")] == [(4, 4)]
+    assert [group.name for group in result.groups] == ["english-text", "korean-text", "tiny"]
+    assert "| Tiny |" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+
+
+def test_another_language_is_another_recipe_file(
+    world: World, tmp_path: Path, run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And several texts of a role are several columns."""
+    monkeypatch.chdir(tmp_path)
+    files = korean_texts(tmp_path)
+    texts = {
+        "code": held_out(files["english"], "stability", documents=3),
+        "english": held_out(files["english"], "stability", documents=4),
+        "finnish": held_out(files["korean"], "plasticity", documents=3),
+    }
+    preset = continual_bench(tmp_path, world.checkpoint("llama"), methods={"scale-adapt": {}}, texts=texts)
+    ended = run_cli("bench", "korean", "--preset", preset, "--out", "out")
+    assert ended.code == 0
+    for words in ("Code bits/byte", "English bits/byte", "Finnish bits/byte", "Finnish perplexity"):
+        assert words.split()[0] in ended.stdout
+        assert f"| {words} |" in Path("out/table.md").read_text(encoding="utf-8")
+    assert "Korean" not in Path("out/table.md").read_text(encoding="utf-8")
+    record = read_record(Path("out/results.json"))
+    assert [(group["title"], group["role"]) for group in record["groups"]] == [
+        ("Code text", "stability"),
+        ("English text", "stability"),
+        ("Finnish text", "plasticity"),
+    ]
+    assert [curve["title"] for curve in record["curves"]] == [
+        "Code (stability)",
+        "English (stability)",
+        "Finnish (plasticity)",
+    ]
+
+
+def test_what_a_recipe_names_is_fetched_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, Path]] = []
+
+    def make(item: str, out: Path, *, cache: Path) -> None:
+        made.append((item, cache))
+        out.mkdir(parents=True)
+        korean_texts(out)
+
+    monkeypatch.setattr("scale_cli.material.fetch.make", make)
+    monkeypatch.setenv("SCALE_CACHE", str(tmp_path / "cache"))
+    texts = {
+        "english": held_out("fetch:some/english.jsonl", "stability", documents=5),
+        "korean": held_out("fetch:some/korean.jsonl", "plasticity", documents=6),
+    }
+    file = continual_bench(
+        tmp_path,
+        world.checkpoint("llama"),
+        train_data=["fetch:some/train.jsonl"],
+        texts=texts,
+        methods={"scale-adapt": {}},
+    )
+    result = run(load_preset(file), tmp_path / "out", say=print, progress=silent)
+    assert made == [("some", tmp_path / "cache")]
+    assert recipe_of(result).texts == texts  # the record has no path of this machine
+    run(load_preset(file), tmp_path / "out", say=print, progress=silent)
+    assert len(made) == 1
+
+
+def test_the_papers_recipe_in_two_steps(
+    world: World, tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the preset says but for sizes: its streams come from files, its model is a tiny one of the family."""
+    texts = korean_texts(tmp_path)
+    real = datasets.load_dataset_builder
+    opened: set[tuple[str, str | None]] = set()
+
+    def builder(name: str, config: str | None) -> Any:
+        opened.add((name, config))
+        language = "korean" if name.endswith("fineweb-2") else "english"
+        train = texts["train"] if language == "korean" else texts["english"]
+        files = {"train": str(train), "test": str(texts[language])}
+        return real("json", data_files=files, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    recipe = yaml.safe_load(next(file for file in FILES if file.stem == "paper").read_text(encoding="utf-8"))
+    small = {"steps": 2, "batch_size": 1, "gradient_accumulation_steps": 2, "seq_length": 32, "lora_r": 4}
+    small |= {"preserve_layers": 1, "freeze_layers": 1, "eval_steps": 1, "save_steps": 1}
+    file = tmp_path / "paper.yaml"
+    changes = {
+        "base": str(world.checkpoint("llama")),
+        "gpus": 1,
+        "width": {"hidden": 8, "heads": 2, "ffn": 8},
+        "depth": {"layers": 3},
+        "suites": [str(tasks.suite)],
+        "training": recipe["training"] | small,
+    }
+    file.write_text(yaml.safe_dump(recipe | changes, sort_keys=False), encoding="utf-8")
+    result = run(load_preset(str(file)), tmp_path / "out", say=print, progress=silent)
+    assert [found.checkpoint.label for found in result.results] == ["base", *METHODS]
+    assert {found.checkpoint.training["tokens"] for found in result.results[1:]} == {2 * 2 * 32}  # type: ignore[index]
+    assert opened == {("HuggingFaceFW/fineweb-2", "kor_Hang"), ("HuggingFaceFW/fineweb-edu", "sample-10BT")}
+    assert "equal" in (result.out / "table.md").read_text(encoding="utf-8")
+
+
+def test_a_changed_base_would_be_seen(done: BenchResult, tmp_path: Path) -> None:
+    """What says that the base's half is the base's: it does not where a weight of that half has moved."""
+    from safetensors.torch import load_file, save_file
+
+    out = tmp_path / "out"
+    shutil.copytree(done.out, out)
+    shutil.rmtree(out / "seed-0" / "evaluation")
+    file = out / "width" / "base-model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("mlp.up_proj.weight"))
+    tensors[name][0, 0] += 0.5
+    save_file(tensors, file, metadata={"format": "pt"})
+    result = run(load_preset(done.recipe.preset, methods=["scale-preserve"]), out, say=print, progress=silent)
+    (preserve,) = (found for found in result.results if found.checkpoint.method == "scale-preserve")
+    checked = [m.details["hidden_states_equal"] for m in preserve.measurements if "hidden_states_equal" in m.details]
+    assert not any(checked)
+    assert "DIFFERS" in (out / "table.md").read_text(encoding="utf-8")
+
+
+def test_two_processes_share_a_run(world: World, tmp_path: Path) -> None:
+    """As torchrun starts them: the files are written once, and the numbers are those of one process."""
+    ended = {}
+    for gpus in (1, 2):
+        folder = tmp_path / str(gpus)
+        folder.mkdir()
+        training = {"steps": 2, "batch_size": 4 // gpus, "seq_length": 32, "lr": 1e-2, "preserve_layers": 1}
+        file = continual_bench(
+            folder, world.checkpoint("llama"), gpus=gpus, training=training, methods={"scale-preserve": {}}
+        )
+        words = ["bench", "korean", "--preset", file, "--out", folder / "out", "--json"]
+        ended[gpus] = json.loads(in_processes(gpus, folder, *words))["results"]
+    for alone, shared in zip(ended[1], ended[2], strict=True):
+        if alone["checkpoint"]["method"]:
+            assert alone["checkpoint"]["training"]["tokens"] == shared["checkpoint"]["training"]["tokens"]
+        for one, other in zip(alone["measurements"], shared["measurements"], strict=True):
+            assert (one["task"], one["metric"], one["samples"]) == (other["task"], other["metric"], other["samples"])
+            if one["metric"] == "bits_per_byte":
+                assert other["value"] == pytest.approx(one["value"], rel=1e-4)
+    assert any(m["details"].get("hidden_states_equal") for m in ended[2][1]["measurements"])
