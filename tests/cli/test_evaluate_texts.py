@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from scale_cli.reporting.texts import with_error
 
 from scale_cli.core.files import plain
 from scale_cli.data.biographies import read_biographies
@@ -72,21 +72,25 @@ def test_every_number_is_the_library_functions(
     assert ended.stderr.count("b: drift (3 of 3): 3 of 3 (100%)") == 2  # three windows of each text
 
 
-def test_the_tables(run_cli: RunCli, world: World, finished: Callable[..., Run], english: Path) -> None:
+def test_the_table(run_cli: RunCli, world: World, finished: Callable[..., Run], english: Path) -> None:
     sources = [f"preserve={finished('scale-preserve').folder}", f"wide={world.checkpoint('llama', 'width')}"]
     ended = run_cli("eval", *sources, "--perplexity", f"english={english}", "--drift")
     assert ended.code == 0
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
-    tables = [rows[start : start + 2] for start in (0, 2)]
+    rows = [re.split(" {2,}", line.rstrip()) for line in ended.stdout.splitlines()]
+    first, second = ([row[1:] for row in rows if row[0] == label] for label in ("preserve", "wide"))
     texts = read_corpora([f"english={english}"])
-    (target,) = targets([str(finished("scale-preserve").folder)], dtype=None, device=torch.device("cpu"))
-    found = measured_alone(target.checkpoint.source, [PerplexityJob(texts[0], WindowOptions())])
-    version = found[0].task_version
-    assert tables[0][0] == ["preserve", *(with_error(m.value, m.stderr) for m in found), "6", version]
-    assert [row[:2] for row in tables[1]] == [["preserve", "1 ± 0"], ["wide", "1 ± 0"]]
-    assert tables[1][1][2:5] == ["0 ± 0", "1 ± 0", "6"]
-    assert [row[:3] for row in rows[4:]] == [[n, m, "0"] for n in ("preserve", "wide") for m in ("attention", "ffn")]
-    assert ended.stdout.splitlines()[0].strip() == f"perplexity:english, {english}"
+    for source, shown in ((finished("scale-preserve").folder, first), (world.checkpoint("llama", "width"), second)):
+        (target,) = targets([str(source)], dtype=None, device=torch.device("cpu"))
+        expected = measured_alone(target.checkpoint.source, [PerplexityJob(texts[0], WindowOptions())])
+        for cell, measurement in zip(shown[0][3:6], expected, strict=True):
+            value, error = map(float, cell.rstrip("*").split(" ± "))
+            assert value == pytest.approx(measurement.value, rel=5e-3)
+            assert error == pytest.approx(measurement.stderr, rel=5e-2)
+    assert len(first[0]) == len(second[0]) == 12  # cost, perplexity, and the norms of W12, W21 and W22
+    assert first[0][6:8] == second[0][6:8] == ["0.00", "0.00"]  # W12
+    for row, cells in ((first[1], 1), (second[1], 3)):  # cosine; that of the fresh model, divergence and agreement
+        values = [tuple(map(float, cell.rstrip("*").split(" ± "))) for cell in row[2:]]
+        assert values[:cells] == [(1.0, 0.0), (0.0, 0.0), (1.0, 0.0)][:cells]
 
 
 def test_a_second_call_measures_what_is_missing(run_cli: RunCli, world: World, english: Path, tmp_path: Path) -> None:
