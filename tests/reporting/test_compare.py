@@ -64,9 +64,9 @@ def test_the_sheet(tmp_path: Path) -> None:
         ["K", "40", "0.00", "25.00", "+25.00", "0.0020", "McNemar"],
     ]
     assert dict(sheet.legend)["test"] == (
-        "McNemar: exact, on the items that one of the two gets right and the other wrong; paired t: on the differences "
-        "of the items' scores; z: from both standard errors, as if the two were independent, unless the record has "
-        "that of the change (averages: from those of the tasks)."
+        "McNemar: exact test on the items that only one of the two answers correctly; paired t: test on the "
+        "differences of the items' scores; z: from the standard error of the change if the record has it, else from "
+        "both errors as independent; averages from the errors of their tasks."
     )
 
 
@@ -79,11 +79,11 @@ def test_what_is_refused() -> None:
     for results, words, message in (
         ([base, fft], ("base", "lora"), "--compare lora: choose from base, fft"),
         ([base, fft, fft], ("base", "fft"), "--compare fft: 2 results have this label; give fewer results"),
-        ([base, fft], ("fft", "fft"), "--compare fft fft: the two are one checkpoint; name another one"),
+        ([base, fft], ("fft", "fft"), "--compare fft fft: both are the same checkpoint; name two checkpoints"),
         (
             [base, fft],
             ("base", "fft"),
-            "--compare base fft: they have no task in common that was measured in the same way",
+            "--compare base fft: no task was measured in the same way for both; choose others or measure again",
         ),
     ):
         with pytest.raises(RequestError) as caught:

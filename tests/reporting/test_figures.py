@@ -131,7 +131,7 @@ def test_curves_come_with_records_once_in_the_order_of_the_rows() -> None:
     assert (found.title, found.percent, list(found.series)) == ("English", False, ["routed", "lora", "mine"])
     assert styles_of(table, [found]) == {"routed": STYLES["scale-route"], "mine": OTHER, "lora": STYLES["lora"]}
     for curves, message in (([{"title": "t"}], r"KeyError\('series'\)"), ([3], "TypeError")):
-        with pytest.raises(RequestError, match=f"^None: its curves are not those of a report: {message}"):
+        with pytest.raises(RequestError, match=f"^None: malformed curves in the record: {message}"):
             panels_of([result("fft", "fft", [], curves=curves)], table)
 
 
@@ -376,7 +376,7 @@ def test_what_is_no_ablation() -> None:
     with pytest.raises(RequestError) as caught:
         ablation(layers_table(), "threshold")
     assert str(caught.value) == (
-        "--ablation threshold: it takes results with at least two values of it; choose from preserve_layers"
+        "--ablation threshold: results with at least two values of it are needed; choose from preserve_layers"
     )
     same = build_table([result("x", "fft", [measured("k", 0.5)], options={"lr": 1})], [PLASTIC])
     with pytest.raises(RequestError, match="no option differs between these results"):

@@ -120,12 +120,12 @@ def test_without_roles_there_is_no_trade_off_and_without_curves_none() -> None:
         True,
         False,
     ]
-    assert "1 checkpoint, 1 measurements." in made
+    assert "1 checkpoint, 1 measurement." in made
 
 
 def test_it_says_what_is_reported() -> None:
     made = html_page(build_table([result("x", "fft", [measured("k", 0.5)], reported="a <paper>")], [PLASTIC]))
-    assert "As reported by a &lt;paper&gt;; not measured here." in made
+    assert "Reported by a &lt;paper&gt;; not measured here." in made
 
 
 @pytest.fixture(scope="module")

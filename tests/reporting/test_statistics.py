@@ -72,7 +72,7 @@ def test_no_difference_at_all() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [([1.0], [0.0]), ([1.0, 0.0], [1.0]), ([], [])])
 def test_what_is_no_pair_is_refused(first: list[float], second: list[float]) -> None:
-    with pytest.raises(ValueError, match="are no pairs of at least two items"):
+    with pytest.raises(ValueError, match="two lists of equal length, at least 2, are needed"):
         paired_difference(first, second)
 
 

@@ -164,7 +164,7 @@ def test_numbers_measured_otherwise_stand_in_another_column() -> None:
     assert made.groups[0].summary is None
     wanted = replace(STABLE, columns=(replace(STABLE.columns[0], num_fewshot=0), STABLE.columns[1]))
     assert list(columns(table([BASE, shots], [wanted, PLASTIC]))) == ["A", "B", "English average", "K"]
-    assert table([BASE, shots], [wanted, PLASTIC]).notes == ("English: no average of fft, as A is not measured.",)
+    assert table([BASE, shots], [wanted, PLASTIC]).notes == ("English: no average for fft, as A is not measured.",)
     versions = replace(FFT, measurements=(measured("a", 0.4, task_version="2.0"), *FFT.measurements[1:]))
     assert list(columns(table([BASE, versions])))[:2] == ["A (version 1.0)", "A (version 2.0)"]
 
@@ -189,7 +189,7 @@ def test_a_trial_stands_apart() -> None:
     assert titles == ["English (no limit)", "English (limit 10)", "Korean (no limit)", "Korean (limit 10)"]
     shown = {label: set(made.cells[made.cells["row"] == label]["column"]) for label in ("fft", "base")}
     assert shown["fft"].isdisjoint(shown["base"])
-    assert "English was measured in several ways, which are not compared with each other." in made.notes
+    assert "English was measured with several limits or seeds, which are not compared." in made.notes
     assert [group.title for group in table([trial]).groups] == ["English (limit 10)", "Korean (limit 10)"]
 
 
@@ -197,7 +197,7 @@ def test_a_column_that_is_missing_takes_the_average_with_it() -> None:
     some = result("fft", "fft", [measured("a", 0.4), measured("k", 0.5)])
     made = table([BASE, some])
     assert made.cell(row(made, "fft"), columns(made)["English average"]) is None
-    assert made.notes == ("English: no average of fft, as B is not measured.",)
+    assert made.notes == ("English: no average for fft, as B is not measured.",)
     assert not row(made, "fft").pareto
     made = table([some])
     assert "English: no average, as B is not measured." in made.notes
@@ -214,7 +214,7 @@ def test_a_value_that_is_no_number_is_left_out_and_told() -> None:
     broken = replace(FFT, measurements=(*FFT.measurements[:2], measured("k", math.nan)))
     made = table([BASE, broken])
     assert made.cell(row(made, "fft"), columns(made)["K"]) is None
-    assert made.notes == ("Left out, as the value is not a finite number: k acc of fft.",)
+    assert made.notes == ("Left out, as the value is NaN or infinite: k acc of fft.",)
 
 
 def test_decimals_show_two_digits_of_the_error() -> None:
@@ -306,7 +306,9 @@ def test_the_base_is_the_plain_one_or_the_one_that_is_named() -> None:
     assert [one.section for one in named.rows] == ["base", "SCALE"]
     assert cell(named, "route", "K").change == pytest.approx(-0.1)
     two = table([BASE, trio("base2", None, 0.1, 0.1, 0.1)])
-    assert two.notes == ("No change against a base: several checkpoints could be it; choose one with --base LABEL.",)
+    assert two.notes == (
+        "No change against a base: several checkpoints could be the base; choose one with --base LABEL.",
+    )
     with pytest.raises(RequestError, match=r"^--base nobody: choose from fft, route$"):
         table([FFT, ROUTE], base="nobody")
 
@@ -423,8 +425,8 @@ class TestGroups:
         ("word", "message"),
         [
             ("x", "--stability x: no result has this task; choose from a, b, k, c"),
-            ("a", "--stability a: say which metric; choose from a=acc, a=acc_norm"),
-            ("b=f1", "--stability b=f1: say which metric; choose from b=acc"),
+            ("a", "--stability a: results have several metrics of this task; choose from a=acc, a=acc_norm"),
+            ("b=f1", "--stability b=f1: no result has this metric; choose from b=acc"),
         ],
     )
     def test_what_cannot_be_a_column(self, word: str, message: str) -> None:
@@ -436,5 +438,5 @@ class TestGroups:
         entry = plain(STABLE)
         results = [result(label, "fft", [measured("a", 0.5)], groups=[entry]) for label in "xy"]
         assert groups_of(results) == [STABLE]
-        with pytest.raises(RequestError, match=r"^None: its groups are not those of a report: KeyError\('columns'\)$"):
+        with pytest.raises(RequestError, match=r"^None: malformed groups in the record: KeyError\('columns'\)$"):
             groups_of([result("x", "fft", [], groups=[{"name": "x"}])])

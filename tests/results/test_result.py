@@ -120,14 +120,17 @@ def test_results_are_found_in_files_folders_and_records(tmp_path: Path) -> None:
     [
         (None, "PATH: no such file or folder; give results of: scale eval CHECKPOINT --out DIR"),
         ("folder", "PATH holds no result.json; make one with: scale eval CHECKPOINT --out PATH"),
-        ("", "PATH is no result of scale eval: Expecting value: line 1 column 1 (char 0)"),
-        ("[]", "PATH is no result of scale eval: PATH is not a record of schema 1 or 2"),
-        ({"schema": 9}, "PATH is no result of scale eval: PATH is not a record of schema 1 or 2"),
-        ({"schema": 2, "command": "train"}, "PATH is no result of scale eval: its kind is None and not 'evaluation'"),
-        ({"schema": 2, "kind": "evaluation"}, "PATH is no result of scale eval: the field 'measurements' is missing"),
+        ("", "PATH is not a result of scale eval: Expecting value: line 1 column 1 (char 0)"),
+        ("[]", "PATH is not a result of scale eval: PATH is not a record of schema 1 or 2"),
+        ({"schema": 9}, "PATH is not a result of scale eval: PATH is not a record of schema 1 or 2"),
+        ({"schema": 2, "command": "train"}, "PATH is not a result of scale eval: its kind is None, not 'evaluation'"),
+        (
+            {"schema": 2, "kind": "evaluation"},
+            "PATH is not a result of scale eval: the field 'measurements' is missing",
+        ),
         (
             {"schema": 2, "kind": "evaluation", "command": "", "checkpoint": {"x": 1}, "measurements": []},
-            "PATH is no result of scale eval: CheckpointInfo.__init__() got an unexpected keyword argument 'x'",
+            "PATH is not a result of scale eval: CheckpointInfo.__init__() got an unexpected keyword argument 'x'",
         ),
     ],
 )  # fmt: skip
