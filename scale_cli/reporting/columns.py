@@ -209,12 +209,12 @@ def arrange(table: pd.DataFrame, specs: Sequence[GroupSpec]) -> list[Group]:
             own = {way: rows for way, rows in ways.items() if (way.limit, way.seed) == (limit, seed)}
             differing = {"limit": len({c[0] for c in conditions}) > 1 or limit is not None}  # a limit is always shown
             differing["seed"] = len({c[1] for c in conditions}) > 1
-            words = [
+            suffixes = [
                 f"no {name}" if value is None else f"{name} {value}"
                 for name, value in (("limit", limit), ("seed", seed))
                 if differing[name]
             ]
-            groups.append(_group(spec, own, f" ({', '.join(words)})" if words else "", alone=spec in others))
+            groups.append(_group(spec, own, f" ({', '.join(suffixes)})" if suffixes else "", alone=spec in others))
     return _with_unique_headings(groups)
 
 
@@ -272,12 +272,12 @@ def _column(
     wanted: ColumnSpec, way: Way, alike: Sequence[Way], rows: pd.DataFrame, apart: str, *, alone: bool
 ) -> Column:
     """A column. alike: settings of the columns with the same task and metric; the label names the differences."""
-    words = {
+    settings = {
         "filter": way.filter,
         "num_fewshot": f"{way.num_fewshot}-shot",
         "task_version": f"version {way.task_version}",
     }
-    differing = [text for name, text in words.items() if len({getattr(other, name) for other in alike}) > 1]
+    differing = [text for name, text in settings.items() if len({getattr(other, name) for other in alike}) > 1]
     how = f" ({', '.join(differing)})" if differing else ""
     return Column(
         key=way.column,

@@ -174,7 +174,7 @@ def csv_text(table: Table) -> str:
     labels = {index: row.label for row in table.rows for index in row.results}
     tidy = table.tidy.assign(row=table.tidy["result"].map(labels))
     tidy = tidy[tidy["value"].notna()].drop_duplicates(["result", "column"], keep="last")
-    measured = tidy.groupby(["row", "column"], sort=False)[list(MEASURED)].agg(_words).reset_index()
+    measured = tidy.groupby(["row", "column"], sort=False)[list(MEASURED)].agg(_joined).reset_index()
     lines = table.cells.merge(rows, on="row").merge(columns, on="column")
     lines = lines.merge(measured, on=["row", "column"], how="left")
     several = lines["seeds"].str.contains(" ", na=False)
@@ -192,14 +192,14 @@ def _row_fields(table: Table, row: Row) -> dict[str, Any]:
         "row": row.label,
         "method": row.method,
         "section": row.section,
-        "seeds": _words(row.seeds),
+        "seeds": _joined(row.seeds),
         "pareto": row.pareto,
-        "reported": _words(table.results[index].record.get("reported") for index in row.results),
+        "reported": _joined(table.results[index].record.get("reported") for index in row.results),
         "trained_parameters": fact(table, row, "trained"),
         "tokens": fact(table, row, "tokens"),
         "training_seconds": fact(table, row, "seconds"),
-        "source": _words(info.source for info in infos),
-        "fingerprint": _words(info.fingerprint for info in infos),
+        "source": _joined(info.source for info in infos),
+        "fingerprint": _joined(info.fingerprint for info in infos),
     }
 
 
@@ -209,7 +209,7 @@ def fact(table: Table, row: Row, name: str) -> float | None:
     return None if cell is None else int(cell.value) if cell.value.is_integer() else cell.value
 
 
-def _words(values: Iterable[Any]) -> str | None:
+def _joined(values: Iterable[Any]) -> str | None:
     """The distinct known values, separated by spaces; None without any."""
     known = dict.fromkeys(value for value in values if not pd.isna(value))
     return " ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in known) or None

@@ -44,7 +44,7 @@ MEASUREMENT = {
     "seconds": "seconds",
     "routed": "routed",
     "commit": "commit",
-    "made": "created",
+    "created": "created",
 }
 """Headings of a record's measurements, with their columns of the tidy table."""
 
@@ -132,7 +132,7 @@ def _record_facts(result: Result) -> dict[str, str]:
         "reported by": result.record.get("reported"),
         "command": result.command,
         "commit": _commit(git.get("commit"), git.get("clean")),
-        "made": result.record.get("created"),
+        "created": result.record.get("created"),
     }
     return {name: str(value) for name, value in facts.items() if value}
 

@@ -1,4 +1,4 @@
-"""`scale report` in every format, to a file or stdout, and what it refuses in one line."""
+"""`scale report` in every format, to a file or stdout, and its one-line errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ tasks:
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Path:
-    """What `scale eval` leaves of a base and two methods, with the scores of items, and two suites beside it."""
+    """Results of a base and two methods with the scores of items, and two suites in the parent folder."""
     folder = tmp_path / "evaluated"
     scored("base", None, {"a": [1, 0] * 20, "b": [1, 1, 0, 0] * 10, "k": [0] * 40}, folder)
     scored("fft", "fft", {"a": [0, 0] * 20, "b": [1, 0, 0, 0] * 10, "k": [1] * 40}, folder)
@@ -75,14 +75,14 @@ def test_the_shipped_suites_are_found_by_themselves(run_cli: RunCli) -> None:
 
 
 def test_columns_named_one_by_one(run_cli: RunCli, evaluated: Path) -> None:
-    words = ("--stability", "a", "--stability", "b=acc", "--plasticity", "k")
-    made = json.loads(run_cli("report", evaluated, *words, "--format", "json").stdout)
-    assert [(group["title"], group["role"], len(group["columns"])) for group in made["groups"]] == [
+    options = ("--stability", "a", "--stability", "b=acc", "--plasticity", "k")
+    document = json.loads(run_cli("report", evaluated, *options, "--format", "json").stdout)
+    assert [(group["title"], group["role"], len(group["columns"])) for group in document["groups"]] == [
         ("a, b", "stability", 3),
         ("k", "plasticity", 1),
     ]
-    one = json.loads(run_cli("report", PAPER, "--stability", "mmlu", "--format", "json").stdout)
-    assert [group["title"] for group in one["groups"]][:2] == ["mmlu", "Korean"]  # its suite gives way
+    document = json.loads(run_cli("report", PAPER, "--stability", "mmlu", "--format", "json").stdout)
+    assert [group["title"] for group in document["groups"]][:2] == ["mmlu", "Korean"]  # its suite gives way
 
 
 @pytest.mark.parametrize(
@@ -112,24 +112,24 @@ def test_a_text_file_holds_what_is_printed(run_cli: RunCli, tmp_path: Path) -> N
 
 
 def test_changes(run_cli: RunCli, evaluated: Path) -> None:
-    made = run_cli("report", evaluated, *suites(evaluated), "--changes", "--format", "markdown").stdout
-    assert "| route† | \N{MINUS SIGN}2.50 ± 2.50 |" in made.replace("**", "")
-    assert "| base" not in made
+    text = run_cli("report", evaluated, *suites(evaluated), "--changes", "--format", "markdown").stdout
+    assert "| route† | \N{MINUS SIGN}2.50 ± 2.50 |" in text.replace("**", "")
+    assert "| base" not in text
 
 
 def test_a_comparison_on_the_same_items(run_cli: RunCli, evaluated: Path) -> None:
-    words = ("report", evaluated, *suites(evaluated), "--compare", "base", "route")
-    text = run_cli(*words).stdout
+    call = ("report", evaluated, *suites(evaluated), "--compare", "base", "route")
+    text = run_cli(*call).stdout
     assert "route against base" in text
     assert "K                40   0.00  50.00  +50.00 ± 8.01  <0.0001  McNemar" in text
-    lines = run_cli(*words, "--format", "csv").stdout.splitlines()
+    lines = run_cli(*call, "--format", "csv").stdout.splitlines()
     assert lines[0].startswith("first,second,suite,label,task,metric,")
     assert lines[1].startswith("base,route,en,A,a,acc,0.5,0.475,-0.025")
     assert lines[1].endswith(",1.0,McNemar,40")
-    made = json.loads(run_cli(*words, "--format", "json").stdout)
-    assert [line["test"] for line in made["comparison"]] == ["McNemar", "McNemar", "z", "McNemar"]
-    assert "route against base" in run_cli(*words, "--format", "html").stdout
-    assert run_cli(*words, "--format", "latex").stdout.count(r"\begin{table*}") == 2
+    document = json.loads(run_cli(*call, "--format", "json").stdout)
+    assert [line["test"] for line in document["comparison"]] == ["McNemar", "McNemar", "z", "McNemar"]
+    assert "route against base" in run_cli(*call, "--format", "html").stdout
+    assert run_cli(*call, "--format", "latex").stdout.count(r"\begin{table*}") == 2
 
 
 def test_seeds(run_cli: RunCli, tmp_path: Path) -> None:

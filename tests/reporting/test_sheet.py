@@ -1,4 +1,4 @@
-"""A table as text: the exact cells, headings and legend, and each format letter by letter."""
+"""A table as text: exact cells, headings and legend, and the exact text of each format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BYTES = GroupSpec("bytes", "Texts", "stability", (ColumnSpec("perplexity:en", "b
 
 
 def small(**options: Any) -> Table:
-    """A base and two methods, two tasks of what is kept and one of what is gained, and a task of no suite."""
+    """A base and two methods, with two tasks of stability, one of plasticity and one without a role."""
     values = {"base": (0.6, 0.4, 0.1, None), "fft": (0.4, 0.2, 0.8, 1_339_904), "scale-route": (0.5, 0.4, 0.7, 98_304)}
     results = [
         result(
@@ -48,23 +48,23 @@ def printed(sheet: Sheet, width: int) -> str:
 
 
 def golden(name: str) -> str:
-    """A file that a person has read and found right."""
+    """The expected text of a file in golden/, checked by a person."""
     return (Path(__file__).parent / "golden" / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("width", [160, 80, 60])
 def test_text_has_groups_side_by_side_or_in_blocks(width: int) -> None:
-    made = printed(table_sheet(small(), best=BEST["text"]), width)
-    assert made == golden(f"small-{width}.txt")
-    assert max(map(len, made.splitlines())) <= width
+    text = printed(table_sheet(small(), best=BEST["text"]), width)
+    assert text == golden(f"small-{width}.txt")
+    assert max(map(len, text.splitlines())) <= width
 
 
 @pytest.mark.parametrize("width", [200, 100, 80, 40, 30])
 def test_every_number_is_whole_at_any_width(width: int) -> None:
-    made = printed(table_sheet(small()), width)
-    assert "…" not in made
+    text = printed(table_sheet(small()), width)
+    assert "…" not in text
     for number in ("60.00 ± 1.00", "45.00 ± 0.71*", "70.00 ± 1.41", "1.50 ± 0.25", "1.34 M", "12"):
-        assert number in made
+        assert number in text
 
 
 def test_a_terminal_shows_styles() -> None:
@@ -245,24 +245,24 @@ def test_csv_over_seeds_has_deviations() -> None:
 
 
 def test_json_holds_the_records() -> None:
-    made = json.loads(json_text(small(), comparison=compare(small(), "fft", "scale-route")))
-    assert made["base"] == "base"
-    assert [row["label"] for row in made["rows"]] == ["base", "fft", "scale-route"]
-    assert [entry["checkpoint"]["label"] for entry in made["results"]] == ["base", "fft", "scale-route"]
-    assert made["results"][1]["measurements"][0]["value"] == 0.4
-    key = made["groups"][0]["columns"][0]["key"]
-    assert made["rows"][1]["cells"][key]["value"] == 0.4
-    assert made["comparison"][0]["difference"] == pytest.approx(0.1)
+    document = json.loads(json_text(small(), comparison=compare(small(), "fft", "scale-route")))
+    assert document["base"] == "base"
+    assert [row["label"] for row in document["rows"]] == ["base", "fft", "scale-route"]
+    assert [entry["checkpoint"]["label"] for entry in document["results"]] == ["base", "fft", "scale-route"]
+    assert document["results"][1]["measurements"][0]["value"] == 0.4
+    key = document["groups"][0]["columns"][0]["key"]
+    assert document["rows"][1]["cells"][key]["value"] == 0.4
+    assert document["comparison"][0]["difference"] == pytest.approx(0.1)
 
 
 def test_a_comparison_of_two_without_items() -> None:
-    made = comparison_sheet(compare(small(), "fft", "scale-route"))
-    rows = [[entry.text for entry in row] for rows in made.sections for row in rows]
-    assert made.title == "scale-route against fft"
+    sheet = comparison_sheet(compare(small(), "fft", "scale-route"))
+    rows = [[entry.text for entry in row] for rows in sheet.sections for row in rows]
+    assert sheet.title == "scale-route against fft"
     assert rows[0] == ["A", "100", "40.00", "50.00", "+10.00", "<0.0001", "z"]
     assert rows[2] == ["English average", "", "30.00", "45.00", "+15.00", "<0.0001", "z"]
     assert rows[4] == ["z bits_per_byte", "100", "1.50", "1.50", "0.00", "1.0000", "z"]
-    assert made.sections[0][0][4].error == "1.41"
+    assert sheet.sections[0][0][4].error == "1.41"
 
 
 RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
@@ -307,9 +307,9 @@ def test_a_legend_loses_the_terms_of_columns_and_marks_that_are_left_out() -> No
 
 def test_a_table_without_errors_or_marks_defines_neither() -> None:
     numbers = [result(label, method, [measured("k", 0.5, None)]) for label, method in (("base", None), ("fft", "fft"))]
-    made = build_table(numbers, [PLASTIC])
+    table = build_table(numbers, [PLASTIC])
     for changes in (False, True):
-        terms = {term for term, _ in table_sheet(made, changes=changes).legend}
+        terms = {term for term, _ in table_sheet(table, changes=changes).legend}
         assert not {"\N{PLUS-MINUS SIGN}", "\N{DAGGER}", "bold", "stability", "average"} & terms
 
 
@@ -324,8 +324,8 @@ def test_one_definition_of_forgetting_covers_both_directions() -> None:
         )
         for label, (bits, share) in numbers.items()
     ]
-    made = build_table(results, [BYTES, replace(PLASTIC, role="stability")])
-    assert dict(table_sheet(made).legend)["forgetting"] == (
+    table = build_table(results, [BYTES, replace(PLASTIC, role="stability")])
+    assert dict(table_sheet(table).legend)["forgetting"] == (
         "base minus after of the stability columns, in bits_per_byte and percentage points (after minus base if lower "
         "is better); positive means lost. The base is base."
     )

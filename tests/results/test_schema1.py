@@ -1,4 +1,4 @@
-"""Records of schema 1, as older versions have written them, are read as results of today."""
+"""Records of schema 1, written by older versions, are read as results of the current schema."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_row_s_seeds_are_repetitions_within_a_record_alone(tmp_path: Path) -> 
 
 
 def test_texts_have_the_paired_errors_of_their_rows() -> None:
-    """The error of a perplexity is that of its logarithm, which is in proportion to the bits."""
+    """The relative error of a perplexity is that of its logarithm, which is proportional to the bits."""
     record = json.loads((RECORDS / "korean-demo-seeds.json").read_text(encoding="utf-8"))
     base, *results = read_results([RECORDS / "korean-demo-seeds.json"])
     assert (base.checkpoint.recipe, base.checkpoint.compared) == (None, None)
@@ -117,5 +117,5 @@ def test_every_committed_record_of_results_is_read(file: Path) -> None:
         (row.get("method") or row.get("checkpoint", {}).get("method")) is not None for row in rows
     )
     assert all(result.measurements for result in results)
-    if file.name != PAPER:  # which has no recipes
+    if file.name != PAPER:  # the paper's record has no recipes
         assert all(result.checkpoint.identity for result in trained)
