@@ -105,12 +105,11 @@ def rows_sheet(
     table: Table,
     columns: Sequence[tuple[str, Column]],
     sections: Iterable[Sequence[Row]],
-    legend: Iterable[tuple[str, str]] = (),
     *,
     changes: bool = False,
     name: str = "checkpoint",
 ) -> Sheet:
-    """A sheet of selected rows and columns of a table.
+    """A sheet of selected rows and columns of a table, without a legend.
 
     columns: each with its group's heading, empty for none. sections: groups of rows.
     changes: show the change of each number against the base. name: the heading of the rows' names.
@@ -124,7 +123,7 @@ def rows_sheet(
         )
         for rows in sections
     ]
-    return Sheet(table.title, tuple(heads), tuple(entries), tuple(legend))
+    return Sheet(table.title, tuple(heads), tuple(entries))
 
 
 def cell_entry(table: Table, row: Row, column: Column, *, changes: bool = False) -> Entry:
