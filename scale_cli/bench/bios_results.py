@@ -12,7 +12,7 @@ from scale_cli.core.files import plain, write_text
 from scale_cli.core.records import digest, read_record
 from scale_cli.methods import METHODS
 from scale_cli.reporting.curves import Panel
-from scale_cli.reporting.sheet import Sheet, rows_sheet
+from scale_cli.reporting.sheet import Sheet, rows_sheet, shown_terms
 from scale_cli.reporting.table import FACTS, Cell, build_table
 from scale_cli.reporting.words import PLUS_MINUS, error_words, standing_out
 from scale_cli.results.groups import BIOGRAPHIES, ColumnSpec, GroupSpec
@@ -132,16 +132,22 @@ ROUTED = GroupSpec(
     average=False,
 )
 LEGEND = (
-    ("accuracy", "hard first token, in percent of the questions, teacher forced."),
-    ("stability", "Task 0 on held-out people, before and after Task 1; forgetting is before minus after, in points."),
-    ("plasticity", "Task 1 after its training."),
-    ("exact", "whole answers by greedy generation."),
-    ("routed", "answers' first tokens that took the preserve branch."),
+    (
+        "Task 0",
+        "stability: hard first-token accuracy on held-out people before and after training on Task 1, in percent of "
+        "the questions, with teacher forcing.",
+    ),
+    ("forgetting", "Task 0 before minus after, in percentage points."),
+    ("Task 1", "plasticity: hard first-token accuracy after training on Task 1, measured in the same way."),
+    ("exact", "questions of Task 0 and Task 1 whose whole answer is produced by greedy generation, in percent."),
+    ("routed", "first tokens of answers that took the preserve branch, in percent."),
+    ("seconds", "duration of training on Task 1, measurements during training included."),
 )
+"""Definitions of the terms of the benchmark's table; a sheet shows those that its columns use."""
 
 
 def sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
-    """The table of the benchmark: a row per label, its seeds summed up. best: how the format shows what stands out."""
+    """The table of the benchmark: one row per label, over its seeds. best: the term for the mark on a best value."""
     has_routed = any(m.metric == "routed" for result in results for m in result.measurements)
     table = build_table(results, [*BIOGRAPHIES, *([ROUTED] if has_routed else [])], title=title, seeds=True)
     columns = {(column.task, column.metric, column.change): column for column in table.columns}
@@ -170,8 +176,9 @@ def sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
     if before is not None:
         cell = Cell(before.value, before.error)
         table = table.with_cells(shown[2], {row.label: cell for row in rows})
-    legend = (*LEGEND, (PLUS_MINUS, error_words(aggregated=table.aggregated)), *standing_out(table, best=best))
-    return rows_sheet(table, [("", column) for column in shown], [rows], legend, name="method")
+    terms = (*LEGEND, (PLUS_MINUS, error_words(aggregated=table.aggregated)), *standing_out(table, best=best))
+    made = rows_sheet(table, [("", column) for column in shown], [rows], name="method")
+    return replace(made, legend=shown_terms(made, terms, best=best))
 
 
 def write(result: BenchResult) -> None:

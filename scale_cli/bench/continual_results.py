@@ -14,9 +14,9 @@ from scale_cli.methods import METHODS
 from scale_cli.reporting.columns import Column
 from scale_cli.reporting.curves import Panel
 from scale_cli.reporting.pairing import compared_with
-from scale_cli.reporting.sheet import Sheet, rows_sheet
+from scale_cli.reporting.sheet import Sheet, rows_sheet, shown_terms
 from scale_cli.reporting.table import FACTS, Cell, Row, Table, build_table
-from scale_cli.reporting.words import METRICS, PLUS_MINUS, error_words, standing_out
+from scale_cli.reporting.words import METRICS, PLUS_MINUS, change_terms, error_words, joined, role_terms, standing_out
 from scale_cli.results.groups import ColumnSpec, GroupSpec
 from scale_cli.results.result import CheckpointInfo, Result, read_result
 
@@ -29,17 +29,19 @@ EVALUATION = "evaluation"
 Reported = Mapping[str, Mapping[str, float]]
 """What a paper says of rows, by label and measurement, "perplexity:english/perplexity"."""
 LEGEND = (
-    ("bits/byte", "of held-out text, lower is better; the base's row is before training."),
-    ("stability", "what is kept; forgetting is after minus before in bits per byte, base minus after of a suite."),
-    ("plasticity", "what is learnt; gain is before minus after in bits per byte, after minus base of a suite."),
-    ("routed", "the share of tokens that took the preserve branch, in percent."),
-    ("suites", "the average of their tasks, in percent."),
-    ("base half", "whether the base's half of every hidden state is, to the last bit, what the base computes."),
+    ("bits/byte", "bits per byte of held-out text; lower is better. The base's row is measured before training."),
+    ("routed", "share of tokens that took the preserve branch, in percent."),
+    (
+        "base half",
+        "equal: the base's half of every hidden state is bitwise the base's own hidden state, in every seed.",
+    ),
     ("cosine", METRICS["cosine"]),
     ("norm", METRICS["expansion_norm"]),
     ("perplexity", METRICS["perplexity"]),
-    ("seconds", "of training, with the measurements in between; peak memory is its as well."),
+    ("seconds", "duration of training, measurements during training included."),
+    ("peak GB", "peak memory of training, in 10^9 bytes."),
 )
+"""Definitions of the terms of the benchmark's table; a sheet shows those that its columns use."""
 
 
 def results_of(recipe: ContinualRecipe, out: Path) -> tuple[Result, ...]:
@@ -126,17 +128,19 @@ def sheet(
 ) -> Sheet:
     """The table of the benchmark: the trade-off, how far the base's half has moved, and the cost.
 
-    reported: what a paper says of rows. best: how the format shows what stands out.
+    reported: values of rows in a paper. best: the legend's term for the mark on a best value.
     """
     table = results_table(results, groups, title=title)
     texts = [group for group in groups if group.columns[0].task.startswith("perplexity:")]
     tasks = {group.columns[0].task.removeprefix("perplexity:"): group for group in texts}
     shown: list[tuple[str, Column]] = []
+    suites: list[str] = []
     for group in table.groups:
         if group.role is not None and group.summary is not None:
             is_text = group.name in {text.name for text in texts}
             name = group.title.removesuffix(" text")
             label = f"{name} bits/byte" if is_text else name
+            suites += [] if is_text else [name]
             shown.append((group.heading, replace(group.summary, label=label, flat_label=label)))
             shown += [(group.heading, column) for column in group.columns if column.change]
     shown += [("", column) for column in _found(table, tasks, "perplexity:{}", "routed", "routed {}")]
@@ -158,8 +162,12 @@ def sheet(
     shown += [("cost", column) for column in cost if column.key in known]
     base = [row for row in table.rows if row.section == "base"]
     rows = [row for row in table.rows if row.section != "base"]
-    legend = (*LEGEND, (PLUS_MINUS, error_words(aggregated=table.aggregated)), *standing_out(table, best=best))
-    return rows_sheet(table, shown, [base, rows], legend, name="method")
+    made = rows_sheet(table, shown, [base, rows], name="method")
+    terms = [*role_terms(table), *change_terms(table), *LEGEND]
+    terms += [(PLUS_MINUS, error_words(aggregated=table.aggregated)), *standing_out(table, best=best)]
+    legend = shown_terms(made, terms, best=best)
+    averages = [(joined(suites), "mean over the tasks of the suite; accuracies in percent.")] if suites else []
+    return replace(made, legend=(*legend, *averages))
 
 
 def _found(table: Table, texts: Iterable[str], task: str, metric: str, label: str) -> list[Column]:

@@ -1,4 +1,4 @@
-"""`scale report`: results as the stability-plasticity table, in the formats that people and programs read."""
+"""`scale report`: results as the stability-plasticity table, as text, Markdown, LaTeX, CSV, JSON or HTML."""
 
 from __future__ import annotations
 
@@ -38,64 +38,66 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders or files of scale eval, records of them, records and run folders of scale bench.",
+            help="Results of scale eval, as folders or files; records and run folders of scale bench.",
             show_default=False,
         ),
     ],
-    format: Annotated[Format | None, typer.Option(help="Of the report.  [by the name of --out, else text]")] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write it to, over what is there.  [stdout]")] = None,
+    format: Annotated[
+        Format | None, typer.Option(help="Format of the report.  [from the ending of --out, else text]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the report; an existing file is replaced.  [stdout]")
+    ] = None,
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="Columns: a shipped suite, a YAML file, or a folder with one. Several: --suite twice.  [the largest "
-            "shipped ones that were measured]",
+            help="Columns: a shipped suite, a YAML file, or a folder with one; may be repeated.  [the largest measured "
+            "shipped suite per role and language]",
             metavar="NAME|FILE",
         ),
     ] = None,
     stability: Annotated[
         list[str] | None,
-        typer.Option(help="A column of what is kept, as perplexity:en=bits_per_byte.", metavar="TASK[=METRIC]"),
+        typer.Option(help="Column that measures stability, as perplexity:en=bits_per_byte.", metavar="TASK[=METRIC]"),
     ] = None,
     plasticity: Annotated[
-        list[str] | None, typer.Option(help="A column of what is gained, the same.", metavar="TASK[=METRIC]")
+        list[str] | None, typer.Option(help="Column that measures plasticity.", metavar="TASK[=METRIC]")
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="Label of the base.  [the plain checkpoint that no method has trained]", metavar="LABEL"),
+        typer.Option(help="Label of the base.  [the only plain checkpoint without a method]", metavar="LABEL"),
     ] = None,
     seeds: Annotated[
         bool,
         typer.Option(
             "--seeds",
-            help="One row for runs whose whole recipe, base and data agree in all but the seed: mean and deviation.",
+            help="One row, mean and deviation, for runs that differ in the seed only: recipe, base and data agree.",
         ),
     ] = False,
     changes: Annotated[
-        bool, typer.Option("--changes", help="Each number as its change against the base (csv, json, html: both).")
+        bool, typer.Option("--changes", help="Show changes against the base; csv, json and html always have both.")
     ] = False,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            help="Labels of two checkpoints: test their difference, on the same items if there are any.", metavar="A B"
+            help="Labels of two checkpoints: test their difference, paired by item if possible.", metavar="A B"
         ),
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="Folder for PNG and SVG figures: the trade-off, and curves if there are any.")
+        Path | None, typer.Option(help="Folder for PNG and SVG figures: trade-off, and training curves of records.")
     ] = None,
     ablation: Annotated[
         str | None,
-        typer.Option(
-            help="Also a figure of what this option of the training does, as preserve_layers.", metavar="OPTION"
-        ),
+        typer.Option(help="Draw the effect of this option of the training too, as preserve_layers.", metavar="OPTION"),
     ] = None,
-    title: Annotated[str, typer.Option(help="Of the table.")] = "Stability and plasticity",
+    title: Annotated[str, typer.Option(help="Title of the table.")] = "Stability and plasticity",
 ) -> None:
-    """Show results of checkpoints side by side: what each has kept and what it has gained, with errors."""
+    """Compare results of checkpoints: stability and plasticity, with standard errors."""
     chosen = _format(format, out)
     if changes and chosen not in ("text", "markdown", "latex"):
-        raise RequestError(f"--changes: {chosen} always has the changes beside the numbers; leave it out")
+        raise RequestError(f"--changes: {chosen} always has both numbers and changes; leave it out")
     if ablation is not None and figures is None:
-        raise RequestError(f"--ablation {ablation}: it is a figure; say where to with --figures DIR")
+        raise RequestError(f"--ablation {ablation}: an ablation is a figure; give its folder with --figures DIR")
 
     from scale_cli.reporting.compare import compare as compare_two
     from scale_cli.reporting.curves import panels_of
@@ -134,27 +136,25 @@ def _format(given: Format | None, out: Path | None) -> Format:
     if out is None:
         return "text"
     if out.suffix.lower() not in SUFFIXES:
-        raise RequestError(
-            f"--out {out}: say which --format, or give the file one of the endings {', '.join(SUFFIXES)}"
-        )
+        raise RequestError(f"--out {out}: give --format, or one of the endings {', '.join(SUFFIXES)}")
     return SUFFIXES[out.suffix.lower()]
 
 
 def _say_seeds(table: Table, results: Sequence[Result]) -> None:
-    """What --seeds could not do."""
+    """Print why --seeds combined no results."""
     unknown = [r for r in results if r.checkpoint.method is not None and r.checkpoint.identity is None]
     unknown = [result for result in unknown if not result.record.get("reported")]
     if unknown:
         labels = ", ".join(result.checkpoint.label for result in unknown)
-        say(f"--seeds: the whole recipe of {labels} is not known, so none is taken for a repetition; measure again")
+        say(f"--seeds: the whole recipe of {labels} is unknown, so they are not combined; measure them again")
     elif not table.aggregated:
-        say("--seeds: no two results differ in the seed only; each has a row of its own")
+        say("--seeds: no two results differ in the seed only; each has its own row")
 
 
 def _groups(
     results: Sequence[Result], suites: list[str], stability: list[str], plasticity: list[str]
 ) -> list[GroupSpec]:
-    """The columns that belong together: those named one by one, those that come with the results, and the suites'."""
+    """The groups of columns: those of --stability and --plasticity, those of the records, and those of suites."""
     from scale_cli.evaluation.suites import find_suite, names
     from scale_cli.reporting.columns import groups_of, measured_suites, suite_group, task_group
 
@@ -162,12 +162,12 @@ def _groups(
     named += [task_group("plasticity", plasticity, results)] if plasticity else []
     given = groups_of(results)
     if suites:
-        found = [find_suite(word) for word in dict.fromkeys(suites)]
+        chosen = [find_suite(name) for name in dict.fromkeys(suites)]
     else:
         shipped = measured_suites(results, [find_suite(name) for name in names()])
-        roles, there = {group.role for group in named}, {group.name for group in given}
-        found = [one for one in shipped if one.role not in roles and one.name not in there]
-    return [*named, *given, *map(suite_group, found)]
+        roles, given_names = {group.role for group in named}, {group.name for group in given}
+        chosen = [suite for suite in shipped if suite.role not in roles and suite.name not in given_names]
+    return [*named, *given, *map(suite_group, chosen)]
 
 
 def _print(chosen: Format, table: Table, panels: list[Panel], comparison: Comparison | None, changes: bool) -> None:
@@ -183,7 +183,7 @@ def _print(chosen: Format, table: Table, panels: list[Panel], comparison: Compar
 
 
 def _text(chosen: Format, table: Table, panels: list[Panel], comparison: Comparison | None, changes: bool) -> str:
-    """The report as the text of a file."""
+    """The text of the report's file."""
     from scale_cli.reporting import documents
     from scale_cli.reporting.compare import comparison_sheet
     from scale_cli.reporting.sheet import table_sheet
@@ -204,7 +204,7 @@ def _text(chosen: Format, table: Table, panels: list[Panel], comparison: Compari
 
 
 def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | None) -> None:
-    """The figures there are data for, each whole or not there."""
+    """Draw the figures that the data allows into a folder."""
     from scale_cli.reporting import figures
     from scale_cli.reporting.curves import styles_of
     from scale_cli.reporting.style import is_romanised
@@ -213,11 +213,11 @@ def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | No
     texts = [*figures.frontier_texts(table), *(text for panel in panels for text in panel.texts)]
     if is_romanised([*texts, *(effect.texts if effect else [])]):
         say(
-            "no installed font has Hangul, so the figures show Korean labels in Latin letters; install one, such as "
-            "Debian's fonts-nanum, to have them in Korean"
+            "no installed font has Hangul, so the figures romanise Korean labels; install one, such as Debian's "
+            "fonts-nanum, for Korean labels"
         )
     names: list[str] = []
-    with _made_whole(folder) as work:
+    with _atomic_folder(folder) as work:
         if points:
             figures.frontier_figure(table, *_files(work, "frontier", names))
         if panels:
@@ -225,7 +225,7 @@ def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | No
         if effect is not None:
             figures.ablation_figure(effect, *_files(work, f"ablation-{effect.option}", names))
     if not points:
-        say("no frontier figure: it takes two checkpoints with a stability and a plasticity column; see --suite")
+        say("no frontier figure: two checkpoints with stability and plasticity columns are needed; see --suite")
     say(f"figures in {folder}: {', '.join(names) or 'none'}")
 
 
@@ -236,8 +236,8 @@ def _files(folder: Path, name: str, names: list[str]) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _made_whole(folder: Path) -> Iterator[Path]:
-    """A folder to draw in, whose files go to `folder` when the block ends well, over those of the same names."""
+def _atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files are moved to `folder`, over those of the same names, if the block succeeds."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as work:

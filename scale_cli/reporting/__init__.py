@@ -1,1 +1,1 @@
-"""Results -> text and pictures. Pure functions: values in, a table or a file out."""
+"""Tables, figures and documents from results. Functions without side effects, except for the files they write."""

@@ -1,4 +1,4 @@
-"""What an option of the training does to stability and plasticity: the rows of a table by the option's value."""
+"""Effect of an option of the training on stability and plasticity: the rows of a table by the option's value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from scale_cli.results.groups import ROLES
 
 
 class Series(NamedTuple):
-    """Points of one colour: (place on the x axis, value, error) as shown. reported: by a paper, and not measured."""
+    """Points of one style.
+
+    reported: the points are a paper's, not measured here. points: (x, value, error), as shown (shares in percent).
+    """
 
     label: str
     style: Style
@@ -22,7 +25,7 @@ class Series(NamedTuple):
 
 
 class AblationPanel(NamedTuple):
-    """One number against the option. base: the base's value."""
+    """One measured quantity against the option. base: the base's value as shown, None without a base."""
 
     label: str
     series: tuple[Series, ...]
@@ -31,7 +34,10 @@ class AblationPanel(NamedTuple):
 
 @dataclass(frozen=True)
 class Ablation:
-    """ticks: the option's values by their places on the x axis; empty where they are numbers, which are the places."""
+    """An option of the training, and one panel per role.
+
+    ticks: labels by x coordinate; empty if the option's values are numbers, which are then the coordinates.
+    """
 
     option: str
     ticks: Mapping[int, str]
@@ -39,33 +45,37 @@ class Ablation:
 
     @property
     def texts(self) -> list[str]:
+        """The texts of the figure, for its choice of fonts."""
         return [self.option, *self.ticks.values(), *(panel.label for panel in self.panels)]
 
 
 def ablation(table: Table, option: str) -> Ablation:
-    """The rows whose training had an option, by its value.
+    """The rows of a table whose recipe has an option, by its value, in one panel per role that has a summary.
 
-    Raises RequestError where fewer than two values of it are there, and where no column measures a role.
+    Raises RequestError if the option has fewer than two values, or if no column measures a role.
     """
     recipes = {row.label: table.results[row.results[0]].checkpoint.recipe or {} for row in table.rows}
     values = {label: recipe[option] for label, recipe in recipes.items() if recipe.get(option) is not None}
     different = list(dict.fromkeys(map(_shown, values.values())))
     if len(different) < 2:
-        known = [(n, _shown(v)) for recipe in recipes.values() for n, v in recipe.items() if v is not None]
-        varied = [name for name in dict.fromkeys(n for n, _ in known) if len({v for n, v in known if n == name}) > 1]
+        options: dict[str, set[str]] = {}
+        for name, value in (entry for recipe in recipes.values() for entry in recipe.items()):
+            if value is not None:
+                options.setdefault(name, set()).add(_shown(value))
+        varied = [name for name, shown in options.items() if len(shown) > 1]
         choose = f"choose from {', '.join(varied)}" if varied else "no option differs between these results"
-        raise RequestError(f"--ablation {option}: it takes results with at least two values of it; {choose}")
+        raise RequestError(f"--ablation {option}: results with at least two values of it are needed; {choose}")
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
-    places = {label: float(v) if numeric else float(different.index(_shown(v))) for label, v in values.items()}
+    coordinates = {label: float(v) if numeric else float(different.index(_shown(v))) for label, v in values.items()}
     panels = []
     for role, column in [(role, column) for role in ROLES if (column := table.summary(role)) is not None]:
         series: dict[tuple[str, Style, bool], list[tuple[float, float, float]]] = {}
         for row in table.rows:
             cell = table.cell(row, column)
-            if row.label in places and cell is not None:
+            if row.label in coordinates and cell is not None:
                 name = f"{row.method or 'untrained'}{', reported' if row.reported else ''}"
                 points = series.setdefault((name, style_of(row.method, row.section), row.reported), [])
-                points.append((places[row.label], column.factor * cell.value, column.factor * (cell.error or 0.0)))
+                points.append((coordinates[row.label], column.factor * cell.value, column.factor * (cell.error or 0.0)))
         base = None if table.base is None else table.cell(table.base, column)
         drawn = tuple(Series(*key, tuple(sorted(points))) for key, points in series.items())
         value = None if base is None else column.factor * base.value

@@ -1,4 +1,4 @@
-"""Which numbers stand in one column: those that were measured in the same way, under headings that are asked for."""
+"""Columns and groups of a table. All numbers of a column were measured in the same way."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from scale_cli.results.result import Result
 
 MINUS = "\N{MINUS SIGN}"
 LOWER = "\N{NO-BREAK SPACE}\N{DOWNWARDS ARROW}"
-"""Behind the heading of a column in which lower is better."""
+"""Follows the heading of a column in which lower is better."""
 
 
 @dataclass(frozen=True)
 class Column:
     """A column of numbers that were all measured in the same way.
 
-    key: its name among the columns. label, flat_label: its heading below the group's, and without the group's.
-    percent: the values are shares, shown in percent. unit: in which they are shown. decimals: to show, after that.
-    form: how a value is formatted instead, "compact", "equal" (1 or not) or a format of Python's.
-    parts: keys of the columns that it is the average of; empty for a task.
-    change: its numbers are the changes of the group's summary, under the name that the group's role gives them;
-        signed: they are shown with their sign, as no role says which one is good.
-    samples: items of the values, the most of any row.
+    key: unique name. label: heading below the group's. flat_label: heading in formats without groups.
+    task, metric, filter, task_version, num_fewshot, limit, seed: settings of the measurement (`Way`).
+    percent: values are shares, shown in percent. unit: values are shown as multiples of it. decimals: shown decimals.
+    form: format in place of decimals: "compact" (1.24 B), "equal" (1 as "equal", others as "DIFFERS") or one of
+        Python's format specifications.
+    parts: keys of the averaged columns; empty for a task.
+    change: values are changes of the group's summary, with the sign given by `Group.change_heading`.
+    signed: changes are shown with a plus sign too, as the group has no role.
+    aggregation: average over subtasks, as in `ColumnSpec`. samples: number of items, the maximum over the rows.
     """
 
     key: str
@@ -55,12 +57,12 @@ class Column:
 
     @property
     def factor(self) -> float:
-        """What a shown number is a multiple of the value by."""
+        """The factor from a value to the number shown."""
         return (100.0 if self.percent else 1.0) / self.unit
 
     @property
     def is_task(self) -> bool:
-        """Whether its numbers are measured, and not made of those of other columns."""
+        """Whether the numbers are measured, and not computed from other columns."""
         return not self.parts and not self.change
 
     @property
@@ -69,12 +71,12 @@ class Column:
 
     @property
     def axis_label(self) -> str:
-        """What an axis with its values is called."""
+        """The label of an axis of the values, with unit and direction."""
         unit = ", %" if self.percent else ""
         return f"{self.flat_label}{unit}{'' if self.higher_is_better else ' (lower is better)'}"
 
     def show(self, value: float, *, sign: bool = False) -> str:
-        """A value, an error or a change as it is shown."""
+        """A value, an error or a change as text. sign: show a plus sign too."""
         if self.form == "equal":
             return "equal" if value == 1 else "DIFFERS"
         if self.form == "compact":
@@ -86,7 +88,7 @@ class Column:
 
 
 def compact(value: float) -> str:
-    """A count in three digits: 384 K, 1.24 B."""
+    """A count with three significant digits: 384 K, 1.24 B."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if value >= size * 0.9995:
             scaled = value / size
@@ -98,7 +100,7 @@ def compact(value: float) -> str:
 class Group:
     """Columns under one heading.
 
-    summary: the column that stands for all of them, the average or the only one; None where there is none.
+    summary: the average of the columns, or the only column; None if the columns cannot be averaged.
     """
 
     name: str
@@ -113,24 +115,25 @@ class Group:
 
     @property
     def change_heading(self) -> str:
-        """What the change of the summary against the base is called: forgetting is positive where something was lost,
-        gain where something was learnt; without a role it is after minus base."""
+        """The name of the summary's change against the base: "forgetting" (positive if ability was lost), "gain"
+        (positive if ability was gained), or "change" (after minus base) without a role.
+        """
         return {"stability": "forgetting", "plasticity": "gain", None: "change"}[self.role]
 
 
 def groups_of(results: Sequence[Result]) -> list[GroupSpec]:
-    """The columns that belong together by results' records. Raises RequestError for an entry that is no group."""
+    """The distinct groups in the records of results. Raises RequestError for a malformed entry."""
     groups: dict[GroupSpec, None] = {}
     for result in results:
         try:
             groups |= dict.fromkeys(map(GroupSpec.read, result.record.get("groups") or ()))
         except (KeyError, TypeError) as error:
-            raise RequestError(f"{result.path}: its groups are not those of a report: {error!r}") from error
+            raise RequestError(f"{result.path}: malformed groups in the record: {error!r}") from error
     return list(groups)
 
 
 def suite_group(suite: Suite) -> GroupSpec:
-    """The columns of a suite."""
+    """The group of a suite, one column per entry."""
     columns = (
         ColumnSpec(entry.task, entry.metric, entry.heading, entry.filter, entry.num_fewshot, entry.aggregation)
         for entry in suite.entries
@@ -139,21 +142,21 @@ def suite_group(suite: Suite) -> GroupSpec:
 
 
 def measured_suites(results: Sequence[Result], suites: Sequence[Suite]) -> list[Suite]:
-    """The largest suite of each role and language that some result has every task of, stability first."""
+    """The largest suite per role and language all of whose tasks are in one of the results; stability first."""
     largest: dict[tuple[str, str], Suite] = {}
     measured = [{(m.task, m.metric) for m in result.measurements} for result in results]
     for suite in sorted(suites, key=lambda suite: -len(suite.tasks)):
         wanted = {(entry.task, entry.metric) for entry in suite.entries}
-        if any(wanted <= found for found in measured):
+        if any(wanted <= tasks for tasks in measured):
             largest.setdefault((suite.role, suite.language), suite)
     return sorted(largest.values(), key=lambda suite: suite.role != "stability")
 
 
 def task_group(role: Role, words: Sequence[str], results: Sequence[Result]) -> GroupSpec:
-    """The columns of a role, named one by one.
+    """The group of a role, from a list of tasks.
 
-    words: each TASK or TASK=METRIC, the metric where results have several of the task.
-    Raises RequestError for a task or metric that no result has, and where the metric has to be named.
+    words: each TASK or TASK=METRIC; the metric is required if results have several metrics of the task.
+    Raises RequestError for a task or metric that no result has, and for a missing metric.
     """
     metrics: dict[str, dict[str, None]] = {}
     for measurement in (m for result in results for m in result.measurements):
@@ -165,28 +168,29 @@ def task_group(role: Role, words: Sequence[str], results: Sequence[Result]) -> G
             raise RequestError(f"--{role} {word}: no result has this task; choose from {', '.join(metrics)}")
         if (metric or len(metrics[task]) > 1) and metric not in metrics[task]:
             choices = ", ".join(f"{task}={name}" for name in metrics[task])
-            raise RequestError(f"--{role} {word}: say which metric; choose from {choices}")
+            problem = "no result has this metric" if metric else "results have several metrics of this task"
+            raise RequestError(f"--{role} {word}: {problem}; choose from {choices}")
         columns.append((task, metric or next(iter(metrics[task]))))
     labelled = (ColumnSpec(task, metric, metric if len(columns) == 1 else task) for task, metric in columns)
     return GroupSpec(role, ", ".join(task for task, _ in columns), role, tuple(labelled))
 
 
 def routed_group(spec: GroupSpec, results: Sequence[Result]) -> list[GroupSpec]:
-    """The shares of tokens that took the preserve branch in the tasks of a group, where results have them."""
+    """The group of `routed` shares of a group's tasks; no group if no result has such shares."""
     known = {m.task for result in results for m in result.measurements if m.metric == "routed"}
     columns = tuple(replace(column, metric="routed", filter=None) for column in spec.columns if column.task in known)
     return [GroupSpec(f"{spec.name}-routed", f"{spec.title} routed", None, columns, average=False)] if columns else []
 
 
 Ways = Mapping[Way, pd.DataFrame]
-"""The rows of the tidy table by how their numbers were measured."""
+"""The rows of the tidy table by the settings of their measurement."""
 
 
 def arrange(table: pd.DataFrame, specs: Sequence[GroupSpec]) -> list[Group]:
-    """The columns that a tidy table has numbers for: those of the specs, then the other tasks'.
+    """The groups of columns that a tidy table has numbers for: those of the specs, then those of other tasks.
 
-    Numbers are averaged where limit and seed of the few-shot examples agree; else each has a group of its own.
-    Raises RequestError for a spec that no number belongs to.
+    A spec yields one group per limit and seed of the few-shot examples, as others are not averaged.
+    Raises RequestError for a spec without any number.
     """
     names = ["task", "metric", "filter", "task_version", "num_fewshot", "limit", "draw"]
     ways = {Way(*rows[names].iloc[0]): rows for _, rows in table.groupby("column", sort=False)}
@@ -203,19 +207,19 @@ def arrange(table: pd.DataFrame, specs: Sequence[GroupSpec]) -> list[Group]:
             )
         for limit, seed in conditions:
             own = {way: rows for way, rows in ways.items() if (way.limit, way.seed) == (limit, seed)}
-            differing = {"limit": len({c[0] for c in conditions}) > 1 or limit is not None}  # a limit is a trial's only
+            differing = {"limit": len({c[0] for c in conditions}) > 1 or limit is not None}  # a limit is always shown
             differing["seed"] = len({c[1] for c in conditions}) > 1
-            words = [
+            suffixes = [
                 f"no {name}" if value is None else f"{name} {value}"
                 for name, value in (("limit", limit), ("seed", seed))
                 if differing[name]
             ]
-            groups.append(_group(spec, own, f" ({', '.join(words)})" if words else "", alone=spec in others))
+            groups.append(_group(spec, own, f" ({', '.join(suffixes)})" if suffixes else "", alone=spec in others))
     return _with_unique_headings(groups)
 
 
 def _other_groups(ways: Iterable[Way]) -> list[GroupSpec]:
-    """Groups for tasks that nobody asked for: one per task, and one per metric that has parts, as "hard/birthday"."""
+    """Groups for tasks of no spec: one per task, and one per metric with parts, as "hard/birthday"."""
     groups: dict[tuple[str, str], dict[str, ColumnSpec]] = {}
     ways = list(ways)
     with_parts = {(way.task, way.metric.partition("/")[0]) for way in ways if "/" in way.metric}
@@ -232,9 +236,10 @@ def _other_groups(ways: Iterable[Way]) -> list[GroupSpec]:
 
 
 def _group(spec: GroupSpec, ways: Ways, apart: str, *, alone: bool) -> Group:
-    """The columns of a spec among numbers that may be averaged. apart: what tells them from the spec's others.
+    """The columns of a spec, and their average.
 
-    alone: nobody has asked for the columns, which are called by task and metric where groups are not shown.
+    ways: numbers with the same limit and seed. apart: suffix of the title that distinguishes the spec's groups.
+    alone: the columns were not requested; their flat labels are task and metric.
     """
     columns: list[Column] = []
     for wanted in spec.columns:
@@ -266,13 +271,13 @@ def _group(spec: GroupSpec, ways: Ways, apart: str, *, alone: bool) -> Group:
 def _column(
     wanted: ColumnSpec, way: Way, alike: Sequence[Way], rows: pd.DataFrame, apart: str, *, alone: bool
 ) -> Column:
-    """A column. alike: the ways of the columns with the same task and metric; the label says how they differ."""
-    words = {
+    """A column. alike: settings of the columns with the same task and metric; the label names the differences."""
+    settings = {
         "filter": way.filter,
         "num_fewshot": f"{way.num_fewshot}-shot",
         "task_version": f"version {way.task_version}",
     }
-    differing = [text for name, text in words.items() if len({getattr(other, name) for other in alike}) > 1]
+    differing = [text for name, text in settings.items() if len({getattr(other, name) for other in alike}) > 1]
     how = f" ({', '.join(differing)})" if differing else ""
     return Column(
         key=way.column,
@@ -288,14 +293,16 @@ def _column(
 
 
 def _decimals(rows: pd.DataFrame) -> int:
-    """As many as show two digits of the smallest standard error, or four of the largest value; at most six."""
+    """Decimals that show two digits of the smallest standard error, or else four digits of the largest value; at
+    most six.
+    """
     errors = rows["stderr"][rows["stderr"] > 0]
     digits, size = (1, errors.min()) if len(errors) else (3, rows["value"].abs().max())
     return min(6, max(0, digits - math.floor(math.log10(size)))) if size else 2
 
 
 def _with_unique_headings(groups: Sequence[Group]) -> list[Group]:
-    """The groups; where groups are not shown, a heading that stands in several of them begins with its group's."""
+    """The groups with distinct flat labels: those that occur several times begin with the group's title."""
     shown = [column.flat_label for group in groups for column in group.columns]
 
     def unique(group: Group, column: Column) -> Column:
@@ -313,5 +320,5 @@ def _with_unique_headings(groups: Sequence[Group]) -> list[Group]:
 
 
 def listed(words: Iterable[str]) -> str:
-    """The different words, with commas between."""
+    """The distinct words, separated by commas."""
     return ", ".join(dict.fromkeys(words))

@@ -1,4 +1,4 @@
-"""The course of training: numbers against steps or tokens, for each run."""
+"""Training curves: measurements of each run against steps or tokens."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Runs = Mapping[str, Sequence[tuple[float, float]]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One number of every run against the same x; a record's `curves` are a list of these.
+    """One quantity of every run against x. A record's `curves` are a list of panels.
 
-    title: the number's name. unit: its axis's label. percent: the values are shares, shown in percent.
-    series: {label: {seed: [(x, value), ...]}}.
+    title: name of the quantity. x, unit: labels of the axes. percent: values are shares, shown in percent.
+    series: {label: {seed: [(x, value), ...]}}, values in the metric's own unit.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Panel:
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Panel:
-        """From a record. Raises KeyError, TypeError or ValueError for an entry that is no panel."""
+        """Parse an entry of a record's `curves`. Raises KeyError, TypeError or ValueError if it is malformed."""
         series = {
             label: {seed: [(float(x), float(value)) for x, value in run] for seed, run in runs.items()}
             for label, runs in entry["series"].items()
@@ -44,36 +44,41 @@ class Panel:
 
     @property
     def texts(self) -> list[str]:
+        """The texts of the panel, for the figure's choice of fonts."""
         return [self.title, self.x, self.unit, *self.series]
 
     @property
     def lines(self) -> dict[str, pd.DataFrame]:
-        """By label, at the x that every seed has: `mean` over the seeds and their standard deviation `std`, NaN for one
-        seed; as shown."""
+        """One frame per label, as shown: `mean` and standard deviation `std` over the seeds, NaN for one seed.
+
+        The index holds the x that every seed has; a label without any is left out.
+        """
         frames = {label: pd.DataFrame({s: dict(run) for s, run in runs.items()}) for label, runs in self.series.items()}
         shown = {label: frame.sort_index().dropna() * (100 if self.percent else 1) for label, frame in frames.items()}
         return {label: frame.agg(["mean", "std"], axis=1) for label, frame in shown.items() if len(frame)}
 
 
 def panels_of(results: Sequence[Result], table: Table) -> list[Panel]:
-    """The curves in results' records, each once, their series in the order of the table's rows.
+    """The distinct panels in the records of results, with their series in the order of the table's rows.
 
-    Raises RequestError for curves that are none.
+    Raises RequestError for a malformed panel.
     """
-    found = {json.dumps(curves, sort_keys=True): r.path for r in results for curves in r.record.get("curves") or ()}
+    entries = {json.dumps(curves, sort_keys=True): r.path for r in results for curves in r.record.get("curves") or ()}
     panels = []
-    for entry, path in found.items():
+    for entry, path in entries.items():
         try:
             panels.append(Panel.read(json.loads(entry)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RequestError(f"{path}: its curves are not those of a report: {error!r}") from error
+            raise RequestError(f"{path}: malformed curves in the record: {error!r}") from error
     order = styles_of(table, panels)
     return [replace(p, series={label: p.series[label] for label in order if label in p.series}) for p in panels]
 
 
 def styles_of(table: Table, panels: Sequence[Panel]) -> dict[str, Style]:
-    """How the labels of curves are drawn: as the table's row of that name, in its order, or as the method of that
-    name."""
+    """The style of each label of the curves: that of the table's row with the label, else of the method of that name.
+
+    Labels of rows come first, in the order of the table.
+    """
     infos = [(row, table.results[index].checkpoint) for row in table.rows for index in row.results]
     known = {n: style_of(row.method, row.section) for row, info in infos for n in (row.label, info.label, info.stem)}
     labels = dict.fromkeys(label for panel in panels for label in panel.series)

@@ -1,4 +1,4 @@
-"""Sheets and tables as text for people and programs: terminal, Markdown, LaTeX, CSV and JSON."""
+"""Sheets as plain text, Markdown and LaTeX; tables as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from scale_cli.reporting.terminal import SheetText
 from scale_cli.reporting.words import DAGGER, PLUS_MINUS, table_legend
 
 BEST = {"markdown": "**bold**", "latex": "bold", "text": "*", "html": "shaded"}
-"""How a format shows a number that stands out."""
+"""Per format, the legend's term for the mark on a best value."""
 
 
 def text(sheets: Iterable[Sheet], *, width: int) -> str:
-    """The sheets as a terminal without styles shows them, without spaces at the ends of lines."""
+    """The sheets as plain text of a width in characters, without trailing spaces."""
     console = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False)
     with console.capture() as capture:
         for number, sheet in enumerate(sheets):
@@ -38,7 +38,7 @@ def text(sheets: Iterable[Sheet], *, width: int) -> str:
 
 
 def markdown(sheet: Sheet) -> str:
-    """The table in GitHub Markdown with one line of headings, its title above and its legend below."""
+    """The sheet in GitHub Markdown: title, table with one line of headings, legend."""
     names = [markdown_escape(heading.flat_label) for heading in sheet.headings]
     cells = sheet.texts(_markdown_entry).set_axis(names, axis="columns")
     lines = markdown_table(cells, numeric=[n for n, h in zip(names, sheet.headings, strict=True) if h.numeric])
@@ -47,19 +47,19 @@ def markdown(sheet: Sheet) -> str:
 
 
 def markdown_table(cells: pd.DataFrame, *, numeric: Sequence[str] = ()) -> str:
-    """Cells of text as a table in Markdown. numeric: the columns to align at their right.
+    """A Markdown table of cells that are Markdown already. numeric: names of the columns aligned to the right.
 
-    `DataFrame.to_markdown` fills every cell to its column's width: a sentence in one cell then makes every line as
-    long, and another sentence changes every line.
+    It replaces `DataFrame.to_markdown`, which pads every cell to its column's width: one long cell makes every line as
+    long, and a change of one cell changes every line.
     """
     rule = ["---:" if name in numeric else "---" for name in cells.columns]
     lines = [list(cells.columns), rule, *cells.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def markdown_escape(words: str) -> str:
-    """Text that Markdown shows as it is, in a table's cell too."""
-    return re.sub(r"([\\`*_{}\[\]<>|~])", r"\\\1", words)
+def markdown_escape(plain_text: str) -> str:
+    """Plain text as Markdown, also within a table's cell."""
+    return re.sub(r"([\\`*_{}\[\]<>|~])", r"\\\1", plain_text)
 
 
 def _markdown_term(term: str) -> str:
@@ -104,13 +104,13 @@ LATEX = r"""% \usepackage{{booktabs, graphicx}}; text in Hangul needs XeLaTeX or
 
 
 def latex(sheet: Sheet) -> str:
-    """The table as a paper has it, with booktabs' rules, its title as caption and its legend below."""
+    """The sheet as a LaTeX table with booktabs rules: the title as caption, the legend below."""
     cells = sheet.texts(_latex_entry).rename(columns=latex_escape)
     columns = "".join("r" if heading.numeric else "l" for heading in sheet.headings)
     lines = cells.to_latex(index=False, escape=False, column_format=columns, multicolumn_format="c").splitlines()
     head = lines.index(r"\midrule")
     rows = iter(lines[head + 1 :])
-    sections = [line for found in sheet.sections for line in (r"\midrule", *(next(rows) for _ in found))]
+    sections = [line for section in sheet.sections for line in (r"\midrule", *(next(rows) for _ in section))]
     if any(heading.group for heading in sheet.headings):
         lines.insert(head - 1, _group_rules(sheet))
         head += 1
@@ -122,19 +122,19 @@ def latex(sheet: Sheet) -> str:
     return LATEX.format(title=latex_escape(sheet.title), tabular=tabular, legend="\n".join(legend))
 
 
-def latex_escape(words: str) -> str:
-    """Text that LaTeX sets as it is."""
-    return "".join(SPECIAL.get(character, character) for character in words)
+def latex_escape(plain_text: str) -> str:
+    """Plain text as LaTeX."""
+    return "".join(SPECIAL.get(character, character) for character in plain_text)
 
 
 def _group_rules(sheet: Sheet) -> str:
-    """A rule below the title of each group."""
-    rules, place = [], 1
+    """The rules below the titles of groups."""
+    rules, first = [], 1
     for title, headings in groupby(sheet.headings, key=lambda heading: heading.group):
         width = len(list(headings))
         if title:
-            rules.append(f"\\cmidrule(lr){{{place}-{place + width - 1}}}")
-        place += width
+            rules.append(f"\\cmidrule(lr){{{first}-{first + width - 1}}}")
+        first += width
     return " ".join(rules)
 
 
@@ -143,7 +143,7 @@ def _latex_entry(entry: Entry) -> str:
     return f"{shown}\\,{{\\scriptsize$\\pm${latex_escape(entry.error)}}}" if entry.error else shown
 
 
-# For programs: nothing is rounded, and values are in the metrics' own units, accuracies from 0 to 1
+# For programs: values are not rounded, and are in the metrics' own units (accuracies from 0 to 1)
 
 FIELDS = (
     *("checkpoint", "method", "section", "seeds", "pareto", "reported"),
@@ -153,15 +153,15 @@ FIELDS = (
     *("trained_parameters", "tokens", "training_seconds", "routed", "dtype", "batch_size", "seed", "seconds"),
     *("source", "fingerprint", "command", "commit", "clean", "created"),
 )
-"""The columns. stderr is that of one run; deviation, in place of it, of the value over several seeds. What several runs
-have otherwise stands with spaces between."""
+"""The columns of the CSV. A row of one run has `stderr`; a row of several seeds has `deviation` over them instead.
+Distinct texts of several runs are separated by spaces."""
 COLUMN = ("task", "metric", "filter", "task_version", "num_fewshot", "limit", "aggregation", "seed")
 CSV: dict[str, Any] = {"index": False, "lineterminator": "\n"}
 MEASURED = ("samples", "routed", "dtype", "batch_size", "seconds", "command", "commit", "clean", "created")
 
 
 def csv_text(table: Table) -> str:
-    """One line per number of the table, averages included, with all that is known of it."""
+    """The table as CSV: one line per number, averages included, with the columns FIELDS."""
     rows = pd.DataFrame(map(functools.partial(_row_fields, table), table.rows), dtype=object)
     columns = pd.DataFrame(
         [
@@ -174,7 +174,7 @@ def csv_text(table: Table) -> str:
     labels = {index: row.label for row in table.rows for index in row.results}
     tidy = table.tidy.assign(row=table.tidy["result"].map(labels))
     tidy = tidy[tidy["value"].notna()].drop_duplicates(["result", "column"], keep="last")
-    measured = tidy.groupby(["row", "column"], sort=False)[list(MEASURED)].agg(_words).reset_index()
+    measured = tidy.groupby(["row", "column"], sort=False)[list(MEASURED)].agg(_joined).reset_index()
     lines = table.cells.merge(rows, on="row").merge(columns, on="column")
     lines = lines.merge(measured, on=["row", "column"], how="left")
     several = lines["seeds"].str.contains(" ", na=False)
@@ -192,37 +192,37 @@ def _row_fields(table: Table, row: Row) -> dict[str, Any]:
         "row": row.label,
         "method": row.method,
         "section": row.section,
-        "seeds": _words(row.seeds),
+        "seeds": _joined(row.seeds),
         "pareto": row.pareto,
-        "reported": _words(table.results[index].record.get("reported") for index in row.results),
+        "reported": _joined(table.results[index].record.get("reported") for index in row.results),
         "trained_parameters": fact(table, row, "trained"),
         "tokens": fact(table, row, "tokens"),
         "training_seconds": fact(table, row, "seconds"),
-        "source": _words(info.source for info in infos),
-        "fingerprint": _words(info.fingerprint for info in infos),
+        "source": _joined(info.source for info in infos),
+        "fingerprint": _joined(info.fingerprint for info in infos),
     }
 
 
 def fact(table: Table, row: Row, name: str) -> float | None:
-    """What a row's training was or took, a whole number where it is one; None where that is not known."""
+    """A row's number in the column FACTS[name], as an int if it is whole; None if unknown."""
     cell = table.cell(row, FACTS[name])
     return None if cell is None else int(cell.value) if cell.value.is_integer() else cell.value
 
 
-def _words(values: Iterable[Any]) -> str | None:
-    """The different values that are known, with spaces between."""
+def _joined(values: Iterable[Any]) -> str | None:
+    """The distinct known values, separated by spaces; None without any."""
     known = dict.fromkeys(value for value in values if not pd.isna(value))
     return " ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in known) or None
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """One line per column that two checkpoints were compared in."""
+    """The comparison as CSV, one line per compared column."""
     return str(comparison.frame.to_csv(**CSV))
 
 
 def json_text(table: Table, *, panels: Sequence[Panel] = (), comparison: Comparison | None = None) -> str:
-    """The table with the records that its numbers come from, and the curves and the comparison there are."""
-    made: dict[str, Any] = {
+    """The table as JSON, with the records of its results, and with panels and comparison if given."""
+    document: dict[str, Any] = {
         "title": table.title,
         "base": None if table.base is None else table.base.label,
         "legend": table_legend(table, changes=False, best="best"),
@@ -244,7 +244,7 @@ def json_text(table: Table, *, panels: Sequence[Panel] = (), comparison: Compari
         "results": [result.as_record() for result in table.results],
     }
     if panels:
-        made["curves"] = panels
+        document["curves"] = panels
     if comparison is not None:
-        made["comparison"] = comparison.frame.to_dict("records")
-    return to_json(made) + "\n"
+        document["comparison"] = comparison.frame.to_dict("records")
+    return to_json(document) + "\n"

@@ -1,4 +1,4 @@
-"""Figures by matplotlib, as PNG and SVG files and inlined in a page: the trade-off, curves of training, ablations."""
+"""Figures by matplotlib, as PNG or SVG files or inlined in a page: trade-off, training curves, ablations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from scale_cli.reporting.words import PLUS_MINUS
 from scale_cli.results.groups import ROLES
 
 File = Path | io.StringIO
-"""Where a figure goes: a .png or .svg file, or a buffer for SVG."""
+"""Target of a figure: a .png or .svg file, or a buffer for SVG."""
 DPI = 200
 QUIET, RULE, GRID, WHITE = "#586069", "#8b939d", "#d6dae0", "#ffffff"
 LOOK: dict[Any, Any] = {
@@ -46,12 +46,12 @@ LOOK: dict[Any, Any] = {
     "xtick.labelcolor": QUIET,
     "ytick.labelcolor": QUIET,
     "legend.frameon": False,
-    "svg.hashsalt": "scale",  # the same figure is the same file
+    "svg.hashsalt": "scale",  # equal figures are equal files
 }
 
 
 class Point(NamedTuple):
-    """A row of a table, and its two summaries with their errors as they are shown (percent)."""
+    """A row of a table with its two summaries and their errors, as shown (shares in percent); 0.0 if no error."""
 
     row: Row
     label: str
@@ -66,26 +66,29 @@ class Point(NamedTuple):
 
 
 def trade_off(table: Table) -> list[Point]:
-    """The rows that have a summary of both roles, x stability and y plasticity; none where fewer than two have."""
+    """The rows that have a summary of both roles, x for stability and y for plasticity; empty for fewer than two."""
     points = []
     for row in table.rows:
-        found = [(column, table.cell(row, column)) for role in ROLES if (column := table.summary(role)) is not None]
-        values = [column.factor * cell.value for column, cell in found if cell is not None]
-        errors = [column.factor * (cell.error or 0.0) for column, cell in found if cell is not None]
+        cells = [(column, table.cell(row, column)) for role in ROLES if (column := table.summary(role)) is not None]
+        values = [column.factor * cell.value for column, cell in cells if cell is not None]
+        errors = [column.factor * (cell.error or 0.0) for column, cell in cells if cell is not None]
         if len(values) == 2:
             points.append(Point(row, row_label(table, row), *values, *errors))
     return points if len(points) > 1 else []
 
 
 def frontier_texts(table: Table) -> list[str]:
-    """The words of a table's trade-off."""
+    """The texts of a table's trade-off figure: labels of the axes, then labels of the points."""
     labels = [f"{role}: {column.axis_label}" for role in ROLES if (column := table.summary(role)) is not None]
     return [*labels, *(point.label for point in trade_off(table))]
 
 
 def pareto_outline(points: Sequence[Point], *, reverse: bool) -> list[tuple[float, float]]:
-    """The corners of the front, from the least stable point: whatever lies below or left of it (as drawn) some
-    checkpoint beats in both. reverse: the lower the more stable."""
+    """The corners of the Pareto front, from the least stable point. A point below and left of it, as drawn, is
+    dominated by some checkpoint.
+
+    reverse: lower x means more stable.
+    """
     best = sorted({(point.x, point.y) for point in points if point.row.pareto}, reverse=reverse)
     corners = best[:1]
     for (x, _), (next_x, next_y) in pairwise(best):
@@ -94,10 +97,10 @@ def pareto_outline(points: Sequence[Point], *, reverse: bool) -> list[tuple[floa
 
 
 def frontier_figure(table: Table, *files: File, link: Callable[[Row], str] | None = None) -> None:
-    """Stability against plasticity with error bars, the Pareto front (dashed) and the base (dotted), as in Fig. 2 of
-    arXiv 2511.03270. Up and right is better: where lower is better, the axis runs the other way.
+    """Plasticity against stability with error bars, Pareto front (dashed) and base (dotted), as in Fig. 2 of
+    arXiv 2511.03270. Up and right is better: the axis is inverted if lower is better.
 
-    table: with a `trade_off`. link: the address that a row's point and label lead to in an SVG.
+    table: its `trade_off` is not empty. link: the address linked from a row's point and label in an SVG.
     """
     points, columns = trade_off(table), [column for role in ROLES if (column := table.summary(role)) is not None]
     texts = frontier_texts(table)
@@ -137,9 +140,9 @@ def frontier_figure(table: Table, *files: File, link: Callable[[Row], str] | Non
 
 
 def _label_points(canvas: Any, axis: Any, points: Sequence[Point], link: Callable[[Row], str] | None) -> None:
-    """Each point's label beside it, where it covers least; with a line to it where that is not next to it."""
-    words = {"weight": "bold", "size": 9, "in_layout": False, "va": "bottom"}
-    texts = [axis.text(p.x, p.y, drawable(p.label), color=p.style.colour, **words) for p in points]
+    """Place each point's label where it overlaps least, with a line to the point if it is not next to it."""
+    look = {"weight": "bold", "size": 9, "in_layout": False, "va": "bottom"}
+    texts = [axis.text(p.x, p.y, drawable(p.label), color=p.style.colour, **look) for p in points]
     canvas.canvas.draw()
     radius, gap = 5 * DPI / 72, 7 * DPI / 72
     to_pixels, to_data = axis.transData.transform, axis.transData.inverted().transform
@@ -158,7 +161,7 @@ def _label_points(canvas: Any, axis: Any, points: Sequence[Point], link: Callabl
             covered = sum(_overlap(box, other) for other in obstacles) + 3 * sum(_overlap(box, o) for o in placed)
             return round(covered + 4 * (box.width * box.height - _overlap(box, inside)), 3)
 
-        box = min(_around(x, y, extent.width, extent.height, gap), key=cost)  # of equals the first, the best to read
+        box = min(_around(x, y, extent.width, extent.height, gap), key=cost)  # of equals the first, most readable one
         placed.append(box)
         text.set_position(to_data(box.p0))
         text.set_url(None if link is None else link(point.row))
@@ -169,13 +172,13 @@ def _label_points(canvas: Any, axis: Any, points: Sequence[Point], link: Callabl
 
 
 def _overlap(first: Bbox, second: Bbox) -> float:
-    """The area that two rectangles have in common."""
+    """The area of the intersection of two rectangles."""
     common = Bbox.intersection(first, second)
     return 0.0 if common is None else float(common.width * common.height)
 
 
 def _around(x: float, y: float, width: float, height: float, gap: float) -> Iterator[Bbox]:
-    """Places for a label around a point, in pixels, the best to read first."""
+    """Positions of a label around a point, in pixels, the most readable first."""
     for away in (gap, 2.5 * gap, 4.5 * gap, 7 * gap):
         near = 0.7 * away
         for left, bottom in (
@@ -192,12 +195,12 @@ def _around(x: float, y: float, width: float, height: float, gap: float) -> Iter
 
 
 def curve_figure(panels: Sequence[Panel], styles: Mapping[str, Style], *files: File) -> None:
-    """Curves of training, a panel beside the other, as in Figs. 8 and 9 of arXiv 2511.03270: the mean over seeds, and a
-    band of one standard deviation where there are several.
+    """Training curves, panels side by side, as in Figs. 8 and 9 of arXiv 2511.03270: the mean over seeds, with a band
+    of one standard deviation for several seeds.
 
-    styles: of each label.
+    styles: style per label; others are drawn in the style OTHER.
     """
-    share_y = all(panel.percent for panel in panels)  # else small changes would be a flat line
+    share_y = all(panel.percent for panel in panels)  # otherwise small changes would look flat
     size = (5.5 * len(panels), 4.2)
     texts = [text for panel in panels for text in panel.texts]
     with figure(files, texts, figsize=size, ncols=len(panels), sharey=share_y, squeeze=False) as (canvas, axes):
@@ -222,8 +225,9 @@ def curve_figure(panels: Sequence[Panel], styles: Mapping[str, Style], *files: F
 
 
 def ablation_figure(ablation: Ablation, *files: File) -> None:
-    """Numbers against an option of the training, the base dotted; what a paper reports stands hollow and dashed beside
-    what was measured."""
+    """Measurements against an option of the training, one panel per role. The base is dotted; values of a paper are
+    hollow and dashed.
+    """
     size = (5.5 * len(ablation.panels), 4.2)
     with figure(files, ablation.texts, figsize=size, ncols=len(ablation.panels), squeeze=False) as (canvas, axes):
         for axis, panel in zip(axes[0], ablation.panels, strict=True):
@@ -245,14 +249,14 @@ def ablation_figure(ablation: Ablation, *files: File) -> None:
                 )
             axis.set_xlabel(ablation.option)
             axis.set_ylabel(drawable(panel.label))
-            places = [point[0] for series in panel.series for point in series.points]
+            coordinates = [point[0] for series in panel.series for point in series.points]
             if ablation.ticks:
                 axis.set_xticks(list(ablation.ticks), [drawable(tick) for tick in ablation.ticks.values()])
                 axis.margins(x=0.15)
-            elif min(places) > 0 and max(places) / min(places) >= 20:
+            elif min(coordinates) > 0 and max(coordinates) / min(coordinates) >= 20:
                 axis.set_xscale("log")
             else:
-                axis.locator_params(axis="x", nbins=6)  # numbers with signs and decimals stand apart
+                axis.locator_params(axis="x", nbins=6)  # long numbers would overlap
         legend_below(canvas, axes[0], ncols=4)
 
 
@@ -261,34 +265,37 @@ def ablation_figure(ablation: Ablation, *files: File) -> None:
 
 @contextlib.contextmanager
 def figure(files: Sequence[File], texts: Sequence[str], **options: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes in our look, with fonts for the texts, written to the files when it is drawn."""
+    """A figure and its axes in the common look, with fonts for the texts; written to the files at the end of the block.
+
+    options: arguments of `plt.subplots`.
+    """
     with matplotlib.rc_context(LOOK | {"font.family": families(texts)}):
         canvas, axes = plt.subplots(layout="constrained", dpi=DPI, **options)
         yield canvas, axes
         for file in files:
             inline = isinstance(file, io.StringIO)
             svg = inline or file.suffix == ".svg"  # type: ignore[union-attr]
-            words = {"format": "svg", "transparent": True} if inline else {}
-            canvas.savefig(file, dpi=DPI, metadata={"Date": None} if svg else None, **words)
+            settings = {"format": "svg", "transparent": True} if inline else {}
+            canvas.savefig(file, dpi=DPI, metadata={"Date": None} if svg else None, **settings)
         plt.close(canvas)
 
 
 def marker(style: Style, *, size: float, line: bool = True) -> dict[str, Any]:
-    """matplotlib's words for a method's marker. line: also those for a line of its colour that is not drawn."""
-    words = {
+    """matplotlib's arguments for a method's marker. line: include a colour, and a line that is not drawn."""
+    arguments = {
         "marker": style.marker,
         "markersize": size,
         "markerfacecolor": style.colour if style.filled else WHITE,
         "markeredgecolor": WHITE if style.filled else style.colour,
         "markeredgewidth": 0.6 if style.filled else 1.4,
     }
-    return words | ({"color": style.colour, "linestyle": "none"} if line else {})
+    return arguments | ({"color": style.colour, "linestyle": "none"} if line else {})
 
 
 def legend_below(canvas: Any, axes: Sequence[Any], *, ncols: int) -> None:
     """One legend for all axes, below them."""
-    found = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes]
-    handles = {label: handle for pairs in found for handle, label in pairs}
+    entries = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes]
+    handles = {label: handle for pairs in entries for handle, label in pairs}
     canvas.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(ncols, len(handles)))
 
 
@@ -300,24 +307,24 @@ DARK = {style.colour: style.dark for style in (*STYLES.values(), BASE, OTHER)} |
     GRID: "#343b44",
     WHITE: "#14171b",
 }
-"""By colour the one that stands for it on the page's dark ground."""
+"""For each colour, its counterpart on the page's dark background."""
 
 
 TITLE = "title:"
-"""Begins the id of a part of a drawing for a page: the text that a browser shows over it."""
+"""Prefix of the id of an element that carries its tooltip, until `inline_svg` makes it a `title` element."""
 
 
 def _title(artist: Any, text: str) -> None:
-    """In a page, the text that a browser shows over a part of a figure."""
+    """Set the tooltip of a part of a figure, if the figure is for a page."""
     if matplotlib.rcParams["svg.fonttype"] == "none":
         artist.set_gid(f"{TITLE}{text}")
 
 
 def inline_svg(draw: Callable[[io.StringIO], None], *, name: str, label: str) -> str:
-    """A figure as an SVG element of a page, in the page's font, whose colours follow its light and dark.
+    """A figure as an SVG element of a page, in the page's font, with colours for its light and dark scheme.
 
-    draw: writes the figure into a buffer. name: begins the ids of the drawing's parts. label: for who does not see it.
-    Whatever the figure's texts hold, none of it becomes markup.
+    draw: writes the figure into a buffer. name: prefix of the ids in the drawing. label: description for screen
+    readers. The figure's texts are escaped.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
@@ -325,7 +332,7 @@ def inline_svg(draw: Callable[[io.StringIO], None], *, name: str, label: str) ->
         draw(buffer)
     root = ElementTree.fromstring(buffer.getvalue())
     for element in list(root.iter()):
-        element.tag = element.tag.rpartition("}")[2]  # a page knows the elements by their names alone
+        element.tag = element.tag.rpartition("}")[2]  # elements in a page have no namespace
         for child in list(element):
             if child.tag.endswith(("metadata", "style")):
                 element.remove(child)

@@ -1,6 +1,6 @@
-"""A report as one HTML file that needs nothing else: no network, no other file, and no script to be read.
+"""A report as one self-contained HTML file: no network, no other file, and readable without its script.
 
-The script only adds sorting, the switch between values and changes, and the switch between light and dark.
+The script adds sorting, a switch between values and changes, and a switch between light and dark.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scale_cli.reporting.words import PLUS_MINUS, table_legend
 from scale_cli.results.result import Result
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""What a browser lets the page do: nothing from anywhere but the page itself."""
+"""Content security policy: the page loads nothing from elsewhere."""
 MAIN_TERMS = ("stability", "plasticity", "forgetting", "gain", "change")
 MEASUREMENT = {
     "task": "task",
@@ -44,13 +44,16 @@ MEASUREMENT = {
     "seconds": "seconds",
     "routed": "routed",
     "commit": "commit",
-    "made": "created",
+    "created": "created",
 }
-"""The headings of a record's measurements, and the columns of the tidy table below them."""
+"""Headings of a record's measurements, with their columns of the tidy table."""
 
 
 def html_page(table: Table, *, panels: Sequence[Panel] = (), comparison: Comparison | None = None) -> str:
-    """The page: trade-off, table, curves and a comparison where there are any, legend, and the records."""
+    """The page: trade-off, table with legend, and records; curves and a comparison if given.
+
+    The trade-off is left out for fewer than two rows with a summary of both roles.
+    """
     environment = Environment(
         loader=PackageLoader("scale_cli.reporting"),
         autoescape=True,
@@ -101,20 +104,20 @@ def _style_name(row: Row) -> str:
 
 
 def _link(table: Table, row: Row, column: Column) -> str:
-    """The address of a number: of its measurement, or of its record where it is made of several."""
+    """The address of a number: its measurement, or its record if the number is an average or change."""
     measured = table.tidy[(table.tidy["result"] == row.results[0]) & (table.tidy["column"] == column.key)]
     return f"#{_measurement_id(measured.iloc[-1]) if len(measured) else _record_id(row.results[0])}"
 
 
 def _tone(cell: Cell, column: Column) -> str:
-    """Whether a change is for the better or the worse; empty where it is not larger than its error."""
+    """The class of a change, "better" or "worse"; empty if the change does not exceed its error."""
     if cell.change is None or cell.change_error is None or abs(cell.change) <= cell.change_error:
         return ""
     return "better" if (cell.change > 0) == column.higher_is_better else "worse"
 
 
 def _record_facts(result: Result) -> dict[str, str]:
-    """What was measured, and by which command and code."""
+    """The facts on a checkpoint and its latest call that a record shows, by name; unknown ones are left out."""
     checkpoint, git = result.checkpoint, result.record.get("git") or {}
     counts = (f"{count:,} {name}" for name, count in checkpoint.parameters.items() if count is not None)
     recipe = (f"{name} {value}" for name, value in (checkpoint.recipe or {}).items() if value not in (None, [], ()))
@@ -129,13 +132,13 @@ def _record_facts(result: Result) -> dict[str, str]:
         "reported by": result.record.get("reported"),
         "command": result.command,
         "commit": _commit(git.get("commit"), git.get("clean")),
-        "made": result.record.get("created"),
+        "created": result.record.get("created"),
     }
     return {name: str(value) for name, value in facts.items() if value}
 
 
 def _shown(measurement: dict[str, Any], name: str) -> str:
-    """A field of a measurement, numbers without their noise."""
+    """A field of a measurement as text: floats with six significant digits, "-" for unknown or NaN."""
     value = measurement[name]
     if name == "commit":
         value = _commit(value and value[:8], measurement["clean"])
@@ -145,7 +148,7 @@ def _shown(measurement: dict[str, Any], name: str) -> str:
 
 
 def _commit(commit: str | None, clean: bool | None) -> str | None:
-    """A commit, and whether the tree had changes that are in none."""
+    """A commit, with a remark if the work tree had uncommitted changes."""
     return commit and f"{commit}{'' if clean else ' with changes'}"
 
 
@@ -154,6 +157,6 @@ def _record_id(index: int) -> str:
 
 
 def _measurement_id(measurement: pd.Series | dict[str, Any]) -> str:
-    """The id of a row of the tidy table."""
-    words = "-".join(filter(None, (measurement["column"], measurement["dtype"])))
-    return f"r{measurement['result']}-{''.join(character if character.isalnum() else '-' for character in words)}"
+    """The element id of a row of the tidy table."""
+    name = "-".join(filter(None, (measurement["column"], measurement["dtype"])))
+    return f"r{measurement['result']}-{''.join(character if character.isalnum() else '-' for character in name)}"

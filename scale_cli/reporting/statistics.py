@@ -1,4 +1,4 @@
-"""How sure a difference is: standard errors, paired tests on the same items, and Pareto fronts. No model, no file."""
+"""Standard errors, tests of differences and Pareto fronts, on plain numbers."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 
 def mean_error(errors: Sequence[float | None]) -> float | None:
-    """The standard error of the mean of independent values, sqrt(sum of squares) / k; None where one has none."""
+    """The standard error of the mean of k independent values, sqrt(sum of squares) / k; None if any is None."""
     if not errors or None in errors:
         return None
     return math.hypot(*(error for error in errors if error is not None)) / len(errors)
 
 
 def difference_error(first: float | None, second: float | None) -> float | None:
-    """The standard error of the difference of two independent values; None where one has none."""
+    """The standard error of the difference of two independent values; None if any is None."""
     return None if first is None or second is None else math.hypot(first, second)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the sample's standard deviation (None for a single value)."""
+    """The mean, and the sample standard deviation (denominator n - 1; None for a single value)."""
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
         return mean, None
@@ -28,18 +28,22 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def paired_error(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The standard error of the mean difference of scores of the same items in the same order; None for one item."""
+    """The standard error of the mean difference of paired scores; None for one item.
+
+    Raises ValueError for lists of different lengths.
+    """
     _, deviation = mean_and_deviation([b - a for a, b in zip(first, second, strict=True)])
     return None if deviation is None else deviation / math.sqrt(len(first))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The second minus the first.
+    """A difference, second minus first, and its test.
 
-    error: its standard error. p_value: two-sided, of no difference; None where no error is known.
-    test: "McNemar" (exact, both scores of every item are 0 or 1), "paired t", or "z" (two independent values).
-    items: that were paired; of "z" None.
+    value: in the metric's unit. error: its standard error, None if unknown. p_value: two-sided, of no difference; None
+        without an error.
+    test: "McNemar" (exact; all scores are 0 or 1), "paired t", or "z" (known standard error).
+    items: number of paired items, None for "z".
     """
 
     value: float
@@ -50,15 +54,16 @@ class Difference:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """The difference of two lists of scores of the same items in the same order, and its paired test.
+    """The mean difference of scores of the same items in the same order, and its paired test.
 
-    McNemar's exact test where every score is 0 or 1: of the items on which the two differ, is the share that the second
-    wins one half? Else a paired t test. Raises ValueError for lists of other lengths, or without two items.
+    If every score is 0 or 1, the test is McNemar's exact test: a binomial test with p = 1/2 of the items that the
+    second wins, among those on which the two differ. Otherwise it is a paired t test.
+    Raises ValueError for lists of different lengths, or for fewer than two items.
     """
     from scipy import stats
 
     if len(first) != len(second) or len(first) < 2:
-        raise ValueError(f"{len(first)} and {len(second)} scores are no pairs of at least two items")
+        raise ValueError(f"{len(first)} and {len(second)} scores; two lists of equal length, at least 2, are needed")
     value = math.fsum(b - a for a, b in zip(first, second, strict=True)) / len(first)
     error = paired_error(first, second)
     if set(first) | set(second) <= {0, 1}:
@@ -70,12 +75,15 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Differ
 
 
 def difference(value: float, error: float | None) -> Difference:
-    """A difference whose standard error is known, with the p value of a z test."""
+    """A difference with a standard error, and its z test; without a p value if the error is None."""
     return Difference(value, error, None if error is None else z_test(value, error), "z")
 
 
 def t_test(mean: float, error: float | None, freedom: int) -> float:
-    """The two-sided p value of a mean of 0, by Student's t; without spread a mean other than 0 is certain."""
+    """The two-sided p value of the hypothesis that a mean is 0, by Student's t.
+
+    freedom: degrees of freedom. An error of 0 or None gives 1.0 for a mean of 0, else 0.0.
+    """
     from scipy import stats
 
     if not error:
@@ -84,16 +92,19 @@ def t_test(mean: float, error: float | None, freedom: int) -> float:
 
 
 def z_test(mean: float, error: float) -> float:
-    """The same by the normal distribution, for an error that is known."""
+    """The two-sided p value of the hypothesis that a mean is 0, by the normal distribution.
+
+    An error of 0 gives 1.0 for a mean of 0, else 0.0.
+    """
     if error == 0:
         return 1.0 if mean == 0 else 0.0
     return math.erfc(abs(mean / error) / math.sqrt(2))
 
 
 def pareto(points: Sequence[tuple[float, float] | None]) -> list[bool]:
-    """Which points no other one dominates: is at least as good in both values, more being better, and better in one.
+    """Whether each point is on the Pareto front: no other point is at least as high in both values and higher in one.
 
-    points: None where a value is missing; such a point is not on the front and dominates nothing.
+    points: None for a point without values, which is not on the front and dominates nothing.
     """
     known = [point for point in points if point is not None]
 

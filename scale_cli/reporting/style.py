@@ -1,4 +1,4 @@
-"""The look of figures: one colour and one marker per method, the same everywhere, and letters for Korean labels."""
+"""The look of figures: one colour and one marker per method in all figures, and fonts for Korean labels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from scale_cli.methods import METHODS
 
 
 class Style(NamedTuple):
-    """How a method is drawn. Readers who do not see all colours can tell methods apart too: the markers differ, and the
-    methods of SCALE are filled where the others are hollow.
+    """The look of a method. Methods also differ without colour: by marker, and SCALE's are filled, others hollow.
 
-    colour: on white; at least 3 to 1 against it. dark: the same on a dark ground.
-    marker: matplotlib's letter. filled: or only its outline.
+    colour: on white, contrast at least 3:1. dark: on the page's dark background, contrast at least 3:1.
+    marker: matplotlib's code. filled: False draws the outline only.
     """
 
     colour: str
@@ -36,42 +35,44 @@ HANGUL = re.compile("[\uac00-\ud7a3]")
 
 
 def style_of(method: str | None, section: str = "") -> Style:
-    """How a row of the table is drawn."""
+    """The style of a row of the table; OTHER for an unknown method."""
     return BASE if section == "base" else STYLES.get(method or "", OTHER)
 
 
 @functools.cache
 def korean_font() -> str | None:
-    """The family of an installed font with Hangul, as matplotlib knows it; None where there is none."""
+    """The family, in matplotlib's spelling, of an installed font with Hangul; None without one."""
     from matplotlib import font_manager, ft2font
 
-    likely = re.compile("noto|nanum|malgun|gothic|batang|myeongjo|cjk|undotum|baekmuk")  # which are looked into first
+    likely = re.compile("noto|nanum|malgun|gothic|batang|myeongjo|cjk|undotum|baekmuk")  # these are opened first
     fonts = sorted(font_manager.fontManager.ttflist, key=lambda font: not likely.search(font.fname.lower()))
     for font in fonts:
         try:
             if ord("\uac00") in ft2font.FT2Font(font.fname).get_charmap():
                 return font.name
-        except (OSError, RuntimeError):  # gone since matplotlib looked, or of a kind that it does not read
+        except (OSError, RuntimeError):  # deleted since matplotlib listed it, or of an unsupported format
             continue
     return None
 
 
 def is_romanised(texts: Iterable[str]) -> bool:
-    """Whether figures show some of these texts in Latin letters, as no font has theirs."""
+    """Whether figures romanise some of these texts, as no installed font has Hangul."""
     return any(map(HANGUL.search, texts)) and korean_font() is None
 
 
 def families(texts: Iterable[str]) -> list[str]:
-    """The font families, for matplotlib, that draw these texts once `drawable` has seen them."""
+    """matplotlib's font families for these texts, after `drawable`."""
     korean = korean_font() if any(map(HANGUL.search, texts)) else None
     return ["DejaVu Sans", *([korean] if korean else [])]
 
 
 def drawable(text: str) -> str:
-    """A text as figures show it: where no font has Hangul, in Latin letters, syllable by syllable by their names in
-    Unicode; not in a page, whose reader has the fonts."""
+    """A text as shown in figures. Without a font for Hangul, its syllables are romanised by their Unicode names.
+
+    Figures in a page keep Hangul, as the browser has fonts.
+    """
     import matplotlib
 
     if matplotlib.rcParams["svg.fonttype"] == "none" or not is_romanised([text]):
         return text
-    return HANGUL.sub(lambda found: unicodedata.name(found[0]).removeprefix("HANGUL SYLLABLE ").lower(), text)
+    return HANGUL.sub(lambda syllable: unicodedata.name(syllable[0]).removeprefix("HANGUL SYLLABLE ").lower(), text)

@@ -1,4 +1,4 @@
-"""The stability-plasticity table: a row per checkpoint, or per training over its seeds; a view of the tidy table."""
+"""The stability-plasticity table, a view of the tidy table: one row per checkpoint, or per training over its seeds."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ FACTS = {
     "seconds": Column("seconds", "seconds", "seconds", form=",.0f"),
     "peak_memory_bytes": Column("peak_memory_bytes", "peak GB", "peak GB", form=".2f", unit=1e9),
 }
-"""What a training was and took: the columns of trained parameters, peak rate, tokens, seconds and memory."""
+"""Columns of the facts on a training: trained parameters, peak learning rate, tokens, seconds and peak memory."""
 
 
 class Cell(NamedTuple):
     """A number of the table, in its metric's unit.
 
-    error: its standard error; over several seeds the standard deviation.
-    change: after minus base; change_error: its standard error, over seeds the standard deviation of the changes.
-    paired: the change's error is that of differences on the same items.
-    best: of the methods, by more than the standard error of its lead over the next.
+    error: standard error; for several seeds, standard deviation over the seeds.
+    change: after minus base. change_error: standard error of the change; for several seeds, standard deviation.
+    paired: change_error is wholly paired by item.
+    best: best of the column without the base, with a lead over the next that exceeds the lead's standard error.
     """
 
     value: float
@@ -52,7 +52,8 @@ class Cell(NamedTuple):
 class Row:
     """A checkpoint, or several that are repetitions of one training.
 
-    section: of SECTIONS. results: their positions in the table's list. seeds: of them, where they are known.
+    section: one of SECTIONS. method: None without training by one of ours. results: positions in `Table.results`.
+    seeds: known seeds of the results. reported: all results are reported by a source, not measured here.
     pareto: no other row is at least as good in both roles' summaries and better in one.
     """
 
@@ -67,10 +68,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by section and in the paper's order, columns by group.
+    """The stability-plasticity table: rows by section and in the paper's order, columns by group.
 
-    cells: the numbers, one per line: `row` (its label), `column` (its key) and the fields of `Cell`; of FACTS
-        too. tidy: the measurements behind them. notes: what a reader has to know besides the legend.
+    cells: one line per number, with the columns `row` (label), `column` (key) and the fields of `Cell`; the columns
+        FACTS are included. tidy: the tidy table of all measurements. notes: remarks for the legend.
     """
 
     title: str
@@ -83,12 +84,12 @@ class Table:
 
     @property
     def base(self) -> Row | None:
-        """The base's row, None where no result is known to be it."""
+        """The base's row, None if no result is the base."""
         return self.rows[0] if self.rows[0].section == "base" else None
 
     @property
     def aggregated(self) -> bool:
-        """Whether some row holds several seeds."""
+        """Whether some row combines several results."""
         return any(len(row.results) > 1 for row in self.rows)
 
     @property
@@ -97,15 +98,15 @@ class Table:
 
     @property
     def numbers(self) -> list[tuple[Group, Column]]:
-        """The columns of measured numbers and their averages, each with its group."""
+        """The columns of measured numbers and averages, without those of changes; each with its group."""
         return [(group, column) for group in self.groups for column in group.columns if not column.change]
 
     def summary(self, role: Role) -> Column | None:
-        """The column that stands for a role: of the first group that has the role and a summary."""
+        """The summary of the first group that has the role and a summary; None without one."""
         return next((group.summary for group in self.groups if group.role == role and group.summary is not None), None)
 
     def cell(self, row: Row, column: Column) -> Cell | None:
-        """The number of a row in a column, None where there is none."""
+        """The number of a row in a column, None without one."""
         return self._cells.get((row.label, column.key))
 
     @cached_property
@@ -114,7 +115,7 @@ class Table:
         return {(row, column): Cell(*fields) for row, column, *fields in known.itertuples(index=False)}
 
     def with_cells(self, column: Column, cells: Mapping[str, Cell]) -> Table:
-        """With the numbers of another column, by the labels of rows."""
+        """The table with the numbers of another column. cells: numbers by the labels of rows."""
         more = [(label, column.key, *cell) for label, cell in cells.items()]
         return replace(self, cells=_cells([*self.cells.itertuples(index=False), *more]))
 
@@ -136,11 +137,11 @@ def build_table(
 ) -> Table:
     """The table of results.
 
-    groups: the columns asked for; tasks of none of them get columns of their own.
-    base: the label of the base's result; None: the one that no method has trained.
-    seeds: make one row of repetitions, with mean and standard deviation.
-    items: the scores of a measurement's single items, None where there are none.
-    Raises RequestError where `base` is none of the labels, and where a group has no number.
+    groups: requested columns; tasks of no group get columns of their own.
+    base: label of the base's result; None for the only plain checkpoint that no method has trained, if there is one.
+    seeds: combine repetitions of a training in one row, with mean and standard deviation over seeds.
+    items: reads the scores of a measurement's items, None if there are none.
+    Raises RequestError if there are no results, if `base` is not one of the labels, and if a group has no number.
     """
     if not results:
         raise RequestError("there are no results to report")
@@ -159,7 +160,7 @@ def build_table(
 
 
 def _find_base(results: Sequence[Result], label: str | None) -> tuple[list[bool], list[str]]:
-    """Which results are the base, and a note where that cannot be said. Each seed may have one of its own."""
+    """Whether each result is the base, and a note if no base is found. Each seed may have a base of its own."""
     infos = [result.checkpoint for result in results]
     if label is not None:
         chosen = [info.stem for info in infos if info.label == label]
@@ -169,23 +170,23 @@ def _find_base(results: Sequence[Result], label: str | None) -> tuple[list[bool]
     untrained = [info.method is None and info.kind == "plain" for info in infos]
     if len({info.stem for info, is_base in zip(infos, untrained, strict=True) if is_base}) == 1:
         return untrained, []
-    why = "several checkpoints could be it" if any(untrained) else "every checkpoint is trained or upscaled"
+    why = "several checkpoints could be the base" if any(untrained) else "every checkpoint is trained or upscaled"
     return [False] * len(results), [f"No change against a base: {why}; choose one with --base LABEL."]
 
 
 def _base_of(index: int, results: Sequence[Result], is_base: Sequence[bool]) -> int | None:
-    """The base that a result is compared with: that of its seed, where each seed has one."""
-    bases = [place for place, base in enumerate(is_base) if base]
+    """The position of the base that a result is compared with: the only base, else that of the result's seed."""
+    bases = [position for position, base in enumerate(is_base) if base]
     if is_base[index] or not bases:
         return None
     if len(bases) == 1:
         return bases[0]
     seed = results[index].checkpoint.seed
-    return next((place for place in bases if results[place].checkpoint.seed == seed), None)
+    return next((position for position in bases if results[position].checkpoint.seed == seed), None)
 
 
 def _row(indices: Sequence[int], results: Sequence[Result], *, is_base: bool, stem: bool) -> Row:
-    """A row of some results. stem: it is called by their label without the seed."""
+    """A row of results. stem: its label is theirs without the seed."""
     own = [results[index].checkpoint for index in indices]
     method, section = own[0].method, "others"
     if is_base:
@@ -203,7 +204,7 @@ def _row(indices: Sequence[int], results: Sequence[Result], *, is_base: bool, st
 
 
 def _unique_labels(rows: Sequence[Row]) -> list[Row]:
-    """The rows, those whose label another one has too told apart by a number."""
+    """The rows with distinct labels: equal ones are numbered."""
     labels = pd.Series([row.label for row in rows])
     twins, number = labels.duplicated(keep=False), labels.groupby(labels).cumcount() + 1
     return [
@@ -219,7 +220,7 @@ def _points(
     bases: Sequence[int | None],
     pairing: Pairing,
 ) -> pd.DataFrame:
-    """One result's numbers per line, each with its error and the change against its base."""
+    """One line per result and column, with value, error and the change against the result's base."""
     points: list[tuple[object, ...]] = []
     columns = [column for group in groups for column in group.columns]
     for label, index in [(row.label, index) for row in rows for index in row.results]:
@@ -242,8 +243,9 @@ def _points(
 
 
 def _over_seeds(points: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
-    """The cells: of a row with several results the mean and, in place of the error, the standard deviation, where all
-    have a number; of a single one its own."""
+    """The cells of the rows. A row of several results has their mean, and the standard deviation as error, if all of
+    them have a number; a row of one result has its numbers.
+    """
     grouped = points.groupby(["row", "column"], sort=False)
     numbers, cells = grouped[["value", "change"]], grouped.first()
     runs = pd.Series(
@@ -258,8 +260,9 @@ def _over_seeds(points: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _mark_best(table: Table, pairing: Pairing) -> pd.DataFrame:
-    """The cells, the best of each column marked: of the rows besides the base, where its lead over the next is larger
-    than the standard error of that difference. Where that error is not known nothing is marked."""
+    """The cells with the best value of each column marked, the base left out, if its lead over the next exceeds the
+    standard error of their difference. A lead with an unknown error is not marked.
+    """
     rows = {row.label: row for row in table.rows if row.section != "base"}
     columns = {column.key: column for column in table.columns if column.metric != "routed"}  # neither good nor bad
     best = []
@@ -277,7 +280,9 @@ def _mark_best(table: Table, pairing: Pairing) -> pd.DataFrame:
 
 
 def _lead_error(first: Row, second: Row, column: Column, table: Table, pairing: Pairing) -> float | None:
-    """The standard error of the difference of two rows; of means over seeds, from their standard deviations."""
+    """The standard error of the difference of two rows; for means over seeds, from their standard deviations; None if
+    unknown, or if only one row has several seeds.
+    """
     counts = (len(first.results), len(second.results))
     if counts == (1, 1):
         return pairing.error(first.results[0], second.results[0], column)[0]
@@ -289,27 +294,28 @@ def _lead_error(first: Row, second: Row, column: Column, table: Table, pairing: 
 
 
 def _with_changes(table: Table) -> Table:
-    """With a column for the change of each group's summary, where there is a base."""
-    groups, made = [], table
+    """The table with a column for the change of each group's summary against the base, if there is a base."""
+    groups, changed = [], table
     for group in table.groups:
         column, cells = group.summary, {}
         if column is not None:
-            turn = -1 if (group.role == "stability") == column.higher_is_better and group.role else 1
+            # Forgetting is positive for a loss and gain for an improvement, whichever direction is better.
+            sign = -1 if (group.role == "stability") == column.higher_is_better and group.role else 1
             for row in table.rows:
                 cell = table.cell(row, column)
                 if cell is not None and cell.change is not None:
-                    cells[row.label] = Cell(turn * cell.change, cell.change_error)
+                    cells[row.label] = Cell(sign * cell.change, cell.change_error)
         if column is not None and cells:
             name = group.change_heading
             named = {"key": f"{name}:{column.key}", "label": name, "flat_label": f"{group.title} {name}"}
             change = replace(column, **named, parts=(), change=True, signed=group.role is None)  # type: ignore[arg-type]
-            group, made = replace(group, columns=(*group.columns, change)), made.with_cells(change, cells)
+            group, changed = replace(group, columns=(*group.columns, change)), changed.with_cells(change, cells)
         groups.append(group)
-    return replace(made, groups=tuple(groups))
+    return replace(changed, groups=tuple(groups))
 
 
 def _flag_pareto(table: Table) -> tuple[Row, ...]:
-    """The rows, those on the front of both roles' summaries marked."""
+    """The rows with those on the Pareto front of both roles' summaries marked; none for fewer than two points."""
     columns = [column for role in ROLES if (column := table.summary(role)) is not None]
     points: list[tuple[float, float] | None] = []
     for row in table.rows:
@@ -321,7 +327,7 @@ def _flag_pareto(table: Table) -> tuple[Row, ...]:
 
 
 def _notes(table: Table, specs: Sequence[GroupSpec]) -> list[str]:
-    """What a reader has to know: numbers that are not comparable, not complete, or not ours."""
+    """Notes of the records, and notes on numbers that are incomplete, not comparable or not finite."""
     notes = list(dict.fromkeys(str(result.record["note"]) for result in table.results if result.record.get("note")))
     for spec in specs:
         own = [group for group in table.groups if group.name == spec.name]
@@ -333,22 +339,22 @@ def _notes(table: Table, specs: Sequence[GroupSpec]) -> list[str]:
             for row in table.rows:
                 absent = [column.label for column in parts if table.cell(row, column) is None]
                 if group.summary and absent and len(absent) < len(parts):
-                    notes.append(f"{group.title}: no average of {row.label}, as {listed(absent)} is not measured.")
+                    notes.append(f"{group.title}: no average for {row.label}, as {listed(absent)} is not measured.")
         if len(own) > 1:
-            notes.append(f"{spec.title} was measured in several ways, which are not compared with each other.")
+            notes.append(f"{spec.title} was measured with several limits or seeds, which are not compared.")
     ours = [index for row in table.rows if not row.reported for index in row.results]
     measured = table.tidy[table.tidy["result"].isin(ours) & table.tidy["dtype"].notna() & (table.tidy["dtype"] != "")]
     precisions = {str(dtype): set(rows["result"]) for dtype, rows in measured.groupby("dtype", sort=False)}
     if len(precisions) > 1:
-        which = [
-            f"{dtype} ({listed(row.label for row in table.rows if set(row.results) & found)})"
-            for dtype, found in precisions.items()
+        rows_by_precision = [
+            f"{dtype} ({listed(row.label for row in table.rows if set(row.results) & results)})"
+            for dtype, results in precisions.items()
         ]
-        notes.append(f"Measured in different precisions: {'; '.join(which)}.")
+        notes.append(f"Measured in different precisions: {'; '.join(rows_by_precision)}.")
     broken = table.tidy[~np.isfinite(table.tidy["value"])]
     if len(broken):
         names = broken["task"] + " " + broken["metric"] + " of " + broken["label"]
-        notes.append(f"Left out, as the value is not a finite number: {listed(names)}.")
+        notes.append(f"Left out, as the value is NaN or infinite: {listed(names)}.")
     return notes
 
 

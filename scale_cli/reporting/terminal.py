@@ -1,4 +1,4 @@
-"""A sheet in a terminal: its groups side by side, below each other where the width does not suffice."""
+"""A sheet in a terminal: groups side by side, or in several blocks if the width does not suffice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GAP = 2
 
 @dataclass(frozen=True)
 class SheetText:
-    """A sheet as rich prints it, made for the width that there is; every number is whole at any width."""
+    """A sheet as a rich renderable for any width. Numbers are never wrapped or cut."""
 
     sheet: Sheet
 
@@ -38,12 +38,13 @@ class SheetText:
             yield Text.assemble((f"{term}:", "bold"), f" {meaning}")
 
     def _columns(self) -> Iterator[tuple[Heading, list[list[Entry]]]]:
-        for place, heading in enumerate(self.sheet.headings):
-            yield heading, [[row[place] for row in rows] for rows in self.sheet.sections]
+        """Each heading with its column's entries, by section."""
+        for index, heading in enumerate(self.sheet.headings):
+            yield heading, [[row[index] for row in rows] for rows in self.sheet.sections]
 
 
 class _Column:
-    """A column of a block, its cells padded so that numbers and errors stand below each other."""
+    """A column of a block, with cells padded so that numbers and errors are aligned."""
 
     def __init__(self, heading: Heading, sections: Sequence[Sequence[Entry]]) -> None:
         self.group, self.numeric = heading.group, heading.numeric
@@ -53,7 +54,7 @@ class _Column:
         mark = BEST if any(entry.best for entry in entries) else ""
         width = number + (3 + error if error else 0) + len(mark)
         self.heads = [heading.label]
-        if self.numeric:  # as wide as the numbers, if its words are not longer
+        if self.numeric:  # as wide as the numbers, or as the longest word
             self.heads = wrap(heading.label, max(width, *map(len, heading.label.split(" "))))
         self.width = max(width, *map(cell_len, self.heads))
 
@@ -72,16 +73,16 @@ class _Column:
         self.sections = [[cell(entry) for entry in rows] for rows in sections]
 
     def head(self, lines: int) -> Text:
-        """The heading, on so many lines."""
-        words = [""] * (lines - len(self.heads)) + self.heads
-        return Text("\n".join(words), style="bold", justify="right" if self.numeric else "left")
+        """The heading on a number of lines, at the bottom."""
+        filled = [""] * (lines - len(self.heads)) + self.heads
+        return Text("\n".join(filled), style="bold", justify="right" if self.numeric else "left")
 
 
 def _blocks(name: _Column, columns: Sequence[_Column], width: int) -> Iterator[list[_Column]]:
-    """The columns in as many blocks as the width takes; a group is not divided if it fits into a block alone."""
+    """The columns in blocks of at most a width; a group that fits into one block is not divided."""
     block: list[_Column] = []
-    for _, found in groupby(columns, key=lambda column: column.group):
-        group = list(found)
+    for _, members in groupby(columns, key=lambda column: column.group):
+        group = list(members)
         if block and _width([name, *block, *group]) > width:
             yield [name, *block]
             block = []
@@ -94,19 +95,19 @@ def _blocks(name: _Column, columns: Sequence[_Column], width: int) -> Iterator[l
 
 
 def _width(columns: Sequence[_Column]) -> int:
-    """Characters of a line of a block."""
+    """The width of a block in characters."""
     return sum(width + GAP for _, width in _groups(columns)) - GAP
 
 
 def _groups(columns: Sequence[_Column]) -> Iterator[tuple[list[_Column], int]]:
-    """The groups of a block, and the characters that each takes."""
-    for title, found in groupby(columns, key=lambda column: column.group):
-        group = list(found)
+    """The groups of a block with their widths in characters."""
+    for title, members in groupby(columns, key=lambda column: column.group):
+        group = list(members)
         yield group, max(sum(column.width + GAP for column in group) - GAP, cell_len(title))
 
 
 def _side_by_side(columns: Sequence[_Column]) -> Table:
-    """A block: a table for each group, whose rows stand on the same lines."""
+    """A block: one table per group, with rows on the same lines."""
     lines = max(len(column.heads) for column in columns)
     titled = any(column.group for column in columns)
     grid = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)

@@ -1,61 +1,58 @@
-"""The words that explain a table: what its columns are, what errors and changes mean, and what stands out."""
+"""Legends of tables: definitions of columns, errors, changes and marks, for the terms that a table shows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from scale_cli.reporting.columns import Column, Group
-from scale_cli.reporting.table import Table
+from scale_cli.reporting.table import FACTS, Table
 from scale_cli.results.groups import Role
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 DAGGER = "\N{DAGGER}"
 Legend = list[tuple[str, str]]
-"""Terms and what they mean."""
+"""Terms with their definitions."""
 METRICS = {
-    "hard": "the share of questions whose answer's first token is the most probable one, teacher forced.",
-    "soft": "the mean probability of the answer's first token.",
-    "exact": "the share of questions whose whole answer greedy generation gives.",
-    "routed": "the share of scored tokens that took the preserve branch.",
-    "perplexity": "per token; only models with the same tokenizer share it.",
-    "bits_per_byte": "of UTF-8, whatever the tokenizer.",
-    "bits_per_character": "whatever the tokenizer.",
-    "cosine": "between the last hidden state (of a widened model its original half) and the base's.",
+    "hard": "share of questions for which the answer's first token is the most probable token, with teacher forcing.",
+    "soft": "mean probability of the answer's first token, with teacher forcing.",
+    "exact": "share of questions whose whole answer is produced by greedy generation.",
+    "routed": "share of scored tokens that took the preserve branch.",
+    "perplexity": "per token; comparable only between models with the same tokenizer.",
+    "bits_per_byte": "per byte of UTF-8; comparable between tokenizers.",
+    "bits_per_character": "per character; comparable between tokenizers.",
+    "cosine": "cosine similarity of the last hidden state (of a widened model, its original half) and the base's.",
     "kl": "KL(base || model) of the next token, in nats.",
-    "agreement": "the share of tokens after which model and base find the same token most probable.",
-    "expansion_norm": "mean Frobenius norm of what was added to a linear map: W12, W21 and W22, or a new layer's map.",
+    "agreement": "share of tokens after which model and base have the same most probable next token.",
+    "expansion_norm": "mean Frobenius norm of what is added to a linear map: W12, W21 and W22, or a new layer's map.",
     "weight_change": "mean Frobenius norm of a linear map's change against the base.",
 }
-"""What our own metrics are."""
+"""Definitions of our own metrics."""
 
 
 def table_legend(table: Table, *, changes: bool, best: str) -> Legend:
-    """How to read a stability-plasticity table. changes: its numbers are changes. best: how the best stands out."""
-    legend: Legend = []
-    for role, meaning in (
-        ("stability", "what is kept of the base's ability"),
-        ("plasticity", "what is gained on the new data"),
-    ):
-        titles = [group.title for group in table.groups if group.role == role]
-        if titles:
-            legend.append((role, f"{meaning}; here {joined(titles)}."))
+    """The legend of a stability-plasticity table.
+
+    changes: the numbers are changes against the base. best: the term for the mark on a best value, as in "bold".
+    """
+    legend = role_terms(table)
     if not legend:
         legend.append(
             (
                 "stability, plasticity",
-                "what is kept of the base's ability, and what is gained on the new data; no suite says which columns "
-                "measure them (give --suite, or --stability and --plasticity).",
+                "ability of the base that is kept, and ability gained on the new data; no column has such a role (give "
+                "--suite, or --stability and --plasticity).",
             )
         )
-    if table.base is not None:
-        legend += _change_terms(table, table.base.label, changes)
-    legend.append((PLUS_MINUS, error_words(aggregated=table.aggregated)))
+    legend += change_terms(table, changes=changes)
+    numbers = table.cells[~table.cells["column"].isin(FACTS)]
+    if numbers[["error", "change_error"]].notna().any(axis=None):
+        legend.append((PLUS_MINUS, error_words(aggregated=table.aggregated)))
     if any(column.parts for column in table.columns):
         legend.append(
             (
                 "average",
-                "mean of the group's columns, each with the same weight; its error takes the tasks as independent: the "
-                "root of the sum of their squared errors, over their number.",
+                "mean of the group's columns with equal weights; its error assumes independent tasks: the square root "
+                "of the sum of their squared errors, divided by their number.",
             )
         )
     legend += standing_out(table, best=best)
@@ -65,32 +62,26 @@ def table_legend(table: Table, *, changes: bool, best: str) -> Legend:
     return legend + [("note", note) for note in (*_reported_notes(table), *table.notes)]
 
 
-def standing_out(table: Table, *, best: str) -> Legend:
-    """What the marks on a table's numbers and rows mean."""
-    legend: Legend = []
-    if table.cells["best"].any():
-        legend.append(
-            (
-                best,
-                "best of its column, the base left out, where its lead over the next is larger than the standard error "
-                "of that difference.",
-            )
-        )
-    if any(row.pareto for row in table.rows):
-        legend.append(
-            (
-                DAGGER,
-                "Pareto-optimal: no other row is at least as good in stability and in plasticity and better in one; "
-                "by the values alone, whatever their errors.",
-            )
-        )
-    return legend
+def role_terms(table: Table) -> Legend:
+    """Definitions of the roles of a table's groups, with the groups' titles."""
+    meanings: tuple[tuple[Role, str], ...] = (
+        ("stability", "ability of the base that is kept"),
+        ("plasticity", "ability gained on the new data"),
+    )
+    titles = {role: [group.title for group in table.groups if group.role == role] for role, _ in meanings}
+    return [(role, f"{meaning}; here {joined(titles[role])}.") for role, meaning in meanings if titles[role]]
 
 
-def _change_terms(table: Table, base: str, changes: bool) -> Legend:
-    """What the changes against the base are called and how they are signed."""
+def change_terms(table: Table, *, changes: bool = False) -> Legend:
+    """Names, signs and units of the changes against the base; empty if the table has no base.
+
+    changes: every number of the table is a change, after minus base.
+    """
+    if table.base is None:
+        return []
+    base = table.base.label
     if changes:
-        return [("each number", f"the change against {base}: after minus base, in the metric's own units.")]
+        return [("each number", f"change against {base}: after minus base, in the metric's own units.")]
     names: tuple[tuple[Role | None, str, str], ...] = (
         ("stability", "base minus after", "lost"),
         ("plasticity", "after minus base", "learnt"),
@@ -103,49 +94,80 @@ def _change_terms(table: Table, base: str, changes: bool) -> Legend:
         columns = [group.summary for group in groups if group.summary is not None and group.summary.key in changed]
         if not columns:
             continue
-        what = "average" if any(column.parts for column in columns) else "column"
+        kind = "average" if all(column.parts for column in columns) else "column"
+        kind += "s" if len(columns) > 1 else ""
         turned = [column for column in columns if role and not column.higher_is_better]
-        other_way = f" (where lower is better, {' minus '.join(order.split(' minus ')[::-1])})" if turned else ""
-        terms.append(
-            (
-                groups[0].change_heading,
-                f"{order} of the {f'{role} ' if role else ''}{what}, in {joined(map(_unit, columns))}{other_way}"
-                f"{f'; positive is {positive}' if positive else ''}. The base is {base}.",
-            )
-        )
+        other_order = ""
+        if turned:
+            reversed_order = " minus ".join(reversed(order.split(" minus ")))
+            if len(turned) == len(columns):
+                order = reversed_order
+            else:
+                other_order = f" ({reversed_order} if lower is better)"
+        subject = f"{role} {kind}" if role else kind
+        sign = f"; positive means {positive}" if positive else ""
+        meaning = f"{order} of the {subject}, in {joined(map(_unit, columns))}{other_order}{sign}. The base is {base}."
+        terms.append((groups[0].change_heading, meaning))
     return terms
 
 
+def standing_out(table: Table, *, best: str) -> Legend:
+    """Definitions of the marks on a table's numbers and rows. best: the term for the mark on a best value."""
+    legend: Legend = []
+    if table.cells["best"].any():
+        legend.append(
+            (
+                best,
+                "best of its column without the base, if its lead over the next exceeds the standard error of their "
+                "difference.",
+            )
+        )
+    if any(row.pareto for row in table.rows):
+        legend.append(
+            (
+                DAGGER,
+                "Pareto-optimal: no other row is at least as good in both stability and plasticity and better in one; "
+                "errors are not taken into account.",
+            )
+        )
+    return legend
+
+
 def _unit(column: Column) -> str:
-    return "points of percent" if column.percent else column.metric
+    return "percentage points" if column.percent else column.metric
 
 
 def error_words(*, aggregated: bool) -> str:
-    """What the number behind a plus-minus sign is. aggregated: some rows are means over seeds."""
-    words = (
-        "one standard error; that of a difference is paired by item where both have scores of the same items, else "
-        "from both errors."
+    """The definition of the number after a plus-minus sign. aggregated: some rows are means over seeds."""
+    single = (
+        "one standard error; that of a difference is paired by item if both have scores of the same items, else "
+        "computed from both errors."
     )
-    return f"one standard deviation over the seeds, where a row has several; else {words}" if aggregated else words
+    return f"one standard deviation over the seeds if a row has several; else {single}" if aggregated else single
 
 
 def columns_words(groups: Sequence[Group]) -> str:
-    """What the columns of groups are: tasks and metrics in the harness's words, how they were measured, and on how many
-    items; what all columns or those of a group share is told once."""
+    """Tasks and metrics of the groups' columns in the harness's words, with measurement settings and item counts.
+
+    Facts shared by all columns, or by all columns of a group, are given once.
+    """
     columns = [[column for column in group.columns if column.is_task] for group in groups]
-    shared = _common([column for found in columns for column in found])
-    words = []
-    for group, found in zip(groups, columns, strict=True):
-        of_group = [fact for fact in _common(found) if fact not in shared] if len(found) > 1 else []
-        known = {*shared, *of_group}
-        names = [_named(column, [fact for fact in _facts(column) if fact not in known]) for column in found]
-        title = f"{group.title}: " if found and found[0].flat_label == f"{found[0].task} {found[0].metric}" else ""
-        words.append(f"{title}{', '.join(names)}{f' (all {joined(of_group)})' if of_group else ''}")
-    return f"{f'all {joined(shared)}: ' if shared else ''}{'; '.join(filter(None, words))}."
+    shared = _common([column for group_columns in columns for column in group_columns])
+    parts = []
+    for group, group_columns in zip(groups, columns, strict=True):
+        of_group = [fact for fact in _common(group_columns) if fact not in shared] if len(group_columns) > 1 else []
+        given = {*shared, *of_group}
+        names = [_named(column, [fact for fact in _facts(column) if fact not in given]) for column in group_columns]
+        is_unnamed = (
+            group_columns and group_columns[0].flat_label == f"{group_columns[0].task} {group_columns[0].metric}"
+        )
+        title = f"{group.title}: " if is_unnamed else ""
+        parts.append(f"{title}{', '.join(names)}{f' (all {joined(of_group)})' if of_group else ''}")
+    return f"{f'all {joined(shared)}: ' if shared else ''}{'; '.join(filter(None, parts))}."
 
 
 def _common(columns: Sequence[Column]) -> list[str]:
-    """The facts that several columns share."""
+    """The facts shared by several columns; none for a single column."""
     facts = [_facts(column) for column in columns]
     return [fact for fact in facts[0] if all(fact in others for others in facts)] if len(facts) > 1 else []
 
@@ -157,7 +179,7 @@ def _named(column: Column, facts: Sequence[str]) -> str:
 
 
 def _facts(column: Column) -> list[str]:
-    """How a column was measured, most of which the columns of a table often share."""
+    """The measurement settings of a column; columns of a table often share most of them."""
     facts = {
         "in percent": column.percent,
         "lower is better": not column.higher_is_better,
@@ -172,7 +194,7 @@ def _facts(column: Column) -> list[str]:
 
 
 def _reported_notes(table: Table) -> list[str]:
-    """Which rows are reported and not measured here."""
+    """One note per source of rows that are reported and not measured here."""
     sources: dict[str, list[str]] = {}
     for row in table.rows:
         if row.reported:
@@ -186,6 +208,6 @@ def _reported_notes(table: Table) -> list[str]:
 
 
 def joined(words: Iterable[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """The distinct words as "a", "a and b", or "a, b and c"."""
     *first, last = dict.fromkeys(words)
     return f"{', '.join(first)} and {last}" if first else last

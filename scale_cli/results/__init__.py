@@ -1,1 +1,1 @@
-"""One type for a measured number, one for the numbers of a checkpoint, one tidy table of them."""
+"""A type for one measurement, a type for the measurements of a checkpoint, and one tidy table of all of them."""

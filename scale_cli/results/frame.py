@@ -1,4 +1,4 @@
-"""Results as one tidy table: a row for each measurement of each result. Every other table is a view of it."""
+"""Results as one tidy table, one row per measurement of each result. Every other table is a view of it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ NUMBERS = ("value", "stderr", "paired_stderr", "routed", "seconds")
 
 
 def tidy(results: Sequence[Result], groups: Iterable[GroupSpec] = ()) -> pd.DataFrame:
-    """One row per measurement, results in their order.
+    """One row per measurement, in the order of the results.
 
-    Columns: `result`, the result's position; those of CHECKPOINT (seed: of the training); `reported`, by whom if not
-    measured here; those of MEASUREMENT; `draw`, the seed of the few-shot examples; `column`, which numbers that were
-    measured in the same way share (the precision apart); `role`, by `groups`, None for neither; and `command`, `commit`
-    and `clean` of the call that made the number.
+    groups: give measurements their roles.
+    Returns the columns
+        result: position of the result.
+        CHECKPOINT: fields of `CheckpointInfo`; `seed` is the training's.
+        reported: source of a number that was not measured here, else None.
+        MEASUREMENT: fields of `Measurement`; values and errors in the metric's unit.
+        draw: seed of the few-shot examples.
+        column: key shared by numbers measured in the same way (`Way`); precision is not part of it.
+        role: "stability", "plasticity" or None.
+        command, commit, clean: call, git commit and state of the work tree that made the number.
     """
     groups = tuple(groups)
     rows = []

@@ -1,4 +1,4 @@
-"""Which measurements are read together, and which side of the trade-off they measure."""
+"""Groups of columns, each with its side of the trade-off between stability and plasticity."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ROLES: tuple[Role, ...] = ("stability", "plasticity")
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """A column that is asked for: the metric of a task and its heading.
+    """A requested column: a metric of a task, and its heading.
 
-    filter, num_fewshot: None for any. aggregation: how a group of tasks is averaged ("micro", "macro"), None for a
-        single task.
+    filter, num_fewshot: as measured, None for any.
+    aggregation: average over the subtasks of a task group, "micro" or "macro"; None for a single task.
     """
 
     task: str
@@ -28,10 +28,10 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """Columns that belong together.
+    """Columns under one heading.
 
-    role: which side of the trade-off they measure, None for neither.
-    average: the average of the columns' values (of a single column, itself) stands for all of them.
+    role: side of the trade-off that the columns measure, None for neither.
+    average: summarise the group by the mean of its columns; a single column is its own summary.
     """
 
     name: str
@@ -42,7 +42,7 @@ class GroupSpec:
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> GroupSpec:
-        """From a record's `groups`. Raises KeyError or TypeError for an entry that is no group."""
+        """Parse an entry of a record's `groups`. Raises KeyError or TypeError if it is malformed."""
         return cls(**{**entry, "columns": tuple(ColumnSpec(**column) for column in entry["columns"])})
 
 
@@ -57,17 +57,17 @@ BIOGRAPHIES = (
         average=False,
     ),
 )
-"""The columns of `scale bench bios`."""
+"""The groups of `scale bench bios`."""
 
 
 def text_group(name: str, role: Role) -> GroupSpec:
-    """The column of a held-out text, in bits per byte, which compare whatever the tokenizers."""
+    """The group of a held-out text: bits per byte, which are comparable between tokenizers."""
     column = ColumnSpec(f"perplexity:{name}", "bits_per_byte", "bits/byte")
     return GroupSpec(f"{name}-text", f"{name.title()} text", role, (column,))
 
 
 def role_of(task: str, metric: str, groups: Iterable[GroupSpec]) -> Role | None:
-    """The side that a measurement is on: that of the first group with a column for it."""
+    """The role of the first group that has a column for the task and metric; None without one."""
     for group in groups:
         if any((column.task, column.metric) == (task, metric) for column in group.columns):
             return group.role

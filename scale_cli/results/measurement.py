@@ -1,4 +1,4 @@
-"""A measured number, and the scores of the single items that it is the mean of."""
+"""A measured number, and the scores of its items."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ITEMS = "items"
 HARNESS_SHARES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "f1", "mc1", "mc2", "pass@1")
 BIOGRAPHY_SHARES = ("hard", "soft", "exact", "routed")
 SHARES = frozenset((*HARNESS_SHARES, *BIOGRAPHY_SHARES))
-"""Metrics whose values are shares from 0 to 1, which tables show in percent."""
+"""Metrics with values from 0 to 1, shown in percent by tables."""
 
 
 class Way(NamedTuple):
-    """How a number was measured: the numbers of a table's column agree in it."""
+    """How a number was measured. All numbers of a table's column agree in it."""
 
     task: str
     metric: str
@@ -32,24 +32,26 @@ class Way(NamedTuple):
 
     @property
     def column(self) -> str:
-        """Its name among the columns of a table."""
+        """The key of its column: the fields that are set, joined by colons."""
         return ":".join(str(part) for part in self if part not in (None, ""))
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number.
+    """A measured number.
 
-    task: of the harness, or "perplexity:NAME", "drift", "drift:NAME", "bios:NAME"; while training the
-        name of the text or people.
-    metric, filter: the harness's words.
-    stderr: standard error of `value`, in its unit; None where none can be given. samples: items it is the mean of.
+    task: a task of the harness, or "perplexity:NAME", "drift", "drift:NAME", "bios:NAME"; during training, the name of
+        the text or population.
+    metric, filter: in the harness's words.
+    value: in the metric's own unit, so an accuracy is from 0 to 1.
+    stderr: standard error of `value`, in its unit; None if unknown. samples: number of items.
     paired_stderr: standard error of the change against the checkpoint `CheckpointInfo.compared`, paired by item; None
-        where it has not been computed.
-    num_fewshot, limit: None where the task knows none; limit also where all items were measured.
-    dtype, batch_size, seconds: None where they were not recorded. seconds: of the task, which all its metrics share.
-    routed: under a router, the share of scored tokens that took the preserve branch.
-    details: whatever else belongs to it. created: when it had ended, in UTC.
+        if not computed.
+    task_version: None if the task has no version. num_fewshot: examples in the prompt, None if the task has none.
+    limit: number of items measured at most, None for all. seed: seed of the few-shot examples.
+    dtype, batch_size, seconds: None if not recorded. seconds: duration of the task, shared by all its metrics.
+    routed: share of scored tokens that took the preserve branch, None without a router.
+    details: other data, free in form. created: end of the measurement, UTC in ISO 8601.
     """
 
     task: str
@@ -73,7 +75,10 @@ class Measurement:
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Measurement:
-        """From a record: an entry of `measurements`, or of a run's `metrics`, which has a name. Null is NaN."""
+        """Parse an entry of a result's `measurements`, or of a run's `metrics`, which has a `name`.
+
+        A null value is read as NaN. Raises KeyError or TypeError for a missing or unknown field.
+        """
         values = dict(entry)
         if "name" in values:
             values["task"], _, values["metric"] = values.pop("name").partition("/")
@@ -85,12 +90,12 @@ class Measurement:
 
     @property
     def key(self) -> tuple[Way, str | None]:
-        """What has to agree for a measurement of a checkpoint to count as done."""
+        """Identity among a checkpoint's measurements: a new measurement with the same key replaces the old one."""
         return self.way, self.dtype
 
     @property
     def name(self) -> str:
-        """TASK/METRIC, as a training run's metrics are called."""
+        """TASK/METRIC, the name in a training run's metrics."""
         return f"{self.task}/{self.metric}"
 
     @property
@@ -98,22 +103,22 @@ class Measurement:
         return math.isfinite(self.value)
 
     def as_metric(self) -> dict[str, Any]:
-        """The entry in the `metrics` of a training run's record."""
+        """The entry of a training run's record in `metrics`."""
         shown = ("value", "stderr", "samples", "higher_is_better", "task_version", "num_fewshot")
         return {"name": self.name, **{name: getattr(self, name) for name in shown}}
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric's values are shares; "hard/birthday" is the metric "hard" of one attribute."""
+    """Whether a metric's values are shares. "hard/birthday" is the metric "hard" of one attribute."""
     return metric.partition("/")[0] in SHARES
 
 
 @dataclass(frozen=True)
 class Items:
-    """The scores of a task's single items, for paired tests between checkpoints.
+    """The scores of a task's items, for paired tests between checkpoints.
 
-    doc_ids: the harness's numbers of the items; of a group's, "task/number"; of a text its documents', from 0.
-    scores: by metric ("metric,filter" where a task has filters), in the order of doc_ids.
+    doc_ids: the harness's item numbers; "task/number" for a task group; document numbers from 0 for a text.
+    scores: one list per metric ("metric,filter" if the task has filters), in the order of doc_ids.
     """
 
     task: str
@@ -127,11 +132,11 @@ class Items:
 
     @staticmethod
     def name_of(measurement: Measurement) -> str:
-        """What a measurement's scores are called: its metric, with its filter if the task has some."""
+        """The key of a measurement in `scores`: "metric", or "metric,filter" if the task has filters."""
         return measurement.metric if measurement.filter == "none" else f"{measurement.metric},{measurement.filter}"
 
     def save(self, folder: Path) -> None:
-        """Write `folder`/items/<task>.json, in place of what an earlier measurement of the task has left."""
+        """Write `folder`/items/<task>.json, over that of an earlier measurement of the task."""
         path = _items_path(folder, self.task)
         path.parent.mkdir(parents=True, exist_ok=True)
         known = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "scores"}
@@ -139,9 +144,10 @@ class Items:
 
 
 def items_in(folder: Path, measurement: Measurement) -> dict[int | str, float] | None:
-    """The score of each item that a measurement is the mean of, by doc id, from a checkpoint's result folder.
+    """The scores of a measurement's items by doc id, from a checkpoint's result folder.
 
-    None where none were kept, or only those of a later measurement of the task with other shots, limit, ....
+    None if the folder has none, or has those of another measurement of the task: other version, shots, limit, seed or
+    precision.
     """
     path = _items_path(folder, measurement.task)
     if not path.is_file():
@@ -155,13 +161,14 @@ def items_in(folder: Path, measurement: Measurement) -> dict[int | str, float] |
 
 
 def share_error(share: float, count: int) -> float | None:
-    """The standard error of a share of `count` items that count 0 or 1, sqrt(p (1 - p) / (n - 1)), as the harness gives
-    it; None for a single item."""
+    """The standard error of a share of `count` items with scores 0 or 1: sqrt(p (1 - p) / (n - 1)), the harness's
+    formula. None for a single item.
+    """
     return math.sqrt(share * (1 - share) / (count - 1)) if count > 1 else None
 
 
 def now() -> str:
-    """The time in UTC, as records have it."""
+    """The current time in UTC, ISO 8601 to the second, the format of records."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

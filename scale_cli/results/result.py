@@ -1,10 +1,10 @@
-"""The numbers of a checkpoint: what was measured, of what, by which call; and the records that hold them.
+"""The measurements of a checkpoint with their provenance, and the records that hold them.
 
-    OUT/<label>/result.json         of `scale eval`: a result, rewritten whole after every finished task
-    OUT/<label>/items/<task>.json   one score per item, for paired tests
-    OUT/results.json                of `scale bench`: a list of results, and the recipe that they are of
+    OUT/<label>/result.json         `scale eval`: one result, rewritten as a whole after every finished task
+    OUT/<label>/items/<task>.json   `scale eval`: one score per item, for paired tests
+    OUT/results.json                `scale bench`: a list of results, and the benchmark's recipe
 
-Values are in the metrics' own units (accuracies from 0 to 1); only tables show percent. Imports no torch.
+Values are in the metrics' own units, so accuracies are from 0 to 1; only tables show percent. Imports no torch.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from scale_cli.results.schema1 import upgraded
 KIND = "evaluation"
 FILE, BENCH_FILE = "result.json", "results.json"
 PLACES = ("tokens_cache",)
-"""Options of a training that say where something is kept, and change nothing of the training."""
+"""Options of a training that name a place and do not affect its outcome."""
 SEED_WORD = re.compile(r"[\W_]*seed[\W_]*\d+[\W_]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What was measured.
+    """The measured checkpoint.
 
-    label: its name in tables and in the result folder. source: the folder or hub id as it was given.
-    fingerprint: of its weights, config and tokenizer, as hex: two checkpoints with the same one are the same model.
-    kind: "plain", "width" or "depth". method: what trained it, None where nothing of ours did.
-    parameters: "total", and "trained" (None where no method of ours trained it).
-    recipe: of the latest training, as much as is known; whole and resolved where `base` is known too.
-    base: fingerprint of the checkpoint that training began from, or its hub id; where a benchmark makes it anew for
-        each seed, that of the recipe that makes it. None where the training's record is not there.
-    data: fingerprints of what was trained on and measured meanwhile, by source as the recipe has it.
-    compared: fingerprint of the checkpoint that the measurements' `paired_stderr` compare with.
-    training: "tokens", "seconds" and "peak_memory_bytes" of that training, None where its record is not there.
+    label: name in tables and of the result folder. source: folder or hub id, as given.
+    fingerprint: digest of weights, config and tokenizer, in hex; equal fingerprints mean the same model.
+    kind: "plain", "width" or "depth". method: the method that trained it, None without one of ours.
+    parameters: counts "total" and "trained"; "trained" is None without a method.
+    recipe: recipe of the latest training, as far as known; whole and resolved if `base` is known too.
+    base: fingerprint or hub id of the checkpoint that training started from; the digest of the recipe that makes it if
+        a benchmark makes one per seed. None without the training's record.
+    data: fingerprints of the data for training and for measurements during training, by their source in the recipe.
+    compared: fingerprint of the checkpoint that the measurements' `paired_stderr` refer to.
+    training: "tokens", "seconds" and "peak_memory_bytes" of the training, None without its record.
     """
 
     label: str
@@ -59,7 +59,7 @@ class CheckpointInfo:
 
     @property
     def seed(self) -> int | None:
-        """The seed of the training, or else the one in the label; None where neither says one."""
+        """The seed of the training, else the number after "seed" in the label, else None."""
         seed = (self.recipe or {}).get("seed")
         if isinstance(seed, int):
             return seed
@@ -68,27 +68,29 @@ class CheckpointInfo:
 
     @property
     def stem(self) -> str:
-        """The label but for the seed in it: "seed-0-fft" and "fft (seed 1)" are both "fft"."""
+        """The label without its seed: "fft" for both "seed-0-fft" and "fft (seed 1)"."""
         return SEED_WORD.sub("-", self.label).strip("-") or self.label
 
     @property
     def identity(self) -> str | None:
-        """What two checkpoints have in common that are repetitions of one training: the whole resolved recipe but for
-        the seed, and the fingerprints of base and data. None where one of these is not known.
+        """A digest that is equal for repetitions of one training, None if unknown.
 
-        Files are known by their fingerprints: the data of each seed may lie in a folder of its own.
+        It covers kind, method, the whole resolved recipe without the seed, and the fingerprints of base and data. Paths
+        of data count by their fingerprints, as the data of each seed may be in a different folder.
         """
         if self.recipe is None or self.base is None or self.data is None:
             return None
-        sources = sorted(self.data, key=len, reverse=True)  # a path before those that it begins with
+        sources = sorted(self.data, key=len, reverse=True)  # a path before its own prefixes
 
-        def known(value: Any) -> Any:
+        def with_fingerprints(value: Any) -> Any:
             if isinstance(value, str):
-                found = next((source for source in sources if source in value), None)
-                return value if found is None else value.replace(found, self.data[found])  # type: ignore[index]
-            return [known(part) for part in value] if isinstance(value, list | tuple) else value
+                source = next((source for source in sources if source in value), None)
+                return value if source is None else value.replace(source, self.data[source])  # type: ignore[index]
+            return [with_fingerprints(part) for part in value] if isinstance(value, list | tuple) else value
 
-        recipe = {name: known(value) for name, value in self.recipe.items() if name not in ("seed", *PLACES)}
+        recipe = {
+            name: with_fingerprints(value) for name, value in self.recipe.items() if name not in ("seed", *PLACES)
+        }
         return digest([self.kind, self.method, recipe, self.base, sorted(self.data.values())])
 
 
@@ -96,9 +98,9 @@ class CheckpointInfo:
 class Result:
     """All measurements of one checkpoint.
 
-    command: of the latest call. path: the file they were read from or written to, None where there is none.
-    record: the file's other fields: created, environment and git of the latest call, and in `earlier` the same of the
-        calls before it that measured something; a measurement belongs to the last call created before it.
+    command: command line of the latest call. path: the file read or written, None without one.
+    record: other fields of the file: `created`, `environment` and `git` of the latest call, and a list `earlier` of
+        `command` and the same fields of the calls before it that measured something.
     """
 
     command: str
@@ -108,19 +110,19 @@ class Result:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, task: str, metric: str | None = None, filter: str | None = None) -> list[Measurement]:
-        """The measurements of a task, in the order in which they were made; metric, filter: only with these."""
+        """The measurements of a task in the order in which they were made. metric, filter: None for any."""
         return [
             m for m in self.measurements if m.task == task and metric in (None, m.metric) and filter in (None, m.filter)
         ]
 
     def adding(self, new: Iterable[Measurement]) -> Result:
-        """With new measurements at the end, each instead of one with its key that is there."""
+        """The result with new measurements at the end; they replace those with the same keys."""
         new = list(new)
         keys = {m.key for m in new}
         return dataclasses.replace(self, measurements=(*(m for m in self.measurements if m.key not in keys), *new))
 
     def called_again(self, command: str) -> Result:
-        """The same for a new call, which is what will have made the measurements that are added from now on."""
+        """The result for a new call, to which the measurements added afterwards belong."""
         record: dict[str, Any] = {"created": now(), "environment": environment(), "git": git_state()}
         if self.measurements:
             before = {name: self.record.get(name) for name in record} | {"command": self.command}
@@ -128,7 +130,7 @@ class Result:
         return dataclasses.replace(self, command=command, record=record)
 
     def with_routed(self) -> Result:
-        """With the shares of tokens that took the preserve branch as measurements of their own, one per task."""
+        """The result with each task's `routed` share as a measurement with the metric "routed"."""
         known = {m.task for m in self.measurements if m.metric == "routed"}
         routed = {m.task: m for m in reversed(self.measurements) if m.routed is not None and m.task not in known}
         more = (
@@ -146,12 +148,12 @@ class Result:
         return {name: before[-1].get(name) for name in names}
 
     def as_record(self) -> dict[str, Any]:
-        """The fields of the result's file, in builtins."""
+        """The fields of the result's file as plain dicts, lists and scalars."""
         fields = {"command": self.command, "checkpoint": self.checkpoint, "measurements": self.measurements}
         return dict(plain({**fields, **self.record}))
 
     def save(self, folder: Path) -> Result:
-        """Write `folder`/result.json whole or not at all, and give the result as it is there."""
+        """Write `folder`/result.json atomically. Returns the result with its path."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
         write_record(path, kind=KIND, **self.as_record())
@@ -159,25 +161,27 @@ class Result:
 
 
 def write_results(path: Path, results: Sequence[Result], **fields: Any) -> None:
-    """Write a benchmark's record: its results, and the fields `command`, `recipe`, `seconds` and what else there is.
+    """Write a benchmark's record.
 
-    groups: the columns that belong together (`GroupSpec`). curves: panels of training curves, as a report shows them.
+    results: their checkpoints and measurements are written; their own `record` fields are not.
+    fields: `command`, `recipe`, `seconds`, and optionally `groups` (list of `GroupSpec`) and `curves` (list of
+        `reporting.curves.Panel`) for reports.
     """
     entries = [{"checkpoint": result.checkpoint, "measurements": result.measurements} for result in results]
     write_record(path, kind=KIND, results=entries, **fields)
 
 
 def read_items(result: Result, measurement: Measurement) -> dict[int | str, float] | None:
-    """The score of each item that a measurement is the mean of, by doc id; None where they were not kept."""
+    """The scores of a measurement's items by doc id; None if no file has them."""
     return None if result.path is None else items_in(result.path.parent, measurement)
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
-    """The results in files and folders, in their order; those of a folder by path.
+    """The results in files and folders, in the order of the paths, and sorted by path within a folder.
 
-    paths: each a result.json, a record with a list `results` of them, the run folder of a benchmark, or a folder with
-        result.json at any depth.
-    Raises RequestError for a path that is missing or holds no results.
+    paths: each a result.json, a record with a list `results`, the run folder of a benchmark, or a folder with
+        result.json files at any depth.
+    Raises RequestError for a path that is missing, cannot be read or holds no results.
     """
     results = []
     for path in paths:
@@ -197,7 +201,7 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result in a checkpoint's result folder, None where there is none yet."""
+    """The result in a checkpoint's result folder, None without one. Raises RequestError if it cannot be read."""
     path = folder / FILE
     if not path.is_file():
         return None
@@ -211,16 +215,19 @@ def _read(path: Path) -> list[Result]:
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} cannot be read: {error}") from error
     except KeyError as error:
-        raise RequestError(f"{path} is no result of scale eval: the field {error} is missing") from error
+        raise RequestError(f"{path} is not a result of scale eval: the field {error} is missing") from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise RequestError(f"{path} is no result of scale eval: {error}") from error
+        raise RequestError(f"{path} is not a result of scale eval: {error}") from error
 
 
 def parse_results(record: Mapping[str, Any], path: Path | None = None) -> list[Result]:
-    """The results in a record's fields. Raises ValueError, KeyError or TypeError where they are not such."""
+    """The results in the fields of a record of any schema.
+
+    path: the record's file. Raises ValueError, KeyError or TypeError if the record does not hold results.
+    """
     record = upgraded(record)
     if record.get("kind") != KIND:
-        raise ValueError(f"its kind is {record.get('kind')!r} and not {KIND!r}")
+        raise ValueError(f"its kind is {record.get('kind')!r}, not {KIND!r}")
     shared = {name: value for name, value in record.items() if name not in ("schema", "kind", "results")}
     entries = record.get("results")
     return [_parse(shared | entry, path) for entry in ([{}] if entries is None else entries)]
@@ -233,8 +240,11 @@ def _parse(entry: Mapping[str, Any], path: Path | None) -> Result:
 
 
 def repetitions(results: Sequence[Result]) -> list[list[int]]:
-    """The positions of the results, those together that are repetitions of one training: the same identity, and each
-    another seed. Where a seed stands twice in one identity, labels without the seed tell the repetitions apart."""
+    """The positions of the results, grouped into repetitions of one training: same identity, distinct seeds.
+
+    If a seed occurs twice in one identity, results are grouped by their labels without seeds; if it occurs twice under
+    such a label too, each result is a group of its own.
+    """
     rows: list[list[int]] = []
     by_identity: dict[object, list[int]] = {}
     for index, result in enumerate(results):
@@ -246,17 +256,19 @@ def repetitions(results: Sequence[Result]) -> list[list[int]]:
 
 
 def _split(results: Sequence[Result], indices: Sequence[int]) -> list[list[int]]:
+    """Positions of one identity, grouped so that the seeds of a group are distinct."""
+    if _have_distinct_seeds(results, indices):
+        return [list(indices)]
     by_stem: dict[str, list[int]] = {}
     for index in indices:
         by_stem.setdefault(results[index].checkpoint.stem, []).append(index)
-    return [
-        row
-        for found in ([list(indices)] if _differ(results, indices) else by_stem.values())
-        for row in ([found] if _differ(results, found) else [[index] for index in found])
-    ]
+    rows: list[list[int]] = []
+    for group in by_stem.values():
+        rows += [group] if _have_distinct_seeds(results, group) else [[index] for index in group]
+    return rows
 
 
-def _differ(results: Sequence[Result], indices: Sequence[int]) -> bool:
-    """Whether each result has a seed, and another one than the others."""
+def _have_distinct_seeds(results: Sequence[Result], indices: Sequence[int]) -> bool:
+    """Whether every result has a seed and no two seeds are equal."""
     seeds = [results[index].checkpoint.seed for index in indices]
     return None not in seeds and len(set(seeds)) == len(seeds)

@@ -1,9 +1,9 @@
-"""Records of schema 1 in today's shape. They are history: nothing is written like this any more.
+"""Conversion of records of schema 1, which are no longer written, to the current schema.
 
-result.json             of `scale eval`: a checkpoint's `options` hold what its model card shows of the recipe
-rows, curves            of `scale bench bios`: one row per method and seed, accuracies without errors or counts
-rows, results           of `scale bench korean|ablations`: errors of changes, tokens and memory only in the rows
-rows                    of a sweep of either
+result.json      `scale eval`: the part of the recipe that the model card shows, as `options` of the checkpoint
+rows, curves     `scale bench bios`: one row per method and seed; accuracies without errors or counts
+rows, results    `scale bench korean|ablations`: errors of changes, tokens and memory in the rows only
+rows             `scale sweep` of either benchmark
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from scale_cli.results.measurement import share_error
 
 Record = Mapping[str, Any]
 QUESTIONS = 6
-"""On each person, in all biographies that these records are of."""
+"""Questions per person in the biographies of these records."""
 ROLES = (("english", "stability"), ("korean", "plasticity"))
 KINDS = {"llama-pro": "depth", "scale-preserve": "width", "scale-adapt": "width", "scale-route": "width"}
 
 
 def upgraded(record: Record) -> Record:
-    """A record of results in today's shape; another one as it is."""
+    """A record of schema 1 with results in the current schema; any other record unchanged."""
     if record.get("schema") != 1:
         return record
     rows, recipe = record.get("rows"), record.get("recipe")
@@ -46,7 +46,7 @@ def _evaluated(entry: Record) -> Record:
 
 
 def _repetition(record: Record, row: Record) -> dict[str, Any]:
-    """What tells a row's repetitions from other rows: its label's options, and the record that all of them stand in."""
+    """A recipe shared by a row's repetitions only: the options of its label, and a digest of recipe and record."""
     recipe = record["recipe"]
     shared = {name: value for name, value in recipe.items() if name not in ("methods", "seeds")}
     own = {name: value for name, value in recipe["methods"].get(row["label"], {}).items() if name != "of"}
@@ -55,6 +55,7 @@ def _repetition(record: Record, row: Record) -> dict[str, Any]:
 
 
 def _biographies(record: Record) -> Record:
+    """A record of `scale bench bios`. Counts and standard errors are computed from the recipe."""
     recipe = record["recipe"]
     asked = recipe["eval_people"] or math.inf
     counts = {
@@ -112,11 +113,11 @@ def _biographies(record: Record) -> Record:
             "unit": "hard first-token accuracy, %",
             "percent": True,
             "series": {
-                label: {str(seed): [[point[0], point[place]] for point in run] for seed, run in runs.items()}
+                label: {str(seed): [[point[0], point[index]] for point in run] for seed, run in runs.items()}
                 for label, runs in curves.items()
             },
         }
-        for place, title in enumerate(titles, start=1)
+        for index, title in enumerate(titles, start=1)
     ]
     rest = {name: value for name, value in record.items() if name not in ("rows", "curves")}
     groups = plain(BIOGRAPHIES)
@@ -124,6 +125,7 @@ def _biographies(record: Record) -> Record:
 
 
 def _texts(record: Record) -> Record:
+    """A record of `scale bench korean|ablations`, or of a sweep, which has rows only."""
     rows = record["rows"]
     entries: Sequence[Record] = record.get("results") or [_from_row(record, row) for row in rows]
     compared = entries[0]["checkpoint"]["fingerprint"]
@@ -144,8 +146,7 @@ def _texts(record: Record) -> Record:
 
 
 def _add_paired_errors(row: Record, measurements: Sequence[dict[str, Any]]) -> None:
-    """The errors of the changes of bits per byte, and from them those of perplexities, whose logarithms are in
-    proportion to the bits."""
+    """Set the paired errors of bits per byte, and those of perplexity, whose logarithm is proportional to the bits."""
     for text, error in row["change_stderr"].items():
         if error is not None:
             perplexity = row["perplexity"][text]
@@ -157,7 +158,7 @@ def _add_paired_errors(row: Record, measurements: Sequence[dict[str, Any]]) -> N
 
 
 def _from_row(record: Record, row: Record) -> dict[str, Any]:
-    """The result behind a row of a sweep, which has its numbers only."""
+    """A result from a row of a sweep, whose record has no results."""
     measurements = [
         {
             "task": f"perplexity:{text}",

@@ -1,4 +1,4 @@
-"""Two checkpoints on the same items: the tests, and what is refused."""
+"""Comparison of two checkpoints: statistical tests, the sheet, and refused requests."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ def table(results: list[Result]) -> Table:
 
 
 def test_the_tests_are_paired_by_item(tmp_path: Path) -> None:
-    made = compare(table([scored("x", None, FIRST, tmp_path), scored("y", "fft", SECOND, tmp_path)]), "x", "y")
-    found = {column.flat_label: difference for _, column, _, _, difference in made.lines}
-    assert list(found) == ["A", "B", "English average", "K"]
+    comparison = compare(table([scored("x", None, FIRST, tmp_path), scored("y", "fft", SECOND, tmp_path)]), "x", "y")
+    differences = {column.flat_label: difference for _, column, _, _, difference in comparison.lines}
+    assert list(differences) == ["A", "B", "English average", "K"]
     for task, heading, test in (("a", "A", "McNemar"), ("b", "B", "paired t"), ("k", "K", "McNemar")):
-        assert found[heading] == paired_difference(FIRST[task], SECOND[task])
-        assert (found[heading].test, found[heading].items) == (test, 40)
-    average = found["English average"]
-    errors = [found[heading].error or 0.0 for heading in ("A", "B")]
-    assert average.value == pytest.approx((found["A"].value + found["B"].value) / 2)
+        assert differences[heading] == paired_difference(FIRST[task], SECOND[task])
+        assert (differences[heading].test, differences[heading].items) == (test, 40)
+    average = differences["English average"]
+    errors = [differences[heading].error or 0.0 for heading in ("A", "B")]
+    assert average.value == pytest.approx((differences["A"].value + differences["B"].value) / 2)
     assert average.error == pytest.approx((errors[0] ** 2 + errors[1] ** 2) ** 0.5 / 2)
     assert average.test == "z"
     back = compare(table([scored("x", None, FIRST, tmp_path), scored("y", "fft", SECOND, tmp_path)]), "y", "x")
-    assert [line[-1].value for line in back.lines] == [-line[-1].value for line in made.lines]
+    assert [line[-1].value for line in back.lines] == [-line[-1].value for line in comparison.lines]
 
 
 def test_items_of_other_questions_are_not_paired(tmp_path: Path) -> None:
     shorter = {"k": SECOND["k"][:-1]}
-    made = compare(
+    comparison = compare(
         table([scored("x", None, FIRST, tmp_path), scored("y", "fft", {**SECOND, **shorter}, tmp_path)]), "x", "y"
     )
-    assert [line[-1].test for line in made.lines] == ["McNemar", "paired t", "z", "z"]
+    assert [line[-1].test for line in comparison.lines] == ["McNemar", "paired t", "z", "z"]
 
 
 def test_the_sheet(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_the_sheet(tmp_path: Path) -> None:
         ["K", "40", "0.00", "25.00", "+25.00", "0.0020", "McNemar"],
     ]
     assert dict(sheet.legend)["test"] == (
-        "McNemar: exact, on the items that one of the two gets right and the other wrong; paired t: on the differences "
-        "of the items' scores; z: from both standard errors, as if the two were independent, unless the record has "
-        "that of the change (averages: from those of the tasks)."
+        "McNemar: exact test on the items that only one of the two answers correctly; paired t: test on the "
+        "differences of the items' scores; z: from the standard error of the change if the record has it, else from "
+        "both errors as independent; averages from the errors of their tasks."
     )
 
 
@@ -76,16 +76,16 @@ def test_p_values_as_shown() -> None:
 
 def test_what_is_refused() -> None:
     base, fft = result("base", None, [measured("a", 0.5)]), result("fft", "fft", [measured("k", 0.5)])
-    for results, words, message in (
+    for results, labels, message in (
         ([base, fft], ("base", "lora"), "--compare lora: choose from base, fft"),
         ([base, fft, fft], ("base", "fft"), "--compare fft: 2 results have this label; give fewer results"),
-        ([base, fft], ("fft", "fft"), "--compare fft fft: the two are one checkpoint; name another one"),
+        ([base, fft], ("fft", "fft"), "--compare fft fft: both are the same checkpoint; name two checkpoints"),
         (
             [base, fft],
             ("base", "fft"),
-            "--compare base fft: they have no task in common that was measured in the same way",
+            "--compare base fft: no task was measured in the same way for both; choose others or measure again",
         ),
     ):
         with pytest.raises(RequestError) as caught:
-            compare(build_table(results, [replace(PLASTIC)]), *words)
+            compare(build_table(results, [replace(PLASTIC)]), *labels)
         assert str(caught.value) == message

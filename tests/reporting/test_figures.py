@@ -1,4 +1,4 @@
-"""The figures are written, and hold what they were given; in a page nothing of their texts becomes markup."""
+"""Content of figures and their files; in a page, the texts of figures are escaped."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ PANEL = Panel("Task 0", "steps", "accuracy, %", True, RUNS)
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """`drawn(curve_figure, panels, {})`: the figure as matplotlib has it, before it is closed."""
+    """`drawn(curve_figure, panels, {})` returns matplotlib's figure before it is closed."""
 
     def draw(function: Callable[..., None], *arguments: Any) -> Any:
-        found: list[Any] = []
+        closed: list[Any] = []
         with monkeypatch.context() as patch:
-            patch.setattr(plt, "close", found.append)
+            patch.setattr(plt, "close", closed.append)
             function(*arguments)
-        return found[0]
+        return closed[0]
 
     yield draw
     plt.close("all")
@@ -60,7 +60,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
 
 def luminance(colour: str) -> float:
     """Relative luminance, as the Web Content Accessibility Guidelines define it."""
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -70,10 +70,12 @@ def test_every_method_has_a_colour_and_a_marker_that_can_be_seen() -> None:
     styles = [*STYLES.values(), BASE, OTHER]
     assert len({style.colour for style in styles}) == len({style.dark for style in styles}) == len(styles)
     assert len({(style.marker, style.filled) for style in styles}) == len(styles)
-    for one in styles:
-        assert 1.05 / (luminance(one.colour) + 0.05) >= 3  # on white
-        assert (luminance(one.dark) + 0.05) / (luminance("#14171b") + 0.05) >= 3  # on the page's dark ground
-    assert [method for method, one in STYLES.items() if one.filled] == [m for m in METHODS if m.startswith("scale-")]
+    for entry in styles:
+        assert 1.05 / (luminance(entry.colour) + 0.05) >= 3  # on white
+        assert (luminance(entry.dark) + 0.05) / (luminance("#14171b") + 0.05) >= 3  # on the page's dark ground
+    assert [method for method, entry in STYLES.items() if entry.filled] == [
+        m for m in METHODS if m.startswith("scale-")
+    ]
     assert style_of("fft", "base") is BASE
     assert style_of("mine", "others") is OTHER
 
@@ -127,11 +129,11 @@ def test_curves_come_with_records_once_in_the_order_of_the_rows() -> None:
         for label, method in (("base", None), ("routed", "scale-route"))
     ]
     table = build_table(results, [PLASTIC])
-    (found,) = panels_of(results, table)
-    assert (found.title, found.percent, list(found.series)) == ("English", False, ["routed", "lora", "mine"])
-    assert styles_of(table, [found]) == {"routed": STYLES["scale-route"], "mine": OTHER, "lora": STYLES["lora"]}
+    (read,) = panels_of(results, table)
+    assert (read.title, read.percent, list(read.series)) == ("English", False, ["routed", "lora", "mine"])
+    assert styles_of(table, [read]) == {"routed": STYLES["scale-route"], "mine": OTHER, "lora": STYLES["lora"]}
     for curves, message in (([{"title": "t"}], r"KeyError\('series'\)"), ([3], "TypeError")):
-        with pytest.raises(RequestError, match=f"^None: its curves are not those of a report: {message}"):
+        with pytest.raises(RequestError, match=f"^None: malformed curves in the record: {message}"):
             panels_of([result("fft", "fft", [], curves=curves)], table)
 
 
@@ -141,17 +143,17 @@ def test_curves_come_with_records_once_in_the_order_of_the_rows() -> None:
 def front(metric: str, *rows: tuple[float, float], labels: str = "") -> Table:
     """The trade-off of a base and FFT runs. metric: of the stability column."""
     stable = GroupSpec("en", "English", "stability", (ColumnSpec("a", metric, "A"),))
-    names = labels.split(",") if labels else [f"r{place}" for place in range(len(rows))]
+    names = labels.split(",") if labels else [f"r{index}" for index in range(len(rows))]
     results = [
-        result(names[place], "fft" if place else None, [measured("a", x, 0.01, metric), measured("k", y, 0.02)])
-        for place, (x, y) in enumerate(rows)
+        result(names[index], "fft" if index else None, [measured("a", x, 0.01, metric), measured("k", y, 0.02)])
+        for index, (x, y) in enumerate(rows)
     ]
     return build_table(results, [stable, PLASTIC])
 
 
 def test_points_are_the_summaries_as_shown() -> None:
-    found = trade_off(front("acc", (0.6, 0.1), (0.4, 0.8)))
-    assert [(p.label, p.x, p.x_error, p.y, p.y_error, p.row.pareto) for p in found] == [
+    points = trade_off(front("acc", (0.6, 0.1), (0.4, 0.8)))
+    assert [(p.label, p.x, p.x_error, p.y, p.y_error, p.row.pareto) for p in points] == [
         ("r0", 60.0, 1.0, 10.0, 2.0, True),
         ("r1", 40.0, 1.0, 80.0, 2.0, True),
     ]
@@ -162,8 +164,8 @@ def test_points_are_the_summaries_as_shown() -> None:
 
 
 def test_the_front_is_a_staircase_from_the_least_stable_point() -> None:
-    found = trade_off(front("acc", (0.6, 0.1), (0.4, 0.8), (0.5, 0.5), (0.3, 0.3)))
-    assert pareto_outline(found, reverse=False) == [(40, 80), (40, 50), (50, 50), (50, 10), (60, 10)]
+    points = trade_off(front("acc", (0.6, 0.1), (0.4, 0.8), (0.5, 0.5), (0.3, 0.3)))
+    assert pareto_outline(points, reverse=False) == [(40, 80), (40, 50), (50, 50), (50, 10), (60, 10)]
     lower = trade_off(front("bits_per_byte", (0.9, 0.1), (1.2, 0.8), (1.0, 0.5), (1.3, 0.7)))
     assert pareto_outline(lower, reverse=True) == [(1.2, 80), (1.2, 50), (1.0, 50), (1.0, 10), (0.9, 10)]
 
@@ -199,7 +201,7 @@ def test_labels_do_not_cover_each_other(drawn: Callable[..., Any], tmp_path: Pat
     near = front("acc", (0.6, 0.1), (0.599, 0.1), (0.601, 0.1), labels="a long label,another label,a third one")
     figure = drawn(frontier_figure, near, tmp_path / "f.png")
     extents = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(extents, 2))
+    assert not any(first.overlaps(second) for first, second in itertools.combinations(extents, 2))
     assert figures._overlap(Bbox([[0, 0], [10, 10]]), Bbox([[5, 5], [20, 6]])) == 5
     assert figures._overlap(Bbox([[0, 0], [10, 10]]), Bbox([[10, 0], [20, 10]])) == 0
 
@@ -236,7 +238,7 @@ KOREAN = "기본,미세조정"
 def test_a_font_with_hangul_is_found_by_its_letters_and_used(
     drawn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By what is in the file, not by its name. A glyph that is missing is a warning, which would end the test."""
+    """The font is found by its glyphs, not by its name. A missing glyph raises a warning, which fails the test."""
     broken, lying = tmp_path / "Nanum.ttf", tmp_path / "NotoSansCJK.ttf"
     broken.write_text("no font", encoding="utf-8")
     lying.write_bytes(Path(font_manager.findfont("DejaVu Sans")).read_bytes())
@@ -316,18 +318,18 @@ def layers_table(option: str = "preserve_layers", values: tuple[Any, ...] = (8, 
     """SCALE-Adapt with several values of an option, measured and reported, and a base."""
     numbers = [measured("a", 0.6), measured("b", 0.4), measured("k", 0.1)]
     results = [result("base", None, numbers)]
-    for place, value in enumerate(values):
-        found = [measured("a", 0.5), measured("b", 0.3 + place / 10), measured("k", 0.7)]
-        results.append(result(f"adapt {value}", "scale-adapt", found, options={option: value}))
+    for index, value in enumerate(values):
+        numbers_of_run = [measured("a", 0.5), measured("b", 0.3 + index / 10), measured("k", 0.7)]
+        results.append(result(f"adapt {value}", "scale-adapt", numbers_of_run, options={option: value}))
     paper = [measured("a", 0.2), measured("b", 0.2), measured("k", 0.9, None)]
     results.append(result("paper", "scale-adapt", paper, options={option: values[0]}, reported="a paper"))
     return build_table(results, [STABLE, PLASTIC])
 
 
 def test_an_ablation_holds_the_rows_by_the_option_s_value() -> None:
-    found = ablation(layers_table(), "preserve_layers")
-    assert found.ticks == {}
-    stable, plastic = found.panels
+    effect = ablation(layers_table(), "preserve_layers")
+    assert effect.ticks == {}
+    stable, plastic = effect.panels
     assert (stable.label, stable.base) == ("stability: English average, %", 50.0)
     ours, paper = stable.series
     assert (ours.label, ours.reported, paper.label, paper.reported) == (
@@ -339,14 +341,14 @@ def test_an_ablation_holds_the_rows_by_the_option_s_value() -> None:
     error = 100 * 0.01 / 2**0.5
     assert [x for x, _, _ in ours.points] == [0, 8, 16]
     assert [y for _, y, _ in ours.points] == pytest.approx([45, 40, 50])
-    assert [one for _, _, one in ours.points] == pytest.approx([error] * 3)
+    assert [shown_error for _, _, shown_error in ours.points] == pytest.approx([error] * 3)
     assert plastic.series[1].points == ((8.0, 90.0, 0.0),)
 
 
 def test_words_are_places_in_their_order() -> None:
-    found = ablation(layers_table("adapt_modules", (["attention"], ["ffn"], ["attention", "ffn"])), "adapt_modules")
-    assert found.ticks == {0: "attention", 1: "ffn", 2: "attention,ffn"}
-    assert [point[0] for point in found.panels[0].series[0].points] == [0, 1, 2]
+    effect = ablation(layers_table("adapt_modules", (["attention"], ["ffn"], ["attention", "ffn"])), "adapt_modules")
+    assert effect.ticks == {0: "attention", 1: "ffn", 2: "attention,ffn"}
+    assert [point[0] for point in effect.panels[0].series[0].points] == [0, 1, 2]
 
 
 def test_an_ablation_is_drawn(drawn: Callable[..., Any], tmp_path: Path) -> None:
@@ -368,15 +370,15 @@ def test_an_ablation_is_drawn(drawn: Callable[..., Any], tmp_path: Path) -> None
     assert left.get_xscale() == "linear"
     rates = drawn(ablation_figure, ablation(layers_table("lr", (1e-4, 1e-3, 1e-2)), "lr"))
     assert rates.axes[0].get_xscale() == "log"
-    words = drawn(ablation_figure, ablation(layers_table("init", ("svd", "zero", "random")), "init"))
-    assert [tick.get_text() for tick in words.axes[0].get_xticklabels()] == ["svd", "zero", "random"]
+    named = drawn(ablation_figure, ablation(layers_table("init", ("svd", "zero", "random")), "init"))
+    assert [tick.get_text() for tick in named.axes[0].get_xticklabels()] == ["svd", "zero", "random"]
 
 
 def test_what_is_no_ablation() -> None:
     with pytest.raises(RequestError) as caught:
         ablation(layers_table(), "threshold")
     assert str(caught.value) == (
-        "--ablation threshold: it takes results with at least two values of it; choose from preserve_layers"
+        "--ablation threshold: results with at least two values of it are needed; choose from preserve_layers"
     )
     same = build_table([result("x", "fft", [measured("k", 0.5)], options={"lr": 1})], [PLASTIC])
     with pytest.raises(RequestError, match="no option differs between these results"):

@@ -1,4 +1,4 @@
-"""The HTML page: whole in itself, every number linked to its record; and as a browser shows it."""
+"""The HTML page: self-contained, every number linked to its record, and rendered by a browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GIT = {"commit": "c" * 40, "clean": True}
 
 
 class Elements(HTMLParser):
-    """The page's elements: (tag, attributes), and the text of each."""
+    """The page's elements as (tag, attributes), and its texts."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -96,9 +96,9 @@ def test_the_record_says_by_which_command_and_commit() -> None:
 
 
 def test_nothing_comes_from_elsewhere() -> None:
-    made = page()
-    elements = Elements(made)
-    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", made)
+    html = page()
+    elements = Elements(html)
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", html)
     assert elements.all("src") == []
     assert ("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}) in elements.found
     assert POLICY.startswith("default-src 'none';")
@@ -113,19 +113,19 @@ def test_labels_are_text_and_no_elements() -> None:
 
 
 def test_without_roles_there_is_no_trade_off_and_without_curves_none() -> None:
-    made = html_page(build_table([result("x", "fft", [measured("z", 0.5)])], []))
-    assert [heading in made for heading in ("Trade-off", "Curves", "Records", 'id="changes"')] == [
+    html = html_page(build_table([result("x", "fft", [measured("z", 0.5)])], []))
+    assert [heading in html for heading in ("Trade-off", "Curves", "Records", 'id="changes"')] == [
         False,
         False,
         True,
         False,
     ]
-    assert "1 checkpoint, 1 measurements." in made
+    assert "1 checkpoint, 1 measurement." in html
 
 
 def test_it_says_what_is_reported() -> None:
-    made = html_page(build_table([result("x", "fft", [measured("k", 0.5)], reported="a <paper>")], [PLASTIC]))
-    assert "As reported by a &lt;paper&gt;; not measured here." in made
+    html = html_page(build_table([result("x", "fft", [measured("k", 0.5)], reported="a <paper>")], [PLASTIC]))
+    assert "Reported by a &lt;paper&gt;; not measured here." in html
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +134,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from scale_cli.cli import main
 
     folder = tmp_path_factory.mktemp("reports")
-    made = {name: folder / f"{name}.html" for name in ("paper-table1", "bios-demo")}
-    for name, file in made.items():
+    files = {name: folder / f"{name}.html" for name in ("paper-table1", "bios-demo")}
+    for name, file in files.items():
         assert main(["report", str(RECORDS / f"{name}.json"), "--out", str(file)]) == 0
-    return made
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 def column(tab: Page, place: int, attribute: str = "sort") -> list[str]:
-    """What stands in a column of the table, from above."""
+    """The values of a data attribute in a column of the table, from top to bottom."""
     return tab.run(
         f"[...document.querySelectorAll('.numbers tbody tr')].map(r => r.cells[{place}].dataset.{attribute} ?? '')"
     )
@@ -179,7 +179,7 @@ def test_a_browser_shows_it(name: str, dark: bool, reports: dict[str, Path], bro
         assert 0 <= box["left"] < box["right"] <= 1400
         inside = pixels[box["top"] : box["bottom"], box["left"] : box["right"]]
         assert len(np.unique((inside * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 50
-    assert browser.run("document.documentElement.scrollWidth") == 1400  # nothing sticks out
+    assert browser.run("document.documentElement.scrollWidth") == 1400  # no horizontal overflow
     labels = browser.run("[...document.querySelectorAll('#trade-off .plot a text')].map(l => l.textContent)")
     assert len(labels) == 8
 
@@ -190,10 +190,10 @@ def test_labels_in_the_plot_do_not_cover_each_other(reports: dict[str, Path], br
     boxes = browser.run(
         "[...document.querySelectorAll('#trade-off .plot a text')].map(l => l.getBoundingClientRect().toJSON())"
     )
-    for place, one in enumerate(boxes):
-        for other in boxes[:place]:
-            apart_x = one["right"] <= other["left"] or other["right"] <= one["left"]
-            apart_y = one["bottom"] <= other["top"] + 4 or other["bottom"] <= one["top"] + 4
+    for index, box in enumerate(boxes):
+        for other in boxes[:index]:
+            apart_x = box["right"] <= other["left"] or other["right"] <= box["left"]
+            apart_y = box["bottom"] <= other["top"] + 4 or other["bottom"] <= box["top"] + 4
             assert apart_x or apart_y
 
 
@@ -214,7 +214,7 @@ def test_the_table_sorts(reports: dict[str, Path], browser: Page) -> None:
     assert column(browser, 0)[0] == "Freeze"
     browser.run(click)
     assert column(browser, 0) == original
-    browser.run("document.querySelectorAll('.numbers thead button')[7].click()")  # forgetting, which the base has not
+    browser.run("document.querySelectorAll('.numbers thead button')[7].click()")  # forgetting, which the base lacks
     assert column(browser, 0)[-1] == "Llama-3.2-1B"
     assert column(browser, 0)[0] == "Freeze"
     browser.run("document.querySelectorAll('.numbers thead button')[0].click()")

@@ -1,6 +1,6 @@
-"""Table 1 of arXiv 2511.03270 as records, rendered in every format letter by letter.
+"""Table 1 of arXiv 2511.03270 as records, and its exact text in every format.
 
-The files in golden/ are what the command prints, read against the paper's table by a person:
+The files in golden/ are the output of this command, checked against the paper's table by a person:
 
     scale report benchmarks/records/paper-table1.json --format markdown > tests/reporting/golden/paper-table1.md
 """
@@ -57,14 +57,14 @@ def table() -> Table:
 
 
 def two_decimals(value: float) -> str:
-    """In percent, rounded as one does by hand."""
+    """In percent, with halves rounded up."""
     return str(Decimal(repr(100 * value)).quantize(Decimal("0.01"), ROUND_HALF_UP))
 
 
 def values(table: Table, row: Row) -> dict[str, float]:
     """A row's numbers by heading."""
-    found = {column.flat_label: table.cell(row, column) for _, column in table.numbers}
-    return {name: cell.value for name, cell in found.items() if cell is not None}
+    cells = {column.flat_label: table.cell(row, column) for _, column in table.numbers}
+    return {name: cell.value for name, cell in cells.items() if cell is not None}
 
 
 def test_every_value_and_every_average_is_the_one_printed(table: Table) -> None:

@@ -1,4 +1,4 @@
-"""A table as text: the exact cells, headings and legend, and each format letter by letter."""
+"""A table as text: exact cells, headings and legend, and the exact text of each format."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from scale_cli.bench import bios_results, continual_results
 from scale_cli.reporting import documents
-from scale_cli.reporting.columns import compact
+from scale_cli.reporting.columns import compact, groups_of
 from scale_cli.reporting.compare import compare, comparison_sheet
 from scale_cli.reporting.documents import BEST, csv_text, json_text, latex, markdown
-from scale_cli.reporting.sheet import Entry, Heading, Sheet, table_sheet
+from scale_cli.reporting.sheet import Entry, Heading, Sheet, shown_terms, table_sheet
 from scale_cli.reporting.table import Table, build_table
 from scale_cli.reporting.terminal import SheetText
 from scale_cli.results.groups import ColumnSpec, GroupSpec
+from scale_cli.results.result import read_results
 from tests.results.made import PLASTIC, STABLE, measured, result
 
 BYTES = GroupSpec("bytes", "Texts", "stability", (ColumnSpec("perplexity:en", "bits_per_byte", "texts"),))
 
 
 def small(**options: Any) -> Table:
-    """A base and two methods, two tasks of what is kept and one of what is gained, and a task of no suite."""
+    """A base and two methods, with two tasks of stability, one of plasticity and one without a role."""
     values = {"base": (0.6, 0.4, 0.1, None), "fft": (0.4, 0.2, 0.8, 1_339_904), "scale-route": (0.5, 0.4, 0.7, 98_304)}
     results = [
         result(
@@ -46,23 +48,23 @@ def printed(sheet: Sheet, width: int) -> str:
 
 
 def golden(name: str) -> str:
-    """A file that a person has read and found right."""
+    """The expected text of a file in golden/, checked by a person."""
     return (Path(__file__).parent / "golden" / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("width", [160, 80, 60])
 def test_text_has_groups_side_by_side_or_in_blocks(width: int) -> None:
-    made = printed(table_sheet(small(), best=BEST["text"]), width)
-    assert made == golden(f"small-{width}.txt")
-    assert max(map(len, made.splitlines())) <= width
+    text = printed(table_sheet(small(), best=BEST["text"]), width)
+    assert text == golden(f"small-{width}.txt")
+    assert max(map(len, text.splitlines())) <= width
 
 
 @pytest.mark.parametrize("width", [200, 100, 80, 40, 30])
 def test_every_number_is_whole_at_any_width(width: int) -> None:
-    made = printed(table_sheet(small()), width)
-    assert "…" not in made
+    text = printed(table_sheet(small()), width)
+    assert "…" not in text
     for number in ("60.00 ± 1.00", "45.00 ± 0.71*", "70.00 ± 1.41", "1.50 ± 0.25", "1.34 M", "12"):
-        assert number in made
+        assert number in text
 
 
 def test_a_terminal_shows_styles() -> None:
@@ -163,8 +165,7 @@ def test_forgetting_is_positive_where_something_is_lost_also_where_lower_is_bett
     assert fft[2] == Entry("0.200", "0.014")
     legend = dict(sheet.legend)
     assert legend["forgetting"] == (
-        "base minus after of the stability column, in bits_per_byte (where lower is better, after minus base); "
-        "positive is lost. The base is base."
+        "after minus base of the stability column, in bits_per_byte; positive means lost. The base is base."
     )
     changes = table_sheet(build_table(results, [BYTES, PLASTIC]), changes=True)
     assert changes.sections[0][0][1] == Entry("+0.200", "0.014")
@@ -191,7 +192,7 @@ def test_seeds_in_the_label_and_the_legend() -> None:
     sheet = table_sheet(build_table([result("base", None, [measured("k", 0.1)]), *runs], [PLASTIC], seeds=True))
     assert sheet.sections[1][0][:2] == (Entry("fft (2 seeds)"), Entry("55.00", "7.07"))
     assert dict(sheet.legend)["\N{PLUS-MINUS SIGN}"].startswith(
-        "one standard deviation over the seeds, where a row has several; else one standard error; "
+        "one standard deviation over the seeds if a row has several; else one standard error; "
     )
 
 
@@ -244,21 +245,87 @@ def test_csv_over_seeds_has_deviations() -> None:
 
 
 def test_json_holds_the_records() -> None:
-    made = json.loads(json_text(small(), comparison=compare(small(), "fft", "scale-route")))
-    assert made["base"] == "base"
-    assert [row["label"] for row in made["rows"]] == ["base", "fft", "scale-route"]
-    assert [entry["checkpoint"]["label"] for entry in made["results"]] == ["base", "fft", "scale-route"]
-    assert made["results"][1]["measurements"][0]["value"] == 0.4
-    key = made["groups"][0]["columns"][0]["key"]
-    assert made["rows"][1]["cells"][key]["value"] == 0.4
-    assert made["comparison"][0]["difference"] == pytest.approx(0.1)
+    document = json.loads(json_text(small(), comparison=compare(small(), "fft", "scale-route")))
+    assert document["base"] == "base"
+    assert [row["label"] for row in document["rows"]] == ["base", "fft", "scale-route"]
+    assert [entry["checkpoint"]["label"] for entry in document["results"]] == ["base", "fft", "scale-route"]
+    assert document["results"][1]["measurements"][0]["value"] == 0.4
+    key = document["groups"][0]["columns"][0]["key"]
+    assert document["rows"][1]["cells"][key]["value"] == 0.4
+    assert document["comparison"][0]["difference"] == pytest.approx(0.1)
 
 
 def test_a_comparison_of_two_without_items() -> None:
-    made = comparison_sheet(compare(small(), "fft", "scale-route"))
-    rows = [[entry.text for entry in row] for rows in made.sections for row in rows]
-    assert made.title == "scale-route against fft"
+    sheet = comparison_sheet(compare(small(), "fft", "scale-route"))
+    rows = [[entry.text for entry in row] for rows in sheet.sections for row in rows]
+    assert sheet.title == "scale-route against fft"
     assert rows[0] == ["A", "100", "40.00", "50.00", "+10.00", "<0.0001", "z"]
     assert rows[2] == ["English average", "", "30.00", "45.00", "+15.00", "<0.0001", "z"]
     assert rows[4] == ["z bits_per_byte", "100", "1.50", "1.50", "0.00", "1.0000", "z"]
-    assert made.sections[0][0][4].error == "1.41"
+    assert sheet.sections[0][0][4].error == "1.41"
+
+
+RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
+
+
+def bench_sheet(name: str) -> Sheet:
+    """The table of a committed record of `scale bench`."""
+    results = read_results([RECORDS / f"{name}.json"])
+    if name.startswith("bios"):
+        return bios_results.sheet(results, title=name, best="bold")
+    return continual_results.sheet(results, groups_of(results), title=name, best="bold")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "absent"),
+    [
+        ("korean-demo", {"bits/byte", "forgetting", "gain", "routed", "base half", "cosine", "norm"}, {"bold"}),
+        ("korean-demo-sweep", {"bits/byte", "routed", "perplexity"}, {"base half", "cosine", "norm", "bold"}),
+        ("ablations-modules-demo", {"cosine", "norm", "perplexity", "peak GB", "bold"}, {"routed", "base half"}),
+        ("bios-demo", {"Task 0", "forgetting", "Task 1", "exact", "routed", "seconds"}, {"bold", "stability"}),
+    ],
+)
+def test_a_legend_of_a_benchmark_holds_the_terms_of_its_table(name: str, shown: set[str], absent: set[str]) -> None:
+    sheet = bench_sheet(name)
+    terms = {term for term, _ in sheet.legend}
+    assert shown <= terms
+    assert not absent & terms
+    headings = [text for heading in sheet.headings for text in (heading.group, heading.label)]
+    marks = {"\N{PLUS-MINUS SIGN}", "\N{DAGGER}", "bold"}
+    assert all(any(term in heading for heading in headings) for term in terms - marks)
+
+
+def test_a_legend_loses_the_terms_of_columns_and_marks_that_are_left_out() -> None:
+    """The invariant above can fail: the same terms stand in the legend while their columns are there."""
+    terms = [("cosine", "x"), ("norm", "x"), ("\N{PLUS-MINUS SIGN}", "x"), ("\N{DAGGER}", "x"), ("bold", "x")]
+    headings = (Heading("", "row", "row", numeric=False), Heading("", "cosine en", "cosine en"))
+    whole = Sheet("t", headings, (((Entry("a\N{DAGGER}"), Entry("1", "0.1", best=True)),),))
+    assert [term for term, _ in shown_terms(whole, terms, best="bold")] == ["cosine", *(term for term, _ in terms[2:])]
+    named = replace(whole, headings=(headings[0],), sections=(((Entry("norm"),),),))
+    assert shown_terms(named, terms, best="bold") == ()
+
+
+def test_a_table_without_errors_or_marks_defines_neither() -> None:
+    numbers = [result(label, method, [measured("k", 0.5, None)]) for label, method in (("base", None), ("fft", "fft"))]
+    table = build_table(numbers, [PLASTIC])
+    for changes in (False, True):
+        terms = {term for term, _ in table_sheet(table, changes=changes).legend}
+        assert not {"\N{PLUS-MINUS SIGN}", "\N{DAGGER}", "bold", "stability", "average"} & terms
+
+
+def test_one_definition_of_forgetting_covers_both_directions() -> None:
+    """A text, where lower is better, beside a task, where higher is better."""
+    numbers = {"base": (0.9, 0.5), "fft": (1.1, 0.4)}
+    results = [
+        result(
+            label,
+            None if label == "base" else label,
+            [measured("perplexity:en", bits, 0.01, "bits_per_byte"), measured("k", share)],
+        )
+        for label, (bits, share) in numbers.items()
+    ]
+    table = build_table(results, [BYTES, replace(PLASTIC, role="stability")])
+    assert dict(table_sheet(table).legend)["forgetting"] == (
+        "base minus after of the stability columns, in bits_per_byte and percentage points (after minus base if lower "
+        "is better); positive means lost. The base is base."
+    )

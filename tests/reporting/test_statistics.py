@@ -1,4 +1,4 @@
-"""Standard errors, tests and fronts against hand-worked examples and the libraries that define them."""
+"""Standard errors, tests and Pareto fronts against examples worked by hand and against scipy."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def test_pairing_takes_out_what_both_have_in_common() -> None:
 
 
 def test_mcnemar_by_hand() -> None:
-    """Of ten items on which the two differ the second wins nine: 2 (1 + 10) / 2^10."""
+    """The second wins nine of the ten items on which the two differ: p = 2 (1 + 10) / 2^10."""
     first = [1.0] * 50 + [0.0] * 9 + [1.0] + [0.0] * 40
     second = [1.0] * 50 + [1.0] * 9 + [0.0] + [0.0] * 40
-    found = paired_difference(first, second)
-    assert (found.test, found.items) == ("McNemar", 100)
-    assert found.value == pytest.approx(0.08)
-    assert found.p_value == pytest.approx(22 / 1024)
-    assert found.error == pytest.approx(stats.sem([b - a for a, b in zip(first, second, strict=True)]))
+    measured = paired_difference(first, second)
+    assert (measured.test, measured.items) == ("McNemar", 100)
+    assert measured.value == pytest.approx(0.08)
+    assert measured.p_value == pytest.approx(22 / 1024)
+    assert measured.error == pytest.approx(stats.sem([b - a for a, b in zip(first, second, strict=True)]))
     back = paired_difference(second, first)
-    assert (back.value, back.error, back.p_value) == (-found.value, found.error, found.p_value)
+    assert (back.value, back.error, back.p_value) == (-measured.value, measured.error, measured.p_value)
 
 
 def test_the_paired_t_test_is_scipy_s() -> None:
     generator = random.Random(0)
     first = [generator.random() for _ in range(40)]
     second = [value + generator.gauss(0.05, 0.2) for value in first]
-    found = paired_difference(first, second)
-    assert (found.test, found.items) == ("paired t", 40)
-    assert found.p_value == pytest.approx(float(stats.ttest_rel(second, first).pvalue), rel=1e-9)
+    measured = paired_difference(first, second)
+    assert (measured.test, measured.items) == ("paired t", 40)
+    assert measured.p_value == pytest.approx(float(stats.ttest_rel(second, first).pvalue), rel=1e-9)
 
 
 def test_no_difference_at_all() -> None:
@@ -72,7 +72,7 @@ def test_no_difference_at_all() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [([1.0], [0.0]), ([1.0, 0.0], [1.0]), ([], [])])
 def test_what_is_no_pair_is_refused(first: list[float], second: list[float]) -> None:
-    with pytest.raises(ValueError, match="are no pairs of at least two items"):
+    with pytest.raises(ValueError, match="two lists of equal length, at least 2, are needed"):
         paired_difference(first, second)
 
 

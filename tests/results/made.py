@@ -1,4 +1,4 @@
-"""Results as `scale eval` leaves them, made by hand."""
+"""Hand-made results in the form of those of `scale eval`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ def measured(task: str, value: float, stderr: float | None = 0.01, metric: str =
 def result(
     label: str, method: str | None, measurements: Sequence[Measurement], *, seed: int | None = None, **record: Any
 ) -> Result:
-    """A checkpoint's result, of a whole recipe. record: its file's other fields; `options` of the recipe, `trained`,
-    `training`, `base`, `data` and `compared` are the checkpoint's."""
+    """A checkpoint's result with a whole recipe.
+
+    record: other fields of its file; `options` go to the recipe, and `trained`, `training`, `base`, `data` and
+        `compared` to the checkpoint.
+    """
     recipe = {"steps": 10, **record.pop("options", {})} if method else None
     if recipe is not None and seed is not None:
         recipe["seed"] = seed
@@ -56,14 +59,14 @@ def result(
 
 
 def scored(label: str, method: str | None, scores: Mapping[str, Sequence[float]], folder: Path) -> Result:
-    """A result in a folder of its own, each value the mean of its items' scores, which lie beside it."""
-    made = []
+    """A result saved with the scores of its items; each value is the mean of its items' scores."""
+    measurements = []
     for task, values in scores.items():
         count = len(values)
         mean = sum(values) / count
         stderr = (sum((value - mean) ** 2 for value in values) / (count - 1) / count) ** 0.5
-        made.append(measured(task, mean, stderr, samples=count))
-        measurement = made[-1]
+        measurements.append(measured(task, mean, stderr, samples=count))
+        measurement = measurements[-1]
         Items(
             task=task,
             task_version=measurement.task_version,
@@ -74,4 +77,4 @@ def scored(label: str, method: str | None, scores: Mapping[str, Sequence[float]]
             doc_ids=list(range(count)),
             scores={"acc": values},
         ).save(folder / label)
-    return result(label, method, made).save(folder / label)
+    return result(label, method, measurements).save(folder / label)

@@ -1,4 +1,4 @@
-"""Results are written whole, read back equal, and say where each number is from."""
+"""Results are written atomically, read back equal, and record the origin of each number."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_measurement_takes_the_place_of_one_with_its_key() -> None:
 
 
 def test_each_call_that_measured_something_is_kept(tmp_path: Path) -> None:
-    """Who made a number can be told when the next call runs with other versions."""
+    """The origin of a number stays known if a later call uses other versions."""
     result = Result("", INFO)
     for number, command in enumerate(["first", "second", "third"]):
         result = result.called_again(command).adding([measured(task=command)]).save(tmp_path)
@@ -102,13 +102,13 @@ def test_a_value_that_is_no_number(tmp_path: Path) -> None:
 def test_results_are_found_in_files_folders_and_records(tmp_path: Path) -> None:
     for label in ("b", "a"):
         Result(label, dataclasses.replace(INFO, label=label)).adding([measured()]).save(tmp_path / "deep" / label)
-    (one,) = read_results([tmp_path / "deep" / "b" / "result.json"])
-    assert one.checkpoint.label == "b"
+    (read,) = read_results([tmp_path / "deep" / "b" / "result.json"])
+    assert read.checkpoint.label == "b"
     both = read_results([tmp_path])
     (tmp_path / "run").mkdir()
     assert [result.checkpoint.label for result in both] == ["a", "b"]
-    made = Result("", INFO).adding([measured()])
-    write_results(tmp_path / "run" / "results.json", [made, made], command="scale bench", title="Table 1")
+    unsaved = Result("", INFO).adding([measured()])
+    write_results(tmp_path / "run" / "results.json", [unsaved, unsaved], command="scale bench", title="Table 1")
     table = read_results([tmp_path / "run", tmp_path / "run" / "results.json", tmp_path / "deep" / "a"])
     assert [result.checkpoint.label for result in table] == [*["wide"] * 4, "a"]
     assert (table[0].record["title"], table[0].command) == ("Table 1", "scale bench")
@@ -120,14 +120,17 @@ def test_results_are_found_in_files_folders_and_records(tmp_path: Path) -> None:
     [
         (None, "PATH: no such file or folder; give results of: scale eval CHECKPOINT --out DIR"),
         ("folder", "PATH holds no result.json; make one with: scale eval CHECKPOINT --out PATH"),
-        ("", "PATH is no result of scale eval: Expecting value: line 1 column 1 (char 0)"),
-        ("[]", "PATH is no result of scale eval: PATH is not a record of schema 1 or 2"),
-        ({"schema": 9}, "PATH is no result of scale eval: PATH is not a record of schema 1 or 2"),
-        ({"schema": 2, "command": "train"}, "PATH is no result of scale eval: its kind is None and not 'evaluation'"),
-        ({"schema": 2, "kind": "evaluation"}, "PATH is no result of scale eval: the field 'measurements' is missing"),
+        ("", "PATH is not a result of scale eval: Expecting value: line 1 column 1 (char 0)"),
+        ("[]", "PATH is not a result of scale eval: PATH is not a record of schema 1 or 2"),
+        ({"schema": 9}, "PATH is not a result of scale eval: PATH is not a record of schema 1 or 2"),
+        ({"schema": 2, "command": "train"}, "PATH is not a result of scale eval: its kind is None, not 'evaluation'"),
+        (
+            {"schema": 2, "kind": "evaluation"},
+            "PATH is not a result of scale eval: the field 'measurements' is missing",
+        ),
         (
             {"schema": 2, "kind": "evaluation", "command": "", "checkpoint": {"x": 1}, "measurements": []},
-            "PATH is no result of scale eval: CheckpointInfo.__init__() got an unexpected keyword argument 'x'",
+            "PATH is not a result of scale eval: CheckpointInfo.__init__() got an unexpected keyword argument 'x'",
         ),
     ],
 )  # fmt: skip
@@ -198,11 +201,11 @@ def test_the_error_of_a_share_is_the_harness_s(right: int, count: int) -> None:
 
 def test_routed_shares_are_measurements_once_per_task() -> None:
     numbers = [measured(routed=0.25), measured(metric="f1", routed=0.25), measured(task="b", routed=None)]
-    found = Result("", INFO).adding(numbers).with_routed()
-    assert [(m.task, m.metric, m.value, m.stderr) for m in found.measurements[3:]] == [
+    extended = Result("", INFO).adding(numbers).with_routed()
+    assert [(m.task, m.metric, m.value, m.stderr) for m in extended.measurements[3:]] == [
         ("arc_easy", "routed", 0.25, None)
     ]
-    assert found.with_routed() == found
+    assert extended.with_routed() == extended
 
 
 # Repetitions
@@ -210,7 +213,7 @@ def test_routed_shares_are_measurements_once_per_task() -> None:
 
 class TestRepetitions:
     def pair(self, **changes: Any) -> list[list[int]]:
-        """Two seeds of a recipe, and what the second has otherwise."""
+        """Two seeds of a recipe. changes: fields of the second that differ."""
         first = result("seed-0-fft", "fft", [], seed=0, options={"weight_decay": 0.1})
         second = result("seed-1-fft", "fft", [], **{"seed": 1, "options": {"weight_decay": 0.1}, **changes})
         return repetitions([first, second])
@@ -234,23 +237,23 @@ class TestRepetitions:
 
     @pytest.mark.parametrize("changes", [{"base": None}, {"data": None}], ids=str)
     def test_what_is_not_known_whole_is_no_repetition(self, changes: dict[str, Any]) -> None:
-        made = [result(f"seed-{seed}-fft", "fft", [], seed=seed, **changes) for seed in (0, 1)]
-        assert made[0].checkpoint.identity is None
-        assert repetitions(made) == [[0], [1]]
+        results = [result(f"seed-{seed}-fft", "fft", [], seed=seed, **changes) for seed in (0, 1)]
+        assert results[0].checkpoint.identity is None
+        assert repetitions(results) == [[0], [1]]
 
     def test_data_is_known_by_its_content_wherever_it_lies(self) -> None:
-        def made(seed: int, folder: str, digest: str = "d") -> Result:
+        def run_of(seed: int, folder: str, digest: str = "d") -> Result:
             places = {"eval_text": [f"en={folder}/b.jsonl"], "tokens_cache": folder}
             options = {"data": [f"{folder}/a.jsonl:0.95"], **places}
             data = {f"{folder}/a.jsonl": digest, f"{folder}/b.jsonl": "e"}
             return result(f"run{seed}", "fft", [], seed=seed, options=options, data=data)
 
-        assert repetitions([made(0, "here"), made(1, "there")]) == [[0, 1]]
-        assert repetitions([made(0, "here"), made(1, "there", "f")]) == [[0], [1]]
-        weighted = made(1, "there")
+        assert repetitions([run_of(0, "here"), run_of(1, "there")]) == [[0, 1]]
+        assert repetitions([run_of(0, "here"), run_of(1, "there", "f")]) == [[0], [1]]
+        weighted = run_of(1, "there")
         recipe = {**(weighted.checkpoint.recipe or {}), "data": ["there/a.jsonl:0.5"]}
         other = dataclasses.replace(weighted, checkpoint=dataclasses.replace(weighted.checkpoint, recipe=recipe))
-        assert repetitions([made(0, "here"), other]) == [[0], [1]]
+        assert repetitions([run_of(0, "here"), other]) == [[0], [1]]
 
     def test_labels_tell_apart_only_where_a_seed_stands_twice(self) -> None:
         names = [result(name, "fft", [], seed=seed) for seed, name in enumerate(("first", "second"))]
@@ -271,9 +274,9 @@ def test_the_seed_of_a_label_is_not_part_of_its_name() -> None:
 
 def test_a_measurement_belongs_to_the_call_that_made_it() -> None:
     calls = [{"command": f"call {hour}", "created": f"2026-01-01T0{hour}:00:00+00:00", "git": None} for hour in (1, 2)]
-    made = Result("call 3", INFO, record={"earlier": calls, "created": "2026-01-01T03:00:00+00:00"})
+    latest = Result("call 3", INFO, record={"earlier": calls, "created": "2026-01-01T03:00:00+00:00"})
     for hour, command in ((0, "call 3"), (1, "call 1"), (2, "call 2"), (5, "call 3")):
-        assert made.call_of(measured(created=f"2026-01-01T0{hour}:30:00+00:00"))["command"] == command
+        assert latest.call_of(measured(created=f"2026-01-01T0{hour}:30:00+00:00"))["command"] == command
 
 
 def test_the_tidy_table_has_a_row_per_measurement() -> None:

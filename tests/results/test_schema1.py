@@ -1,4 +1,4 @@
-"""Records of schema 1, as older versions have written them, are read as results of today."""
+"""Records of schema 1, written by older versions, are read as results of the current schema."""
 
 from __future__ import annotations
 
@@ -84,12 +84,13 @@ def test_a_row_s_seeds_are_repetitions_within_a_record_alone(tmp_path: Path) -> 
     record = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     rows = [row for row in record["rows"] if row["seed"] == 0]
     other = old(tmp_path / "other.json", **{n: v for n, v in record.items() if n != "schema"} | {"rows": rows})
-    again = old(tmp_path / "again.json", **{n: v for n, v in record.items() if n not in ("schema", "created")})
+    later = {"created": "2999-01-01T00:00:00+00:00"}
+    again = old(tmp_path / "again.json", **{n: v for n, v in record.items() if n != "schema"} | later)
     assert [len(row) for row in repetitions(read_results([other, again]))] == [1, 1, 1, 2, 2, 2]
 
 
 def test_texts_have_the_paired_errors_of_their_rows() -> None:
-    """The error of a perplexity is that of its logarithm, which is in proportion to the bits."""
+    """The relative error of a perplexity is that of its logarithm, which is proportional to the bits."""
     record = json.loads((RECORDS / "korean-demo-seeds.json").read_text(encoding="utf-8"))
     base, *results = read_results([RECORDS / "korean-demo-seeds.json"])
     assert (base.checkpoint.recipe, base.checkpoint.compared) == (None, None)
@@ -116,5 +117,5 @@ def test_every_committed_record_of_results_is_read(file: Path) -> None:
         (row.get("method") or row.get("checkpoint", {}).get("method")) is not None for row in rows
     )
     assert all(result.measurements for result in results)
-    if file.name != PAPER:  # which has no recipes
+    if file.name != PAPER:  # the paper's record has no recipes
         assert all(result.checkpoint.identity for result in trained)

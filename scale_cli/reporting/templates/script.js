@@ -1,7 +1,7 @@
 "use strict";
 const root = document.documentElement;
 
-// Light and dark: as the system says, until the button is pressed.
+// Light and dark: the system's setting until the button is pressed.
 const theme = document.getElementById("theme");
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : systemDark.matches);
@@ -23,17 +23,17 @@ if (changes) {
   });
 }
 
-// Sorting: first the largest on top, then the smallest, then as it was. What is missing stays at the bottom.
+// Sorting: descending, then ascending, then the original order (names: ascending first). Missing values stay last.
 const body = table.tBodies[0];
 const original = [...body.rows];
 const [upper, lower] = table.tHead.rows;
 const heads = [...upper.cells].filter((head) => head.rowSpan > 1).concat([...lower.cells]);
 let sorted = null;
 
-function keyOf(row, place) {
-  const cell = row.cells[place];
+function keyOf(row, index) {
+  const cell = row.cells[index];
   const shown = table.classList.contains("changes") ? cell.dataset.change ?? cell.dataset.sort : cell.dataset.sort;
-  return shown === undefined ? null : place === 0 ? shown : Number(shown);
+  return shown === undefined ? null : index === 0 ? shown : Number(shown);
 }
 
 function resort() {
@@ -41,26 +41,26 @@ function resort() {
   table.classList.toggle("sorted", sorted !== null);
   let rows = original;
   if (sorted !== null) {
-    const { place, sign } = sorted;
-    heads[place].setAttribute("aria-sort", sign < 0 ? "descending" : "ascending");
+    const { index, sign } = sorted;
+    heads[index].setAttribute("aria-sort", sign < 0 ? "descending" : "ascending");
     const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b);
-    const keyed = original.map((row) => [keyOf(row, place), row]);
+    const keyed = original.map((row) => [keyOf(row, index), row]);
     const known = keyed.filter(([key]) => key !== null).sort(([a], [b]) => sign * compare(a, b));
     rows = [...known, ...keyed.filter(([key]) => key === null)].map(([, row]) => row);
   }
   body.append(...rows);
 }
 
-heads.forEach((head, place) => {
-  const first = place === 0 ? 1 : -1;
+heads.forEach((head, index) => {
+  const first = index === 0 ? 1 : -1;
   head.querySelector("button").addEventListener("click", () => {
-    if (sorted === null || sorted.place !== place) sorted = { place, sign: first };
-    else sorted = sorted.sign === first ? { place, sign: -first } : null;
+    if (sorted === null || sorted.index !== index) sorted = { index, sign: first };
+    else sorted = sorted.sign === first ? { index, sign: -first } : null;
     resort();
   });
 });
 
-// A link to a number opens the record that holds it.
+// A link to a number opens the record with its measurement.
 function reveal() {
   const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (!target) return;
