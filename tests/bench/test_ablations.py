@@ -104,7 +104,9 @@ def test_what_does_not_fit_is_refused(ablation: str, changes: dict[str, Any], me
 
 def test_a_row_shows_a_training_that_is_there(world: World, tmp_path: Path) -> None:
     recipe = tiny(tmp_path, world, "threshold")
-    with pytest.raises(RequestError, match=r"^tau 0: there is no row scale-route before it, whose training it shows$"):
+    with pytest.raises(
+        RequestError, match=r"^tau 0: it shows the training of scale-route; put the row scale-route before it$"
+    ):
         dataclasses.replace(recipe, methods={"tau 0": recipe.methods["tau 0"]})
 
 

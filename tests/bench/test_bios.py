@@ -131,8 +131,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown method": ({"methods": {"ftt": {}}}, "methods ftt: choose from fft, lora, llama-pro, freeze, "),
     "unknown method of a label": ({"methods": {"slow": {"method": "ftt"}}}, "methods ftt: choose from fft, "),
     "no method": ({"methods": {}}, "methods (none): choose from fft, "),
-    "a label that is a folder": ({"methods": {"width": {"method": "fft"}}}, "methods: the label 'width' is also "),
-    "a label that is a path": ({"methods": {"../x": {"method": "fft"}}}, "methods: the label '../x' is also "),
+    "a label that is a folder": (
+        {"methods": {"width": {"method": "fft"}}},
+        "methods: the label 'width' is a path or the name of another folder",
+    ),
+    "a label that is a path": ({"methods": {"../x": {"method": "fft"}}}, "methods: the label '../x' is a path or "),
     "people": ({"people": 11}, "8 + 4 people of 11: pre-training and Task 1 need at least 2 people each"),
     "one person": ({"task1_people": 1}, "8 + 1 people of 16: "),
     "same seeds": ({"seeds": [1, 1]}, "--seeds 1,1: name at least one, each once"),
@@ -152,7 +155,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"stages": STAGES | {"pretrain": {"people": "0:2"}}},
         "pretrain: people is decided by the benchmark; leave it out",
     ),
-    "width": ({"width": {"heads": 1}}, "width {'heads': 1}: give hidden, and heads, ffn, init as wanted"),
+    "width": ({"width": {"heads": 1}}, "width {'heads': 1}: give hidden, and optionally heads, ffn, init"),
     "depth": ({"depth": {"layer": 3}}, "depth {'layer': 3}: give layers"),
 }
 
@@ -198,7 +201,7 @@ def test_presets_methods_and_seeds_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"^--methods x,y: choose from fft, scale-route$"):
         load_preset(bench_file(tmp_path), methods=["x", "fft", "y"])
     for text in ("", "a", "1,,2", "-1", "1.5"):
-        with pytest.raises(RequestError, match=f"^--seeds {text}: write whole numbers with commas between"):
+        with pytest.raises(RequestError, match=f"^--seeds {text}: write whole numbers separated by commas"):
             parse_seeds(text)
     (tmp_path / "list.yaml").write_text("- 1", encoding="utf-8")
     with pytest.raises(RequestError, match="a recipe is a list of `key: value` lines"):
@@ -382,7 +385,7 @@ def test_another_recipe_needs_another_folder(done: BenchResult, no_gate: None, t
         with pytest.raises(RequestError, match=r"holds a run of another recipe; choose another --out, or remove it$"):
             run(recipe, done.out, say=print, progress=silent)
     (tmp_path / "mine").touch()
-    with pytest.raises(RequestError, match="already holds files of something else"):
+    with pytest.raises(RequestError, match=r"exists and is not a run folder; choose a new or an empty folder$"):
         run(recipe_of(done), tmp_path, say=print, progress=silent)
     assert tree(done.out) == before
     assert tree(tmp_path) == {"mine": b""}
@@ -417,5 +420,5 @@ def test_two_processes_share_a_run(tmp_path: Path) -> None:
         for one, other in zip(alone["measurements"], shared["measurements"], strict=True):
             assert (one["task"], one["metric"], one["samples"]) == (other["task"], other["metric"], other["samples"])
             assert other["value"] == pytest.approx(one["value"], abs=0.1)
-    with pytest.raises(RequestError, match=r"its batch is shared by 2 processes and there are 1; start it with: torch"):
+    with pytest.raises(RequestError, match=r"the recipe's number of processes is 2, not 1; start it with: torch"):
         run(load_preset(str(tmp_path / "2" / "tiny.yaml")), tmp_path / "out", say=print, progress=silent)

@@ -101,8 +101,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown method": ({"methods": {"ftt": {}}}, "methods ftt: choose from fft, lora, freeze, llama-pro, "),
     "a label that is a folder": ({"methods": {"evaluation": {"method": "fft"}}}, "methods: the label 'evaluation' is "),
     "no data": ({"train_data": []}, "train_data is empty; name texts to train on"),
-    "no text": ({"texts": {}}, "texts (none): name one with the role stability too"),
-    "one role": ({"texts": {"old": STABLE}}, "texts old: name one with the role plasticity too"),
+    "no text": ({"texts": {}}, "texts (none): add a text with the role stability"),
+    "one role": ({"texts": {"old": STABLE}}, "texts old: add a text with the role plasticity"),
     "another role": ({"texts": {"old": STABLE | {"role": "both"}, "new": PLASTIC}}, "texts: old: role: 'both' is "),
     "a text's unknown key": (
         {"texts": {"old": STABLE | {"rolle": "x"}, "new": PLASTIC}},
@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a text without a source": ({"texts": {"old": {"role": "stability", "documents": 5}}}, "texts: old: the key 'sour"),
     "one document": (
         {"texts": {"old": STABLE, "new": PLASTIC | {"documents_while_training": 1}}},
-        "texts: new: at least 2 documents, and as many while training",
+        "texts: new: documents and documents_while_training are at least 2",
     ),
     "limit": ({"limit": 0}, "limit 0: at least 1"),
     "processes": ({"gpus": 0}, "gpus 0: at least 1"),
@@ -120,7 +120,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an option of a method": ({"methods": {"fft": {"lr": 0}}}, "fft: --lr 0.0: above 0"),
     "a decided option": ({"training": {"people": "0:2"}}, "fft: people is decided by the benchmark; leave it out"),
     "another decided one": ({"training": {"data": "x"}}, "fft: data is decided by the benchmark; leave it out"),
-    "width": ({"width": {"heads": 1}}, "width {'heads': 1}: give hidden, and heads, ffn, init as wanted"),
+    "width": ({"width": {"heads": 1}}, "width {'heads': 1}: give hidden, and optionally heads, ffn, init"),
 }
 
 
@@ -148,7 +148,7 @@ def test_a_text_can_come_from_elsewhere(world: World, tmp_path: Path) -> None:
     [
         (
             {"gpus": 2},
-            r"its batch is shared by 2 processes and there are 1; start it with: torchrun --nproc-per-node 2 ",
+            r"the recipe's number of processes is 2, not 1; start it with: torchrun --nproc-per-node 2 ",
         ),
         (
             {"texts": {"old": STABLE | {"source": "none.jsonl"}, "new": PLASTIC}},

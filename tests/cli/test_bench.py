@@ -44,7 +44,7 @@ def test_a_benchmark(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.Monkey
     assert (out / "table.md").read_text(encoding="utf-8") == markdown(sheet)
     said = ended.stderr.splitlines()
     assert said[0] == "data: 16 people, 2 biographies each"
-    assert said[-1].endswith("s in all; record, table.md and figures are in runs/bios-tiny")
+    assert said[-1].endswith("s in total; results.json, table.md and figures are in runs/bios-tiny")
     assert [line.split(":")[0] for line in said if "100%" in line] == [
         "pretrain (seed 0)",
         "task0 (seed 0)",
@@ -63,19 +63,22 @@ def test_a_benchmark(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.Monkey
 
 BAD = {
     "unknown benchmark": (["bio"], "'bio' is not one of 'bios', 'korean'"),
-    "another's option": (["bios", "--base", "x"], "--base: scale bench bios does not have it; leave it out"),
-    "another's suite": (["bios", "--suite", "x"], "--suite: scale bench bios does not have it; leave it out"),
-    "another's data": (["bios", "--train-data", "x"], "--train-data: scale bench bios does not have it; leave it out"),
-    "a rate for nothing": (["korean", "--tflops", "5"], "--tflops 5: only --dry-run estimates hours; add it"),
+    "another's option": (["bios", "--base", "x"], "--base: scale bench bios does not have this option; leave it out"),
+    "another's suite": (["bios", "--suite", "x"], "--suite: scale bench bios does not have this option; leave it out"),
+    "another's data": (
+        ["bios", "--train-data", "x"],
+        "--train-data: scale bench bios does not have this option; leave it out",
+    ),
+    "a rate for nothing": (["korean", "--tflops", "5"], "--tflops 5: only --dry-run estimates hours; add --dry-run"),
     "no rate": (["korean", "--dry-run", "--tflops", "0"], "--tflops 0: above 0"),
     "an unknown korean method": (["korean", "--methods", "best"], "--methods best: choose from fft, lora, freeze, "),
     "processes": (
         ["korean", "--preset", "paper"],
-        "--preset paper: its batch is shared by 8 processes and there are 1",
+        "--preset paper: the recipe's number of processes is 8, not 1; start it with: torchrun",
     ),
     "no ablation": (
         ["ablations"],
-        "scale: scale bench ablations: name one: init, layers, modules, drift, threshold, where",
+        "scale: scale bench ablations: name an ablation: init, layers, modules, drift, threshold, where",
     ),
     "another ablation": (
         ["ablations", "inits"],
@@ -85,12 +88,12 @@ BAD = {
     "a base that is not there": (["korean", "--dry-run", "--base", "none"], "none: no such folder"),
     "unknown preset": (["bios", "--preset", "dmo"], "--preset dmo: choose demo, small, paper, or give a YAML file"),
     "unknown method": (["bios", "--methods", "fft,best"], "--methods best: choose from fft, lora, freeze, llama-pro, "),
-    "no seed": (["bios", "--seeds", "x"], "--seeds x: write whole numbers with commas between, as in 0,1,2"),
+    "no seed": (["bios", "--seeds", "x"], "--seeds x: write whole numbers separated by commas, as in 0,1,2"),
     "a seed twice": (["bios", "--seeds", "1,1"], "--seeds 1,1: name at least one, each once"),
     "unknown key": (["bios", "--preset", "unknown.yaml"], "unknown.yaml: unknown key 'peple'; did you mean 'people'?"),
     "no recipe": (["bios", "--preset", "list.yaml"], "list.yaml: a recipe is a list of `key: value` lines"),
     "people": (["bios", "--preset", "people.yaml"], "8 + 9 people of 16: pre-training and Task 1 need at least 2"),
-    "full folder": (["bios", "--out", "full"], "full already holds files of something else; choose a new or an empty"),
+    "full folder": (["bios", "--out", "full"], "full exists and is not a run folder; choose a new or an empty folder"),
 }
 
 
@@ -139,7 +142,7 @@ def test_the_korean_benchmark(run_cli: RunCli, world: World, tmp_path: Path, mon
     assert [result["checkpoint"]["label"] for result in record["results"]] == ["base", "fft", "scale-preserve"]
     said = ended.stderr.splitlines()
     assert said[0] == "texts: 5 english, 6 korean documents are measured"
-    assert said[-1].endswith("s in all; record, table.md and figures are in runs/korean-korean")
+    assert said[-1].endswith("s in total; results.json, table.md and figures are in runs/korean-korean")
     shown = {line.split(":")[0] for line in said if "100%" in line}
     assert {"base", "fft (seed 0)", "scale-preserve (seed 0)", "scale-preserve"} <= shown
 
