@@ -186,10 +186,10 @@ def load_preset(
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """The seeds in "0,1,2". Raises RequestError for anything else."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
+    seeds = [seed.strip() for seed in text.split(",")]
+    if not all(seed.isdecimal() for seed in seeds):
         raise RequestError(f"--seeds {text}: write whole numbers separated by commas, as in 0,1,2")
-    return tuple(map(int, words))
+    return tuple(map(int, seeds))
 
 
 @dataclass(frozen=True)
