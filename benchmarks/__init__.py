@@ -1,1 +1,1 @@
-"""The paper's benchmarks as recipes, the speed measurements, and the records of real runs."""
+"""The paper's claims tested on records of real runs, measurements of speed and exactness, and the records."""

@@ -1,9 +1,9 @@
-"""What is reproduced: `python -m benchmarks.reproduction` writes benchmarks/REPRODUCTION.md from the records alone.
+"""Reproduction of the paper: `python -m benchmarks.reproduction` writes benchmarks/REPRODUCTION.md from records alone.
 
-What the paper prints and claims is data (`paper-table1.json`, `paper-figures.json`); what we measured are the other
-records. A number is compared with the paper's only where it was measured at the paper's own size; at
-another size it is the claim, an order of rows, that is tested, and the rule below says when it holds. With --check
-nothing is written, and the exit code is 1 where the file is not what the records give.
+The paper's numbers and claims are data, in `paper-table1.json` and `paper-figures.json`. The other records hold our
+measurements. A number is compared with the paper's only if it was measured at the paper's own size. At another size,
+only claims about the order of rows are tested, by `RULE`. With --check nothing is written, and the exit code is 1 if
+the file is out of date.
 """
 
 from __future__ import annotations
@@ -29,83 +29,86 @@ from scale_cli.reporting.statistics import mean_and_deviation
 RECORDS = Path(__file__).parent / "records"
 OUT = Path(__file__).parent / "REPRODUCTION.md"
 TABLE, FIGURES = "paper-table1.json", "paper-figures.json"
-"""What the paper prints, a record like others, and what its figures say, which `scale bench ablations` shows too."""
+"""The paper's Table 1, a record like ours, and the values and claims of its figures."""
 PAPER = "paper"
 """The preset whose numbers are compared with the paper's."""
 
 RULE = """\
-- **verified**: every comparison that the claim consists of has the claimed sign, and the 95% confidence interval of the
-  difference leaves out zero.
-- **differs**: some comparison has the other sign, and its interval leaves out zero.
-- **undecided**: measured, and neither.
-- **not run**: no record has it yet; the command makes one.
+- **verified**: every comparison in the claim has the claimed sign, and the 95% confidence interval of its difference
+  excludes zero.
+- **differs**: some comparison has the opposite sign, and its interval excludes zero.
+- **undecided**: measured, but neither verified nor different.
+- **not run**: no record has the numbers yet; the command given makes one.
 
-The interval is Student's, of the differences between two rows on the same seed, where a record has several seeds. Of
-a single seed it is normal, from the standard errors of the measured items alone: how another seed would have come out
-is not in it. Of texts these are the errors of each row's change against the base, paired by document, and taken as
-independent, which overstates them where two rows find the same documents easier; of other items the pairing is not
-made use of. A claim that something is exact
-holds only if it is exact in every row; that two things are near-linear, if their correlation is at least 0.9. A claim
-is tested at the size that its record has, so a verified claim is the paper's order seen again there, never the
-paper's number. A number is compared with the paper's only in a record of a `paper` preset: verified if it is as near
-as two standard errors and the precision to which a figure can be read."""
-"""With `claims.SIGNIFICANT` and `claims.LINEAR` as numbers."""
+With several seeds, the interval is Student's, over the differences between two rows on the same seed. With a single
+seed, the interval is normal and rests on the standard errors of the measured items; variation between seeds is not in
+it. These errors are those of each row's change against the base, paired by item, if both rows have them. The changes
+are taken as independent, which overstates the error if two rows find the same items easier. Rows without a paired
+change have the errors of their own items.
+
+A claim of exactness is verified if every row is exact. A claim of a near-linear relation is verified if the correlation
+is at least 0.9. A claim is tested at the size of its record: a verified claim is the paper's order, observed again at
+that size, not the paper's number. Numbers are compared with the paper's only in records of a `paper` preset. Such a
+number is verified if it lies within two standard errors plus the precision of reading the figure."""
+"""The numbers are `claims.SIGNIFICANT` and `claims.LINEAR`."""
 
 OPEN_POINTS = (
     (
         "Norms of the widened hidden state",
-        "Each half is normalised apart, by a norm of the base's own kind: one over both would change the base's half.",
+        "Each half has its own norm, of the base's kind; a single norm over both halves would change the base's half.",
         "fidelity",
     ),
     (
-        "Start of the added embedding columns and of the added head",
-        "The embedding's leading singular directions (another `--init`: random with its standard deviation); the head "
-        "starts at zero, which keeps the first logits exact.",
+        "Initialisation of the added embedding columns and of the added head",
+        "The columns start from the embedding's leading singular directions (with another `--init`: random, with the "
+        "embedding's standard deviation). The head starts at zero, so the logits before training are exactly the "
+        "base's.",
         "fidelity",
     ),
     (
-        "Where W12 trains in the main runs",
-        "Attention only, unless `--adapt-modules attention,ffn`; the experiment compares both.",
+        "Modules in which W12 trains in the main runs",
+        "Attention only; `--adapt-modules attention,ffn` adds the feed-forward. The experiment compares both.",
         "ablations-where",
     ),
     (
         "Optimiser and weight decay of the Korean runs",
-        "AdamW, weight decay 0.01 of all but norms and biases, gradients clipped to norm 1, unless the recipe says "
-        "otherwise; the resolved recipe is in every record.",
+        "AdamW, weight decay 0.01 for all parameters except norms and biases, gradients clipped to norm 1, unless the "
+        "recipe sets other values. Every record has the resolved recipe.",
         "korean",
     ),
     (
         "Seeds",
-        "A repetition each, named in every record; a table of several seeds has mean and standard deviation.",
+        "One repetition per seed; every record names its seeds. Tables of several seeds show mean and standard "
+        "deviation.",
         "korean",
     ),
     (
         "SCALE-Route's loss and its threshold",
-        "The decision is 0 or 1 and has no gradient, so `(1 - r) L(Z_P) + r L(Z_A)` is the loss of the logits that eq. "
-        "5 chooses. The threshold is an option; the paper fixes 0.5, the experiment varies it.",
+        "The decision r is 0 or 1 and has no gradient, so `(1 - r) L(Z_P) + r L(Z_A)` is the loss of the logits that "
+        "eq. 5 chooses. The threshold is an option. The paper fixes 0.5; the experiment varies it.",
         "ablations-threshold",
     ),
     (
-        "Biographies of the methods that the paper leaves out",
-        "LoRA, Freeze, SCALE-Preserve and SCALE-Adapt run beside the others, each at its own rate of one small sweep.",
+        "Biography results of the methods that the paper leaves out",
+        "LoRA, Freeze, SCALE-Preserve and SCALE-Adapt are run too, each at its best learning rate of one small sweep.",
         "bios",
     ),
 )
-"""What the paper leaves open, our answer, and the experiment whose records rest on it."""
+"""A point that the paper leaves open, our answer, and the experiment whose records use the answer."""
 OTHERS = {
     "ablations-where": "scale bench ablations where",
     "ablations-threshold": "scale bench ablations threshold",
 }
-"""Experiments that the paper has no figure of, by name; the words that a record's command holds."""
+"""Experiments without a figure in the paper, by name, with their command."""
 
 
 # Reading records
 
 
 def load_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records in a folder by file name, in alphabetical order, and the paper's figures.
+    """The paper's figures and the records in a folder, by file name in alphabetical order.
 
-    Raises RequestError for a file that is no record, and if the paper's table is missing.
+    Raises RequestError for a JSON file that is not a record, and if the paper's table is missing.
     """
     try:
         records = {file.name: read_record(file) for file in (PAPER_FIGURES, *sorted(folder.glob("*.json")))}
@@ -116,16 +119,16 @@ def load_records(folder: Path) -> dict[str, dict[str, Any]]:
     return records
 
 
-def records_of(words: str, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Those whose command holds these words, by file name; how it was launched may stand before them."""
-    return {name: record for name, record in records.items() if f" {words} " in f" {record['command']} "}
+def records_of(command: str, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The records whose command contains `command`, by file name. It may follow a launcher such as torchrun."""
+    return {name: record for name, record in records.items() if f" {command} " in f" {record['command']} "}
 
 
 # Writing
 
 
 def render(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """REPRODUCTION.md, from records by file name."""
+    """The text of REPRODUCTION.md. records: by file name, as `load_records` returns them."""
     paper = records[FIGURES]
     experiments = paper["experiments"]
     judged = {
@@ -137,10 +140,11 @@ def render(records: Mapping[str, Mapping[str, Any]]) -> str:
         for figure in paper["figures"]
     }
     parts = [
-        "# What is reproduced",
-        "Generated by `python -m benchmarks.reproduction` from [the records](records) alone; a test keeps it so. The "
-        "paper is SCALE, arXiv 2511.03270. Its numbers are those of [its Table 1](records/paper-table1.json) and those "
-        "[read off its figures](../scale_cli/bench/paper-figures.json), where its claims stand too, in our words.",
+        "# Reproduction of the paper",
+        "Generated by `python -m benchmarks.reproduction` from [the records](records) alone; a test checks this. The "
+        "paper is SCALE, arXiv 2511.03270. Its numbers are taken from [its Table 1](records/paper-table1.json) and "
+        "[read off its figures](../scale_cli/bench/paper-figures.json). The latter file also holds its claims, in our "
+        "words.",
         "## When a claim counts as verified",
         RULE,
         "## Overview",
@@ -159,7 +163,7 @@ def render(records: Mapping[str, Mapping[str, Any]]) -> str:
                 if figure["name"] == "Table 1":
                     printed = numbers_of(records[TABLE])
                     parts += [
-                        "The same claims put to the paper's own numbers, with the standard errors of their items:",
+                        "The same claims, tested on the paper's own numbers with the standard errors of their items:",
                         _claims((claim, TABLE, judge(claim, printed)) for claim in figure["claims"]),
                     ]
     parts += ["## Open points of the paper", _open_points(experiments, records)]
@@ -169,11 +173,11 @@ def render(records: Mapping[str, Mapping[str, Any]]) -> str:
 def _verdicts(
     claim: Mapping[str, Any], experiment: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[str | None, Verdict]]:
-    """The verdict on a claim in each record of its experiment; without any, that it was not run."""
-    found = records_of(experiment["records"], records)
-    if not found:
+    """The verdict on a claim in each record of its experiment, with the record's name; "not run" without records."""
+    own = records_of(experiment["records"], records)
+    if not own:
         return [(None, Verdict("not run", f"`{experiment['command']}`"))]
-    return [(name, judge(claim, numbers_of(record))) for name, record in found.items()]
+    return [(name, judge(claim, numbers_of(record))) for name, record in own.items()]
 
 
 def _overview(
@@ -185,58 +189,58 @@ def _overview(
         counts = [str(statuses.count(status) or "-") for status in STATUSES]
         anchor = "".join(letter for letter in figure["name"].lower() if letter.isalnum() or letter in " -")
         lines.append([f"[{figure['name']}](#{anchor.replace(' ', '-')})", *counts])
-    return "Claims by status, once for each record that was asked.\n\n" + _table(
+    return "Number of claims by status; a claim counts once per record of its experiment.\n\n" + _table(
         ["", *STATUSES], lines, numeric=STATUSES
     )
 
 
 def _header(experiment: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> str:
-    """Said once: what the paper did, and what each record did."""
+    """The setup of the paper's experiment and of each record."""
     lines = [f"- Paper: {experiment['paper']}."]
-    found = records_of(experiment["records"], records)
-    lines += [f"- {_link(name)}: {_describe(record)}." for name, record in found.items()]
-    if not found:
+    own = records_of(experiment["records"], records)
+    lines += [f"- {_link(name)}: {_describe(record)}." for name, record in own.items()]
+    if not own:
         lines.append(f"- Ours: not run; `{experiment['command']}` makes a record.")
     return "\n".join(lines)
 
 
 def _describe(record: Mapping[str, Any]) -> str:
-    """In what a record differs from the paper's run: base, data, size, seeds, machine."""
+    """The setup of a record: base, data, size, seeds, machine."""
     recipe = record.get("recipe") or {}
     model, stages = recipe.get("model") or {}, recipe.get("stages") or {}
     training = stages.get("task1") or recipe.get("training") or {}
-    said = [f"preset {recipe['preset']}"] if recipe else []
+    facts = [f"preset {recipe['preset']}"] if recipe else []
     if "num_hidden_layers" in model:
-        said.append(f"GPT-NeoX of {model['num_hidden_layers']} layers, hidden {model['hidden_size']}")
+        facts.append(f"GPT-NeoX of {model['num_hidden_layers']} layers, hidden {model['hidden_size']}")
     if "base" in recipe:
-        said.append(f"base {recipe['base']}")
+        facts.append(f"base {recipe['base']}")
     if "people" in recipe:
-        said.append(f"{recipe['people']:,} people with {recipe['bios']} biographies each")
+        facts.append(f"{recipe['people']:,} people with {recipe['bios']} biographies each")
     if "train_data" in recipe:
-        said.append(f"trained on {', '.join(recipe['train_data'])}")
+        facts.append(f"trained on {', '.join(recipe['train_data'])}")
         texts = from_older(dict(recipe))["texts"]
-        said += [f"{text.title()} {fields['source']}" for text, fields in texts.items()]
+        facts += [f"{text.title()} {fields['source']}" for text, fields in texts.items()]
     if "steps" in training:
         length = f" x {training['seq_length']} tokens" if "seq_length" in training else ""
-        said.append(f"{training['steps']:,} steps of {training.get('batch_size', '?')}{length}")
+        facts.append(f"{training['steps']:,} steps of {training.get('batch_size', '?')}{length}")
     if "sequences" in record:
-        said.append(f"{record['sequences']} x {record['tokens']} tokens of each text")
+        facts.append(f"{record['sequences']} x {record['tokens']} tokens of each text")
     if seeds := recipe.get("seeds"):
-        said.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
+        facts.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
     hardware = (record.get("environment") or {}).get("hardware") or {}
-    gpus = hardware.get("gpus") or ()
-    said.append(gpus[0] if gpus else f"{hardware.get('cores')} CPU cores")
-    return ", ".join(said)
+    gpus, cores = hardware.get("gpus") or (), hardware.get("cores")
+    facts.append(gpus[0] if gpus else f"{cores} CPU core{'' if cores == 1 else 's'}")
+    return ", ".join(facts)
 
 
 def _table1(records: Mapping[str, Mapping[str, Any]], experiment: Mapping[str, Any]) -> str:
-    """Every cell of Table 1 in percent ± standard error: the paper's, and ours of each record that has any."""
+    """Table 1 in percent ± standard error: the paper's cells, and ours from each record with any of them."""
     fields, headings = [], []
     for suite in suites():
         fields += [f"{entry.task}/{entry.metric}" for entry in suite.entries] + [average(suite)]
         headings += [entry.heading for entry in suite.entries] + [f"{suite.title} average"]
-    found = {name: (record, numbers_of(record)) for name, record in records_of(experiment["records"], records).items()}
-    ours = {name: own for name, own in found.items() if own[1]["field"].isin(fields).any()}
+    own = {name: (record, numbers_of(record)) for name, record in records_of(experiment["records"], records).items()}
+    ours = {name: (record, numbers) for name, (record, numbers) in own.items() if numbers["field"].isin(fields).any()}
     printed = numbers_of(records[TABLE])
     lines = []
     for arm in dict.fromkeys(printed["arm"]):
@@ -248,16 +252,17 @@ def _table1(records: Mapping[str, Mapping[str, Any]], experiment: Mapping[str, A
         if not ours:
             lines.append(["", "ours", *["not run" for _ in fields]])
     legend = (
-        "Harness accuracy in percent ± standard error of the items (the paper's is computed from its values; of ours "
-        "with several seeds ± is the standard deviation). Averages are over the row's own tasks of the language."
+        "Harness accuracy in percent ± standard error over items. The paper's errors are computed from its values. "
+        "For our rows with several seeds, ± is the standard deviation. Averages are over the row's own tasks of the "
+        "language."
     )
     return _table(["", "", *headings], lines, numeric=headings) + "\n\n" + legend
 
 
 def _picked(numbers: pd.DataFrame, arm: str, field: str) -> pd.DataFrame:
     """The numbers of a row in a field, one per seed."""
-    found = numbers[(numbers["arm"] == arm) & (numbers["field"] == field)]
-    return found.drop_duplicates("seed", keep="last")
+    picked = numbers[(numbers["arm"] == arm) & (numbers["field"] == field)]
+    return picked.drop_duplicates("seed", keep="last")
 
 
 def _our_cell(own: pd.DataFrame, paper: pd.Series, record: Mapping[str, Any]) -> str:
@@ -269,7 +274,7 @@ def _our_cell(own: pd.DataFrame, paper: pd.Series, record: Mapping[str, Any]) ->
 
 
 def _values(figure: Mapping[str, Any], experiment: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> str:
-    """The values of a figure: the paper's, and ours of each record."""
+    """The table of a figure's values: the paper's, and ours from each record."""
     ours = {name: (record, numbers_of(record)) for name, record in records_of(experiment["records"], records).items()}
     headings: list[str] = []
     for column in figure["columns"]:
@@ -300,36 +305,41 @@ def _our_value(own: pd.DataFrame, paper: float | None, precision: float, record:
 
 
 def _compared(own: pd.DataFrame, paper: float, error: float, precision: float, record: Mapping[str, Any]) -> str:
-    """Whether a number at the paper's size is the paper's; nothing of a number at another size."""
+    """ " verified" or " differs" for a number measured at the paper's size; empty at another size.
+
+    own: our numbers, one per seed. paper, error, precision: the paper's number, its standard error, and the largest
+    error of reading it.
+    """
     if (record.get("recipe") or {}).get("preset") != PAPER:
         return ""
     mean, deviation = mean_and_deviation(list(own["value"]))
     ours = own["stderr"].iloc[0] if deviation is None else deviation / math.sqrt(len(own))
-    combined = math.hypot(*(0.0 if pd.isna(one) else one for one in (ours, error)))
+    combined = math.hypot(*(0.0 if pd.isna(value) else value for value in (ours, error)))
     return " verified" if abs(mean - paper) <= 2 * combined + precision else " differs"
 
 
 def _claims(judged: Iterable[tuple[Mapping[str, Any], str | None, Verdict]]) -> str:
+    """The table of verdicts. A claim's text stands only in the first of its lines."""
     lines = []
     last = None
     for claim, name, verdict in judged:
-        says = "" if claim["says"] == last else claim["says"]
+        text = "" if claim["says"] == last else claim["says"]
         last = claim["says"]
-        lines.append([says, "-" if name is None else _link(name), verdict.status, verdict.why])
+        lines.append([text, "-" if name is None else _link(name), verdict.status, verdict.why])
     return _table(["claim", "record", "status", "why"], lines)
 
 
 def _open_points(experiments: Mapping[str, Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for point, answer, name in OPEN_POINTS:
-        words = OTHERS.get(name) or experiments[name]["records"]
-        found = ", ".join(map(_link, records_of(words, records)))
-        lines.append([point, answer, found or f"not run: `{words}`"])
+        command = OTHERS.get(name) or experiments[name]["records"]
+        links = ", ".join(map(_link, records_of(command, records)))
+        lines.append([point, answer, links or f"not run: `{command}`"])
     return _table(["the paper leaves open", "our answer", "record"], lines)
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], *, numeric: Sequence[str] = ()) -> str:
-    """A table in Markdown. numeric: the headings of columns to align at their right."""
+    """A table in Markdown. numeric: headings of the columns to align right."""
     return markdown_table(pd.DataFrame(lines, columns=list(headings), dtype=object), numeric=numeric)
 
 
@@ -342,11 +352,11 @@ def _percent(value: float, error: float) -> str:
 
 
 def main() -> None:
-    """The command line: write the file, or check it."""
+    """Write the file, or check it with --check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, default=RECORDS)
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--check", action="store_true", help="write nothing, and fail unless --out is up to date")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
+    parser.add_argument("--out", type=Path, default=OUT, help="file to write or check")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if --out is out of date")
     arguments = parser.parse_args()
     try:
         text = render(load_records(arguments.records))
@@ -357,7 +367,7 @@ def main() -> None:
         write_text(arguments.out, text)
     elif not arguments.out.is_file() or arguments.out.read_text(encoding="utf-8") != text:
         print(
-            f"reproduction: {arguments.out} is not what the records give; run: python -m benchmarks.reproduction",
+            f"reproduction: {arguments.out} is out of date; run: python -m benchmarks.reproduction",
             file=sys.stderr,
         )
         raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""The figure of an ablation: each row at the value of what is varied, with what the paper's figures say beside it."""
+"""The figure of an ablation: each row at the value of the varied option, beside the values of the paper's figures."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ OPTIONS = {
     "threshold": "threshold tau",
     "where": "W12 in",
 }
-"""By ablation the name of its x axis."""
+"""The label of the x axis, by ablation."""
 
 
 class Place(NamedTuple):
-    """Where a row is drawn: its series, its place on the x axis, a number or a tick, and the method of its colour."""
+    """The position of a row in the figure.
+
+    x: a number, or the label of a tick. method: determines the colour and marker.
+    """
 
     series: str
     x: float | str
@@ -34,12 +37,15 @@ class Place(NamedTuple):
 
 
 def place_of(name: str, label: str, result: Result, layers: int) -> Place | None:
-    """Where an ablation draws a row; None for a row that stands beside it. layers: of the base."""
+    """The position of a row in the figure of the ablation `name`, None for a row that is not drawn.
+
+    layers: number of layers of the base.
+    """
     recipe, method = result.checkpoint.recipe or {}, result.checkpoint.method or ""
     if name == "layers":
         preserved = layers if METHODS[method].keeps_base else recipe["preserve_layers"]
         return Place("L_fp", 100 * preserved / layers, "scale-adapt")
-    if name == "modules":  # the norms of the paper's rows were not read off; they stand at ours
+    if name == "modules":  # the norms of the paper's rows are unknown; its values are drawn at our norms
         (module,) = recipe["adapt_modules"]
         norm = value_of(result, f"drift/expansion_norm/{module}")
         colour = "scale-adapt" if module == "attention" else "scale-route"
@@ -51,10 +57,12 @@ def place_of(name: str, label: str, result: Result, layers: int) -> Place | None
 
 
 def drawing(name: str, result: BenchResult, roles: Mapping[str, Role], layers: int, reported: Reported) -> Ablation:
-    """The change of every text's perplexity against the base, in percent, as ours and the paper's differ in tokenizer
-    and text, and what the ablation measures beside them; of several seeds mean and standard deviation.
+    """The figure of the ablation `name`: means over seeds with standard deviations.
 
-    roles: of the held-out texts. layers: of the base. reported: what the paper says of the rows.
+    One panel per text shows the change of perplexity against the base in percent, because absolute perplexities depend
+    on tokenizer and text, which differ between the paper and us. "drift" adds the cosine of hidden states on the first
+    stability text. "threshold" adds the tokens routed to the preserve branch.
+    roles: of the held-out texts, by name. layers: number of layers of the base. reported: the paper's values.
     """
     table = results_table(result.results, result.groups)
     rows = {row.label: [table.results[index] for index in row.results] for row in table.rows if row.section != "base"}
@@ -70,52 +78,56 @@ def drawing(name: str, result: BenchResult, roles: Mapping[str, Role], layers: i
             if place is None:
                 continue
             x = float(ticks.index(place.x)) if isinstance(place.x, str) else place.x
-            values = [value for found in results if (value := measure(found)) is not None]
+            values = [value for repetition in results if (value := measure(repetition)) is not None]
             if values:
                 mean, deviation = mean_and_deviation(values)
                 series.setdefault((place.series, place.method, False), []).append((x, mean, deviation or 0.0))
             if label in paper:
                 series.setdefault((place.series, place.method, True), []).append((x, paper[label], 0.0))
-        made = (
-            Series(f"{of}, paper" if is_paper else of, style_of(method), is_paper, tuple(sorted(points)))
-            for (of, method, is_paper), points in series.items()
+        lines = (
+            Series(f"{label}, paper" if is_paper else label, style_of(method), is_paper, tuple(sorted(points)))
+            for (label, method, is_paper), points in series.items()
         )
-        return AblationPanel(title, tuple(made), base)
+        return AblationPanel(title, tuple(lines), base)
 
     panels = []
     for text in roles:
         field = f"perplexity:{text}/perplexity"
-        before, printed = value_of(table.results[0], field), reported.get(BASE, {}).get(field)
+        our_base, paper_base = value_of(table.results[0], field), reported.get(BASE, {}).get(field)
         changes = {
-            label: 100 * (values[field] / printed - 1)
+            label: 100 * (values[field] / paper_base - 1)
             for label, values in reported.items()
-            if printed and field in values
+            if paper_base and field in values
         }
-        panels.append(panel(f"{text.title()} perplexity, % change", _change(field, before), changes, base=0.0))
+        panels.append(panel(f"{text.title()} perplexity, % change", _change(field, our_base), changes, base=0.0))
     if name == "drift":
-        kept = next(text for text, role in roles.items() if role == "stability")
-        field = f"drift:{kept}/cosine"
+        stability_text = next(text for text, role in roles.items() if role == "stability")
+        field = f"drift:{stability_text}/cosine"
         paper = {label: values[field] for label, values in reported.items() if field in values}
-        panels.append(panel("cosine of the last hidden state", lambda found: value_of(found, field), paper))
+        panels.append(panel("cosine of the last hidden state", lambda result: value_of(result, field), paper))
     if name == "threshold":
         panels += [panel(f"{text.title()} tokens routed to preserve, %", _routed(text), {}) for text in roles]
     return Ablation(OPTIONS[name], dict(enumerate(map(str, ticks))), tuple(panels))
 
 
 def value_of(result: Result, name: str) -> float | None:
-    """The latest value of a measurement, by its name."""
+    """The latest value of the measurement `name`, None if there is none."""
     return next((m.value for m in reversed(result.measurements) if m.name == name), None)
 
 
-def _change(name: str, before: float | None) -> Callable[[Result], float | None]:
+def _change(name: str, base: float | None) -> Callable[[Result], float | None]:
+    """A function that measures a result's change against the base's value, in percent."""
+
     def change(result: Result) -> float | None:
         value = value_of(result, name)
-        return None if value is None or before is None else 100 * (value / before - 1)
+        return None if value is None or base is None else 100 * (value / base - 1)
 
     return change
 
 
 def _routed(text: str) -> Callable[[Result], float | None]:
+    """A function that reads a result's share of tokens routed to preserve, in percent."""
+
     def share(result: Result) -> float | None:
         value = value_of(result, f"perplexity:{text}/routed")
         return None if value is None else 100 * value

@@ -1,14 +1,13 @@
-"""The ablations of SCALE (arXiv 2511.03270, Figs. 4 to 7), and what the paper leaves open: continual pre-training with
-other rows.
+"""Ablations of SCALE (arXiv 2511.03270, Figs. 4 to 7) and two of our own: other rows of continual pre-training.
 
-    init        W21 and W22 of SCALE-Preserve from the base's singular directions, random, or zero (Fig. 5)
-    layers      L_fp, the share of layers from below in which no W12 trains (Fig. 6)
-    modules     W12 in attention or in the feed-forward, half of the layers preserved, at two rates (Fig. 7)
-    drift       how far the base's half of the last hidden state moves (Fig. 4)
-    threshold   SCALE-Route's tau, which the paper fixes at 0.5: one training, measured under several
-    where       W12 in attention, which is our default, or everywhere, which the paper leaves open
+    init        W21 and W22 of SCALE-Preserve start from the base's singular directions, random values or zeros (Fig. 5)
+    layers      L_fp, the share of lower layers in which no W12 trains (Fig. 6)
+    modules     W12 in attention or in the feed-forward, half of the layers preserved, at two learning rates (Fig. 7)
+    drift       distance of the base's half of the last hidden state from the base (Fig. 4)
+    threshold   SCALE-Route's tau, 0.5 in the paper: one training, measured with several thresholds
+    where       W12 in attention (our default) or in attention and feed-forward; the paper leaves this open
 
-Figs. 4 and 6 have no numbers in the text: what stands beside ours was read off them.
+The paper's text has no numbers for Figs. 4 and 6. The paper's values beside ours are read off the figures.
 """
 
 from __future__ import annotations
@@ -33,23 +32,24 @@ Rows = dict[str, dict[str, Any]]
 
 LAYERS = ("l_fp-100", "l_fp-50", "l_fp-0")
 THRESHOLDS = ("tau -1", "tau 0", "tau 0.25", "tau 0.5", "tau 0.75", "tau 0.9", "tau 0.95", "tau 0.99", "tau 1")
-"""Closest below 1, where the cosine of the two paths' logits is for most tokens."""
+"""Densest just below 1, because that is the cosine of the two paths' logits for most tokens."""
 ROUTE = "scale-route"
 WEAK = 1 / 3
-"""Of the rate, in the rows of `modules` that train less strongly: the paper varies the strength, and not how."""
+"""Factor of the learning rate in the weak rows of `modules`. The paper varies the strength of training without saying
+how."""
 FIGURES = Path(__file__).with_name("paper-figures.json")
-"""What the paper's figures say."""
+"""The values read off the paper's figures, and the paper's claims."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblationRecipe(ContinualRecipe):
-    """The resolved recipe of an ablation: `ablation` is its name, `methods` its rows."""
+    """The resolved recipe of an ablation. ablation: its name. methods: its rows."""
 
     ablation: str
 
     @property
     def words(self) -> str:
-        """The words behind `scale bench` that start it."""
+        """The arguments of `scale bench` that run this recipe."""
         return f"ablations {self.ablation} --preset {self.preset}{self.options}"
 
 
@@ -63,11 +63,12 @@ def load_preset(
 ) -> AblationRecipe:
     """The recipe of an ablation.
 
-    preset: a word of `stages.PRESETS`, or a YAML file of the fields of `ContinualRecipe`, whose `methods` hold the
-        options that rows of these methods have in common.
-    methods: the rows that are wanted; of layers and threshold any, as l_fp-25 or "tau 0.6".
-    seeds, changes: in place of the preset's; a change of None is none.
-    Raises RequestError for what does not fit.
+    preset: a name in `stages.PRESETS`, or a YAML file with the fields of `ContinualRecipe`. Its `methods` hold the
+        options shared by all rows of a method.
+    methods: labels of the rows to run, None for all. "layers" and "threshold" accept any value, as l_fp-25 or
+        "tau 0.6".
+    seeds, changes: override the preset's; None keeps the preset's.
+    Raises RequestError for an unknown ablation, row or field, and for values that do not fit.
     """
     if ablation not in ROWS:
         raise RequestError(f"{ablation}: there is no such ablation; choose from {', '.join(ROWS)}")
@@ -77,35 +78,39 @@ def load_preset(
 
 
 def run(recipe: AblationRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BenchResult:
-    """Run the ablation into `out`, or what is missing of it there, as `continual.run`, with a figure of its own."""
+    """Run the ablation into `out` as `continual.run` does. The table has the paper's values; the figure is the
+    ablation's own."""
     from scale_cli.reporting.documents import BEST, markdown
     from scale_cli.reporting.figures import ablation_figure
 
     result = continual.run(recipe, out, say=say, progress=progress)
     if processes().is_main_process:
         reported, title = paper_values(recipe.ablation), f"Ablation {recipe.ablation}, {recipe.preset}"
-        made = sheet(result.results, result.groups, title=title, best=BEST["markdown"], reported=reported)
-        write_text(out / "table.md", markdown(made))
-        drawn = drawing(recipe.ablation, result, recipe.roles, layer_count(recipe), reported)
-        ablation_figure(drawn, out / "ablation.png", out / "ablation.svg")
+        table = sheet(result.results, result.groups, title=title, best=BEST["markdown"], reported=reported)
+        write_text(out / "table.md", markdown(table))
+        figure = drawing(recipe.ablation, result, recipe.roles, layer_count(recipe), reported)
+        ablation_figure(figure, out / "ablation.png", out / "ablation.svg")
     return result
 
 
 def paper_values(ablation: str) -> Reported:
-    """What the paper's figures say of the rows, by label and measurement, that of the base among them."""
+    """The values of an ablation's rows in the paper's figures, by label and measurement, with the base's values.
+
+    Empty if no values are read off.
+    """
     figures = json.loads(FIGURES.read_text(encoding="utf-8"))["figures"]
-    found: dict[str, dict[str, float]] = {}
+    by_label: dict[str, dict[str, float]] = {}
     for figure in figures:
         labels = figure["values"] if figure["experiment"] == f"ablations-{ablation}" else {}
         for label, values in labels.items():
             fields = (column["field"] for column in figure["columns"])
             known = {name: value for name, value in zip(fields, values, strict=True) if value is not None}
-            found.setdefault(label, {}).update(known)
+            by_label.setdefault(label, {}).update(known)
     (curves,) = (figure for figure in figures if figure["name"] == "Figure 9")
     fields = (column["field"] for column in curves["columns"])
     base = dict(zip(fields, curves["values"][BASE], strict=True))
-    named = {name for values in found.values() for name in values}
-    return {BASE: {name: base[name] for name in base if name in named}} | found if named else {}
+    names = {name for values in by_label.values() for name in values}
+    return {BASE: {name: base[name] for name in base if name in names}} | by_label if names else {}
 
 
 # The rows of each ablation
@@ -113,7 +118,7 @@ def paper_values(ablation: str) -> Reported:
 
 def _init(recipe: AblationRecipe, wanted: list[str] | None) -> Rows:
     pairs = ("svd,zero", "zero,svd", "random,zero", "zero,random")
-    if wanted is not None:  # words with commas between, and so are the pairs
+    if wanted is not None:  # --methods is split at commas; a label is a pair with a comma
         wanted = [",".join(pair) for pair in zip(wanted[::2], wanted[1::2], strict=False)] + wanted[len(wanted) & ~1 :]
     return _chosen({pair: _row(recipe, "scale-preserve", init=pair) for pair in pairs}, wanted)
 
@@ -155,8 +160,8 @@ def _threshold(recipe: AblationRecipe, wanted: list[str] | None) -> Rows:
 
 
 def _where(recipe: AblationRecipe, wanted: list[str] | None) -> Rows:
-    places = {"attention": "attention", "everywhere": "attention,ffn"}
-    return _chosen({label: _row(recipe, "scale-adapt", adapt_modules=place) for label, place in places.items()}, wanted)
+    rows = {"attention": "attention", "everywhere": "attention,ffn"}
+    return _chosen({label: _row(recipe, "scale-adapt", adapt_modules=names) for label, names in rows.items()}, wanted)
 
 
 ROWS: Mapping[str, Callable[[AblationRecipe, list[str] | None], Rows]] = {
@@ -167,16 +172,16 @@ ROWS: Mapping[str, Callable[[AblationRecipe, list[str] | None], Rows]] = {
     "threshold": _threshold,
     "where": _where,
 }
-"""By name what gives the rows: the recipe, and the labels that are wanted, None for the usual ones."""
+"""The function that makes an ablation's rows, by name. Arguments: the recipe and the labels, None for the default."""
 
 
 def _row(recipe: AblationRecipe, method: str, **options: Any) -> dict[str, Any]:
-    """A row: what the recipe says of its method, the method, and what the ablation varies."""
+    """A row of `method`: the recipe's options for the method, and `options`, which the ablation varies."""
     return {**recipe.methods.get(method, {}), "method": method, **options}
 
 
 def layer_count(recipe: AblationRecipe) -> int:
-    """The layers of the base, from its config where that is in the recipe."""
+    """The number of layers of the base, by the recipe's `config` if it has one, else by the checkpoint's."""
     from scale_cli.surgery.source import open_config
 
     if recipe.config:
@@ -191,12 +196,15 @@ def _chosen(rows: Rows, wanted: list[str] | None) -> Rows:
 
 
 def _number(label: str, start: str, example: str, *, lowest: float, highest: float) -> float:
-    """The number in a label that begins so. Raises RequestError for another label."""
+    """The number after `start` in a label. Raises RequestError for another start or a number out of range.
+
+    example: a valid label and its meaning, for the message.
+    """
     try:
         number = float(label.removeprefix(start))
     except ValueError:
         number = math.nan
     if not label.startswith(start) or not lowest <= number <= highest or math.isinf(number):
-        between = "" if math.isinf(lowest) else f" from {lowest:g} to {highest:g}"
-        raise RequestError(f"--methods {label}: write {start}NUMBER{between}; {example}")
+        limits = "" if math.isinf(lowest) else f" from {lowest:g} to {highest:g}"
+        raise RequestError(f"--methods {label}: write {start}NUMBER{limits}; {example}")
     return number

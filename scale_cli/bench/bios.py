@@ -1,12 +1,13 @@
-"""The biography benchmark of SCALE (after arXiv 2501.13453): pre-train, learn Task 0, learn Task 1, see what is left.
+"""The biography benchmark of SCALE (after arXiv 2501.13453): pre-train, learn Task 0, learn Task 1, measure forgetting.
 
-A run is a folder of stages, each a folder of its own that is whole or not there, so an interrupted run goes on:
+A run is a folder of stages. A stage's folder is complete or does not exist, so an interrupted run can continue:
 
-    OUT/data, OUT/init                          biographies; config and tokenizer
-    OUT/seed-S/pretrain, task0                  from random weights; questions on half of the pre-training people
+    OUT/data, OUT/init                          biographies and questions; tokenizer and config
+    OUT/seed-S/pretrain                         biographies learnt from random weights
+    OUT/seed-S/task0                            questions on half of the pre-training people learnt
     OUT/seed-S/width, depth                     the Task 0 checkpoint, upscaled
-    OUT/seed-S/<method>                         Task 1 with each method, from the same Task 0 checkpoint
-    OUT/results.json, table.md, curves.png      what came out
+    OUT/seed-S/<method>                         Task 1 trained with each method, from the same Task 0 checkpoint
+    OUT/results.json, table.md, curves.png      the results
 """
 
 from __future__ import annotations
@@ -43,22 +44,24 @@ from scale_cli.training import TrainRecipe
 
 STAGES = ("pretrain", "task0", "task1")
 FIXED = ("people", "from_scratch", "eval_people", "eval_bios")
-"""Training options that the benchmark decides in every stage, if only to leave them out."""
+"""Training options that a recipe must not set."""
 TASK0_NEEDED = 0.95
-"""Held-out Task 0 accuracy below which forgetting would mean nothing, so Task 1 is not begun."""
+"""Task 0 accuracy on held-out people that Task 1 requires; below it, forgetting is meaningless."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BiosRecipe(BenchRecipe):
     """The resolved recipe of a biography benchmark.
 
-    people, bios: of the data. pretrain_people: those whose biographies are learnt; Task 0 trains on
-        the first half of them and is scored on the other. task1_people: those after them, whose biographies are never
-        seen.
-    tokenizer: "word" or "bpe", trained on the data and at most `vocab_size` tokens, or a hub id or folder to take one
-        from. model: arguments of GPTNeoXConfig.
-    eval_people: of each task only the first so many people are asked, None is all.
-    stages: training options by stage: pretrain, task0, task1; rows of the table differ from task1.
+    people: number of people in the data. bios: biographies per person. data_seed: seed of the data.
+    pretrain_people: people whose biographies are pre-trained. Task 0 trains on questions on the first half of them and
+        is scored on the other half.
+    task1_people: the people after them, for Task 1; their biographies are not trained.
+    tokenizer: "word" or "bpe", which train a tokenizer of at most `vocab_size` tokens on the data, or the hub id or
+        folder of a tokenizer.
+    model: arguments of GPTNeoXConfig.
+    eval_people: number of people whose questions are scored in each task, from the first; None for all.
+    stages: training options of the stages pretrain, task0 and task1. Those of task1 are shared by all rows.
     """
 
     reserved = (*STAGES, *BenchRecipe.reserved)
@@ -78,11 +81,11 @@ class BiosRecipe(BenchRecipe):
         super().__post_init__()
         if set(self.stages) != set(STAGES):
             raise RequestError(f"stages {', '.join(self.stages) or '(none)'}: give {', '.join(STAGES)}, each once")
-        vocabulary = 257 if self.tokenizer == "bpe" else 3  # all bytes, or a word, and what every tokenizer has
-        for name, least in (("bios", 1), ("eval_people", 1), ("vocab_size", vocabulary), ("data_seed", 0)):
+        vocabulary = 257 if self.tokenizer == "bpe" else 3  # all bytes, or one word, and the special tokens
+        for name, lowest in (("bios", 1), ("eval_people", 1), ("vocab_size", vocabulary), ("data_seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise RequestError(f"{name} {value}: at least {least}")
+            if value is not None and value < lowest:
+                raise RequestError(f"{name} {value}: at least {lowest}")
         if self.pretrain_people + self.task1_people > self.people or min(self.pretrain_people, self.task1_people) < 2:
             raise RequestError(
                 f"{self.pretrain_people} + {self.task1_people} people of {self.people}: pre-training and Task 1 need "
@@ -95,36 +98,37 @@ class BiosRecipe(BenchRecipe):
 
     @property
     def words(self) -> str:
-        """The words behind `scale bench` that start it."""
+        """The arguments of `scale bench` that run this recipe."""
         return f"bios --preset {self.preset}{self.options}"
 
     @property
     def task0(self) -> str:
-        """The people that Task 0 trains on."""
+        """The people that Task 0 trains on, "A:B"."""
         return f"0:{self.pretrain_people // 2}"
 
     @property
     def task0_held_out(self) -> str:
-        """The people that Task 0 is scored on: their biographies were learnt, their questions never seen."""
+        """The people that Task 0 is scored on, "A:B": their biographies are trained, their questions are not."""
         return f"{self.pretrain_people // 2}:{self.pretrain_people}"
 
     @property
     def task1(self) -> str:
-        """The people of Task 1."""
+        """The people of Task 1, "A:B"."""
         return f"{self.pretrain_people}:{self.pretrain_people + self.task1_people}"
 
     def _first(self, people: str) -> str:
+        """The first `eval_people` of a range "A:B"."""
         first, last = parse_people(people)
         return f"{first}:{last if self.eval_people is None else min(last, first + self.eval_people)}"
 
     def matches_rank(self, label: str) -> bool:
-        """Whether the recipe leaves the size of a row's method open: then it is matched to the width expansion."""
+        """Whether the recipe leaves the size of a row's method open, so that it is matched to the width expansion."""
         return self.size_is_open(label, self.stages["task1"])
 
     def train_recipe(self, stage: str, *, seed: int, data: Path = Path("data")) -> TrainRecipe:
         """The training recipe of a stage: "pretrain", "task0" or a row of the table.
 
-        Raises RequestError for options that are unknown, or not a stage's to decide.
+        data: the gen-bios folder. Raises RequestError for options that are unknown or that the benchmark decides.
         """
         evaluated = (f"task0={self._first(self.task0_held_out)}", f"task1={self._first(self.task1)}")
         own: dict[str, Any] = {"data": (str(data),), "seed": seed}
@@ -149,16 +153,17 @@ def load_preset(
     methods: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> BiosRecipe:
-    """The recipe of a preset; see `stages.load_preset`."""
+    """The recipe of a preset, as `stages.load_preset` reads it."""
     return stages.load_preset(BiosRecipe, "bios", name, methods=methods, seeds=seeds)
 
 
 def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BenchResult:
-    """Run the benchmark into `out`, or what is missing of it there.
+    """Run the benchmark into `out`; finished stages there are kept.
 
-    say: told what begins. progress: shows each training stage.
-    Raises RequestError for a model that does not fit, where `out` holds another recipe's run, where there are not as
-    many processes as the recipe wants, and where Task 0 is not learnt well enough.
+    say: called with messages on data and checkpoints. progress: displays each training stage.
+    Returns the results of all calls on `out`.
+    Raises RequestError for a model that does not fit, if `out` holds a run of another recipe, if the number of
+    processes is not the recipe's, and if Task 0 stays below `TASK0_NEEDED`.
     """
     _check_model(recipe)
     say, progress = of_first_process(recipe, say, progress)
@@ -173,7 +178,7 @@ def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: 
 
 
 def _run_stages(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> None:
-    """All stages, whatever of them was there already."""
+    """Run all stages that are not complete."""
     data, init = out / "data", out / "init"
     with processes().main_process_first():
         if not data.exists():
@@ -198,7 +203,7 @@ def _run_stages(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], pr
 
 
 def _check_model(recipe: BiosRecipe) -> None:
-    """Raise RequestError, before anything is made, for a model or tokenizer that cannot be, or cannot be upscaled."""
+    """Raise RequestError for a model that cannot be made or upscaled, or a tokenizer that does not load."""
     from scale_cli.model import LayerShape
     from scale_cli.surgery.depth import plan_depth
     from scale_cli.surgery.upscale import DEFAULT_INIT
@@ -214,7 +219,7 @@ def _check_model(recipe: BiosRecipe) -> None:
 
 
 def _load_tokenizer(source: str) -> Any:
-    """The tokenizer of a folder or hub id, which must have an end-of-text token."""
+    """The tokenizer of a folder or hub id. RequestError if it does not load or has no end-of-text token."""
     from transformers import AutoTokenizer
 
     from scale_cli.data.examples import end_of_text
@@ -231,12 +236,12 @@ def _load_tokenizer(source: str) -> Any:
 
 
 def base_config(recipe: BiosRecipe) -> dict[str, Any]:
-    """The config of the model that is pre-trained, its vocabulary as large as the recipe allows."""
+    """The config of the model that is pre-trained, with the recipe's largest vocabulary."""
     return dict(_model_config(recipe, vocab_size=recipe.vocab_size).to_dict())
 
 
 def _model_config(recipe: BiosRecipe, **defaults: Any) -> Any:
-    """The GPTNeoXConfig of the recipe's `model`. Raises RequestError for arguments that it does not take."""
+    """The GPTNeoXConfig of the recipe's `model`, which overrides `defaults`. RequestError for unknown arguments."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import GPTNeoXConfig
 
@@ -250,14 +255,14 @@ def _model_config(recipe: BiosRecipe, **defaults: Any) -> Any:
 
 
 def make_data(recipe: BiosRecipe, data: Path) -> None:
-    """The biographies and questions."""
+    """Write the biographies and questions into the folder `data`."""
     import data_gen
 
     data_gen.generate(data, people=recipe.people, bios=recipe.bios, seed=recipe.data_seed)
 
 
 def make_init(recipe: BiosRecipe, data: Path, init: Path) -> None:
-    """The tokenizer and the model's config."""
+    """Write the tokenizer and the model's config into the folder `init`. data: the folder of `make_data`."""
     from transformers import PreTrainedTokenizerFast
 
     from scale_cli.data.biographies import read_biographies, read_questions
@@ -283,10 +288,10 @@ UNKNOWN = "<|unknown|>"
 
 
 def train_tokenizer(texts: Sequence[str], kind: str, vocab_size: int) -> Any:
-    """A `tokenizers.Tokenizer` of at most `vocab_size` tokens, end-of-text the first of them.
+    """A `tokenizers.Tokenizer` of at most `vocab_size` tokens. Token 0 is end-of-text.
 
-    kind: "bpe", byte-level BPE; "word", one token for each of the commonest words and marks (the same pieces that BPE
-        starts from), which keeps the vocabulary, and so the head, small where the texts have few words.
+    kind: "bpe" is byte-level BPE. "word" has one token for each of the most frequent words and punctuation marks, by
+        the same pre-tokenization; with few different words, the vocabulary and thus the head stay small.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -318,16 +323,17 @@ def _train_task0(
     say: Callable[[str], None],
     progress: Progress,
 ) -> None:
-    """Pre-train and learn Task 0. Raises RequestError where its held-out accuracy is too low."""
+    """Train the stages pretrain and task0. Raises RequestError if held-out accuracy is below `TASK0_NEEDED`."""
     pretrain = recipe.train_recipe("pretrain", seed=seed, data=data)
     train_stage(str(init), folder / "pretrain", pretrain, label=f"pretrain (seed {seed})", progress=progress)
     task0 = recipe.train_recipe("task0", seed=seed, data=data)
-    shown = f"task0 (seed {seed})"
-    record = train_stage(str(folder / "pretrain"), folder / "task0", task0, label=shown, progress=progress)
+    label = f"task0 (seed {seed})"
+    record = train_stage(str(folder / "pretrain"), folder / "task0", task0, label=label, progress=progress)
     held_out = next(m.value for m in measured(record) if (m.task, m.metric) == TASK0)
     say(f"Task 0, held-out people, hard first-token accuracy: {held_out:.3f}")
     if held_out < TASK0_NEEDED:
         raise RequestError(
-            f"Task 0 reached {held_out:.3f} on its held-out people and {TASK0_NEEDED} is needed before Task 1, else "
-            "forgetting would mean nothing; give the stages pretrain or task0 more steps, or another --seeds"
+            f"Task 0 reached {held_out:.3f} on its held-out people and {TASK0_NEEDED} is needed before Task 1, because "
+            "below that forgetting is meaningless; give the stages pretrain or task0 more steps, or choose other "
+            "--seeds"
         )

@@ -1,4 +1,4 @@
-"""The results of the biography benchmark, from the records of its runs: measurements, curves and the table."""
+"""Results of the biography benchmark, read from the records of its runs: measurements, curves and the table."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from scale_cli.results.measurement import Measurement, share_error
 from scale_cli.results.result import CheckpointInfo, Result
 
 TASK0, TASK1 = ("bios:task0", "hard"), ("bios:task1", "hard")
-"""The measurements of what is kept and of what is learnt: task and metric."""
+"""Task and metric of stability and of plasticity."""
 BEFORE = "before Task 1"
-"""The label of the checkpoint that every row is trained from."""
+"""The label of the checkpoint that every row starts from."""
 
 
 def measured(record: Mapping[str, Any]) -> list[Measurement]:
-    """What a training stage has measured at its end, as `scale eval --bios` calls it."""
-    found = [Measurement.read({**metric, "created": record["created"]}) for metric in record["metrics"]]
-    return [replace(m, task=f"bios:{m.task}") for m in found]
+    """The measurements at the end of a training stage, with the task names of `scale eval --bios`."""
+    measurements = [Measurement.read({**metric, "created": record["created"]}) for metric in record["metrics"]]
+    return [replace(m, task=f"bios:{m.task}") for m in measurements]
 
 
 def results_of(recipe: BenchRecipe, out: Path) -> tuple[Result, ...]:
-    """Of each seed the checkpoint before Task 1, then the rows that are trained, from the records of their runs."""
-    # Each seed has a base of its own; the same recipe makes it.
-    made_by = digest({name: value for name, value in plain(recipe).items() if name not in FREE})
+    """The results in the run folder `out`: for each seed the checkpoint before Task 1, then all finished rows."""
+    # Bases differ between seeds. The digest of their common recipe identifies them, so that seeds are repetitions.
+    base_digest = digest({name: value for name, value in plain(recipe).items() if name not in FREE})
     results = []
     for seed in recipe.seeds:
         folder = out / f"seed-{seed}"
@@ -43,10 +43,11 @@ def results_of(recipe: BenchRecipe, out: Path) -> tuple[Result, ...]:
             first = next(iter(records))
             task0 = read_record(_record(folder / "task0"))
             before = [*measured(task0), *_before_task1(folder / first, measured(records[first]))]
-            results.append(_result(recipe, folder / "task0", label_of(BEFORE, seed, recipe), task0, made_by, before))
+            name = label_of(BEFORE, seed, recipe)
+            results.append(_result(recipe, folder / "task0", name, task0, base_digest, before))
             for label, record in records.items():
-                row = _result(recipe, folder / label, label_of(label, seed, recipe), record, made_by, measured(record))
-                results.append(row)
+                name = label_of(label, seed, recipe)
+                results.append(_result(recipe, folder / label, name, record, base_digest, measured(record)))
     return tuple(results)
 
 
@@ -61,31 +62,32 @@ def _result(
     run: Path,
     label: str,
     record: Mapping[str, Any],
-    made_by: str,
+    base_digest: str,
     measurements: Sequence[Measurement],
 ) -> Result:
-    """The result of a run. made_by: the digest of the recipe that makes what it was trained from."""
+    """The result of a run. base_digest: identifies the base in the result."""
     from scale_cli.evaluation.subject import of_training
 
-    known = of_training(record) | {"base": made_by}
+    fields = of_training(record) | {"base": base_digest}
     trained = record["trained_parameters"]
     if label.startswith(BEFORE):
-        known |= {"method": None, "training": None}
+        fields |= {"method": None, "training": None}
         trained = None
     info = CheckpointInfo(
         label=label,
         source=str(run),
         fingerprint=None,
-        kind="plain" if known["method"] is None else METHODS[known["method"]].needs[0],
+        kind="plain" if fields["method"] is None else METHODS[fields["method"]].needs[0],
         parameters={"total": record["total_parameters"], "trained": trained},
-        **known,
+        **fields,
     )
     provenance = {name: record.get(name) for name in ("created", "environment", "git")}
     return Result(recipe.command, info, tuple(measurements), None, provenance)
 
 
 def _before_task1(run: Path, after: Sequence[Measurement]) -> list[Measurement]:
-    """Task 1 before it is trained: the run's first measurement, a share of as many questions as the last one's."""
+    """Task 1 accuracy before its training, from step 0 of a run's metrics. after: the measurements at the run's end,
+    on the same questions. Empty if the run has no such line."""
     first = next((line for line in metric_lines(run) if "task1/hard" in line and line["step"] == 0), None)
     if first is None:
         return []
@@ -95,7 +97,7 @@ def _before_task1(run: Path, after: Sequence[Measurement]) -> list[Measurement]:
 
 
 def panels_of(recipe: BenchRecipe, out: Path) -> tuple[Panel, ...]:
-    """The two panels of the paper's Fig. 8."""
+    """The curves of both tasks over the steps of Task 1, as in the paper's Fig. 8."""
     runs = {
         label: {
             str(seed): metric_lines(out / f"seed-{seed}" / label)
@@ -113,11 +115,11 @@ def panels_of(recipe: BenchRecipe, out: Path) -> tuple[Panel, ...]:
             percent=True,
             series={
                 label: {
-                    seed: [(line["step"], line[f"{task}/hard"]) for line in found if f"{task}/hard" in line]
-                    for seed, found in seeds.items()
+                    seed: [(line["step"], line[f"{task}/hard"]) for line in lines if f"{task}/hard" in line]
+                    for seed, lines in by_seed.items()
                 }
-                for label, seeds in runs.items()
-                if seeds
+                for label, by_seed in runs.items()
+                if by_seed
             },
         )
         for task, title in titles.items()
@@ -147,21 +149,24 @@ LEGEND = (
 
 
 def sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
-    """The table of the benchmark: one row per label, over its seeds. best: the term for the mark on a best value."""
+    """The table of the benchmark: one row per label, with the mean over its seeds.
+
+    best: how the output format marks the best value, one of `documents.BEST`.
+    """
     has_routed = any(m.metric == "routed" for result in results for m in result.measurements)
     table = build_table(results, [*BIOGRAPHIES, *([ROUTED] if has_routed else [])], title=title, seeds=True)
     columns = {(column.task, column.metric, column.change): column for column in table.columns}
-    kept, learnt = columns[(*TASK0, False)], columns[(*TASK1, False)]
+    stability, plasticity = columns[(*TASK0, False)], columns[(*TASK1, False)]
     shown = [
         replace(FACTS["trained"], label="trained params", flat_label="trained params", form=",.0f"),
         FACTS["lr"],
-        replace(kept, key="before", label="Task 0 before", flat_label="Task 0 before", decimals=1),
+        replace(stability, key="before", label="Task 0 before", flat_label="Task 0 before", decimals=1),
         *(
             replace(column, label=name, flat_label=name, decimals=1)
             for name, column in (
-                ("Task 0 after", kept),
+                ("Task 0 after", stability),
                 ("forgetting", columns[(*TASK0, True)]),
-                ("Task 1", learnt),
+                ("Task 1", plasticity),
                 ("exact 0", columns["bios:task0", "exact", False]),
                 ("exact 1", columns["bios:task1", "exact", False]),
                 ("routed 0", columns.get(("bios:task0", "routed", False))),
@@ -172,7 +177,7 @@ def sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
         FACTS["seconds"],
     ]
     rows = [row for row in table.rows if row is not table.base]
-    before = None if table.base is None else table.cell(table.base, kept)
+    before = None if table.base is None else table.cell(table.base, stability)
     if before is not None:
         cell = Cell(before.value, before.error)
         table = table.with_cells(shown[2], {row.label: cell for row in rows})
@@ -182,13 +187,13 @@ def sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
 
 
 def write(result: BenchResult) -> None:
-    """Write the record, the table and the curves."""
+    """Write results.json, table.md and curves.png into the run folder."""
     from scale_cli.reporting.curves import styles_of
     from scale_cli.reporting.documents import BEST, markdown
     from scale_cli.reporting.figures import curve_figure
 
     result.save()
-    made = sheet(result.results, title=f"Biography benchmark, {result.recipe.preset}", best=BEST["markdown"])
-    write_text(result.out / "table.md", markdown(made))
+    title = f"Biography benchmark, {result.recipe.preset}"
+    write_text(result.out / "table.md", markdown(sheet(result.results, title=title, best=BEST["markdown"])))
     table = build_table(result.results, result.groups, seeds=True)
     curve_figure(result.panels, styles_of(table, result.panels), result.out / "curves.png")

@@ -1,13 +1,14 @@
-"""Continual pre-training as in SCALE (arXiv 2511.03270): learn a new text, and see what the old ones cost.
+"""Continual pre-training as in SCALE (arXiv 2511.03270): train on a new text, measure gain and forgetting.
 
-The presets of "korean" are the paper's: Korean is learnt and English kept; another language is another recipe file. A
-run is a folder of stages, each whole or not there, so an interrupted run goes on:
+The presets of "korean" are the paper's: trained on Korean, forgetting measured on English. A recipe file of your own
+can name other texts. A run is a folder of stages. A stage's folder is complete or does not exist, so an interrupted run
+can continue:
 
-    OUT/fetched/<item>                      what `scale fetch` makes, where the recipe names it
+    OUT/fetched/<item>                      outputs of `scale fetch` that the recipe names
     OUT/texts                               the held-out documents that are measured
     OUT/width, OUT/width-INIT, OUT/depth    the base, upscaled
-    OUT/seed-S/<method>                     trained with each method, from the same base in the same order
-    OUT/evaluation, OUT/seed-S/evaluation   the base and every method measured at the end
+    OUT/seed-S/<method>                     trained with each method, on the same tokens in the same order
+    OUT/evaluation, OUT/seed-S/evaluation   final measurements of the base and of every row
     OUT/results.json, table.md, *.png       the results
 """
 
@@ -47,21 +48,21 @@ from scale_cli.results.groups import ROLES, Role, text_group
 from scale_cli.training import TrainRecipe
 
 FETCH = "fetch:"
-"""Before ITEM or ITEM/PATH: what `scale fetch ITEM` makes, made below the run folder."""
+"""Prefix of "fetch:ITEM" and "fetch:ITEM/PATH": the output of `scale fetch ITEM`, written into the run folder."""
 FETCHED, TEXTS = "fetched", "texts"
 FIXED = ("objective", "from_scratch", "people", "eval_people", "eval_bios", "eval_documents")
-"""Training options that the benchmark leaves alone."""
-"""The method whose half of the base computes what the base did, to the last bit."""
+"""Training options that a recipe must not set."""
 DRIFT_TOKENS = 4096
-"""Of each text, on which that is checked; a single wrong weight shows on the first of them."""
+"""Tokens of each text on which drift is measured. Few suffice, because almost every weight affects every token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
     """A held-out text that is measured.
 
-    source: as `scale eval --perplexity` takes it. role: which side of the trade-off it measures.
-    documents: its first so many are measured at the end; documents_while_training: in between, None for as many.
+    source: a source of `scale eval --perplexity`. role: the side of the trade-off that it measures.
+    documents: number of documents measured at the end, from the first. documents_while_training: number measured while
+        training, None for the same number.
     """
 
     source: str
@@ -71,6 +72,7 @@ class Text:
 
     @property
     def fewer(self) -> int:
+        """The number of documents measured while training."""
         return self.documents if self.documents_while_training is None else self.documents_while_training
 
 
@@ -78,14 +80,17 @@ class Text:
 class ContinualRecipe(BenchRecipe):
     """The resolved recipe of a continual pre-training benchmark.
 
-    base: a checkpoint's folder or hub id. train_data: sources of the new text as `scale train --data` takes them.
-    texts: by name the held-out texts, with the fields of `Text`; some of each role.
-        Base and sources may be `fetch:ITEM/PATH` as well, with what `scale fetch` makes.
-    training: options of training that the rows have in common.
-    suites: measured at the end. limit: the first so many items of each of their tasks, None for all.
-    drift: how far every row that is trained has moved from the base is measured as well.
-    precision: of the arithmetic in all trainings, in place of the one under `training`.
-    config: of the base, for a dry run where the base is not at hand.
+    base: folder or hub id of a checkpoint. train_data: sources of the new text, as in `scale train --data`.
+    texts: the held-out texts by name, each with the fields of `Text`; at least one per role.
+        Base, sources and suites may also be "fetch:ITEM/PATH", files that `scale fetch ITEM` writes.
+    training: training options shared by all rows.
+    suites: suites measured at the end, as in `scale eval --suite`. limit: number of items of each of their tasks, from
+        the first; None for all.
+    drift: whether drift from the base is measured for every trained row. It is always measured for methods that keep
+        the base.
+    precision: precision of all trainings, overrides the one in `training`.
+    config: config of the base, for a dry run without the base itself.
+    A row with `of` has no training of its own: it is the row named there, with the router's threshold changed.
     """
 
     reserved = (EVALUATION, *BenchRecipe.reserved)
@@ -103,32 +108,32 @@ class ContinualRecipe(BenchRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         if missing := [role for role in ROLES if role not in {text.role for text in self.held_out.values()}]:
-            raise RequestError(f"texts {', '.join(self.texts) or '(none)'}: name one with the role {missing[0]} too")
+            raise RequestError(f"texts {', '.join(self.texts) or '(none)'}: add a text with the role {missing[0]}")
         for name, text in self.held_out.items():
             if min(text.documents, text.fewer) < 2:
-                raise RequestError(f"texts: {name}: at least 2 documents, and as many while training")
+                raise RequestError(f"texts: {name}: documents and documents_while_training are at least 2")
         if self.limit is not None and self.limit < 1:
             raise RequestError(f"limit {self.limit}: at least 1")
         if not self.train_data:
             raise RequestError("train_data is empty; name texts to train on")
-        for place, label in enumerate(self.methods):
+        for index, label in enumerate(self.methods):
             self.train_recipe(label, seed=0)
-            if (of := self.trained_by(label)) != label and of not in list(self.methods)[:place]:
-                raise RequestError(f"{label}: there is no row {of} before it, whose training it shows")
+            if (source := self.trained_by(label)) != label and source not in list(self.methods)[:index]:
+                raise RequestError(f"{label}: it shows the training of {source}; put the row {source} before it")
 
     @property
     def words(self) -> str:
-        """The words behind `scale bench` that start it."""
+        """The arguments of `scale bench` that run this recipe."""
         return f"korean --preset {self.preset}{self.options}"
 
     @property
     def options(self) -> str:
-        """The words of the seeds and the precision, where they are not those of a preset that names none."""
+        """The options --seeds and --precision with a leading space each; empty for their defaults."""
         return super().options + ("" if self.precision is None else f" --precision {self.precision}")
 
     @property
     def held_out(self) -> dict[str, Text]:
-        """The held-out texts by name. Raises RequestError for fields that do not fit."""
+        """The held-out texts by name. Raises RequestError for unknown, missing or wrong fields."""
         texts = {}
         for name, fields in self.texts.items():
             try:
@@ -143,11 +148,11 @@ class ContinualRecipe(BenchRecipe):
         return {name: text.role for name, text in self.held_out.items()}
 
     def trained_by(self, label: str) -> str:
-        """The row whose training a row shows: itself, or that of `of`, whose router it gives another threshold."""
+        """The row whose training a row shows: its own, or the one named under `of`."""
         return str(self.methods[label].get("of", label))
 
     def matches_rank(self, label: str) -> bool:
-        """Whether the recipe leaves the size of a row's method open: then it is matched to the width expansion."""
+        """Whether the recipe leaves the size of a row's method open, so that it is matched to the width expansion."""
         return self.size_is_open(label, self.training)
 
     def train_recipe(
@@ -155,8 +160,8 @@ class ContinualRecipe(BenchRecipe):
     ) -> TrainRecipe:
         """The training recipe of a row.
 
-        data: sources of the new text, what is fetched being there. texts: the folder of the held-out ones.
-        Raises RequestError for options that are unknown, or not the recipe's to decide.
+        data: sources of the new text, without "fetch:". texts: the folder of the held-out texts.
+        Raises RequestError for options that are unknown or that the benchmark decides.
         """
         own = {
             "method": self.method_of(label),
@@ -171,13 +176,13 @@ class ContinualRecipe(BenchRecipe):
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of a training step of all processes."""
+        """Tokens per training step, over all processes."""
         recipe = self.train_recipe(next(iter(self.methods)), seed=0)
         return self.gpus * recipe.batch_size * recipe.gradient_accumulation_steps * self.seq_length
 
     @property
     def seq_length(self) -> int:
-        """Tokens of a sequence, in training and measuring."""
+        """Tokens per sequence, in training and in measuring."""
         return int(self.training.get("seq_length") or 512)
 
 
@@ -188,8 +193,7 @@ def load_preset(
     seeds: Sequence[int] | None = None,
     **changes: Any,
 ) -> ContinualRecipe:
-    """The recipe of a preset; see `stages.load_preset`. changes: fields in place of the preset's, None for none;
-    `sources` are those of texts, by name."""
+    """The recipe of a preset, as `load_changed` reads it."""
     return load_changed(ContinualRecipe, "korean", name, methods=methods, seeds=seeds, **changes)
 
 
@@ -203,9 +207,15 @@ def load_changed(
     sources: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> stages.Recipe:
-    """The recipe of a preset of continual pre-training, of the class `cls`, with changes as of `load_preset`."""
+    """The recipe of a preset of continual pre-training.
+
+    cls, bench, name, methods, seeds: as in `stages.load_preset`.
+    sources: sources of held-out texts by name, override the preset's.
+    changes: other fields, override the preset's; None keeps the preset's.
+    Raises RequestError for an unknown preset, row, text or field, and for values that do not fit.
+    """
     if changes.get("base") is not None:
-        changes["config"] = {}  # that of the preset's own base
+        changes["config"] = {}  # the preset's is the config of its own base
     recipe: Any = stages.load_preset(cls, bench, name, methods=methods, seeds=seeds, changes=changes)
     if absent := [text for text in sources or () if text not in recipe.texts]:
         raise RequestError(
@@ -216,7 +226,7 @@ def load_changed(
 
 
 def from_older(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe that named its texts by their languages, in today's shape."""
+    """The fields of a stored recipe in today's format. Older recipes have a field per language instead of `texts`."""
     if "texts" in recipe:
         return recipe
     while_training = recipe.pop("documents_while_training")
@@ -234,17 +244,19 @@ def from_older(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BenchResult:
-    """Run the benchmark into `out`, or what is missing of it there.
+    """Run the benchmark into `out`; finished stages there are kept.
 
-    say: told what begins. progress: shows each training and each measurement.
-    Raises RequestError for what does not fit together, and where `out` holds another recipe's run.
+    say: called with messages on data and checkpoints. progress: displays each training and each measurement.
+    Returns the results of all calls on `out`.
+    Raises RequestError if a base, text or suite is missing or does not fit, if `out` holds a run of another recipe, and
+    if the number of processes is not the recipe's.
     """
     say, progress = of_first_process(recipe, say, progress)
     whole = claim(recipe, out, read=from_older)
     with clocked(out) as seconds:
         _run_stages(recipe, out, say=say, progress=progress)
     groups = [text_group(name, role) for name, role in recipe.roles.items()]
-    groups += [suite_group(find_suite(_at(word, out / FETCHED))) for word in recipe.suites]
+    groups += [suite_group(find_suite(_at(suite, out / FETCHED))) for suite in recipe.suites]
     results, panels = results_of(whole, out), panels_of(whole, out)
     result = BenchResult(out, whole, recipe.command, results, tuple(groups), panels, seconds())
     if processes().is_main_process:
@@ -253,7 +265,7 @@ def run(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None], progr
 
 
 def _run_stages(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> None:
-    """All stages, whatever of them was there already."""
+    """Run all stages that are not complete."""
     with processes().main_process_first():
         recipe = _fetch(recipe, out / FETCHED, say=say)
         _write_texts(recipe, out / TEXTS, say=say)
@@ -266,13 +278,13 @@ def _run_stages(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None
             trained = recipe.train_recipe(label, seed=seed, data=recipe.train_data, texts=out / TEXTS)
             if recipe.matches_rank(label):
                 trained = changed(trained, **matching_size(trained.method, recipe.base, out / "width"))
-            of = recipe.trained_by(label)
-            if of == label:
-                source, shown = source_of(recipe, label, recipe.base, out), f"{label} (seed {seed})"
-                train_stage(source, folder / label, trained, label=shown, progress=progress)
+            row = recipe.trained_by(label)
+            if row == label:
+                source = source_of(recipe, label, recipe.base, out)
+                train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
             else:
                 with processes().main_process_first():
-                    _reroute(folder / of, folder / label, trained)
+                    _reroute(folder / row, folder / label, trained)
             _measure(
                 recipe,
                 str(folder / label),
@@ -280,12 +292,12 @@ def _run_stages(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None
                 out,
                 folder / EVALUATION,
                 progress=progress,
-                drift=of == label and (recipe.drift or METHODS[trained.method].keeps_base),
+                drift=row == label and (recipe.drift or METHODS[trained.method].keeps_base),
             )
 
 
 def _reroute(run: Path, out: Path, recipe: TrainRecipe) -> None:
-    """The model that a run has trained, in `out`, with the options of its method that this recipe has."""
+    """Copy the trained model of a run to `out`, with the method's options from `recipe`."""
     from scale_cli.checkpoints.load import describe, save_pointer
     from scale_cli.training.train import RECIPE, RECORD
 
@@ -298,59 +310,60 @@ def _reroute(run: Path, out: Path, recipe: TrainRecipe) -> None:
         save_pointer(trained.base, folder, recipe.method, recipe.options)
 
 
-def _at(word: str, folder: Path) -> str:
-    """A base or source: what the word `fetch:ITEM/PATH` stands for below `folder`; another word as it is."""
-    return str(folder / word.removeprefix(FETCH)) if word.startswith(FETCH) else word
+def _at(source: str, folder: Path) -> str:
+    """The path of "fetch:ITEM/PATH" in `folder`; any other source unchanged."""
+    return str(folder / source.removeprefix(FETCH)) if source.startswith(FETCH) else source
 
 
 def _fetch(recipe: ContinualRecipe, folder: Path, *, say: Callable[[str], None]) -> ContinualRecipe:
-    """The recipe with what it names as `fetch:` made below `folder`, each thing once."""
+    """Fetch the recipe's "fetch:" items into `folder`, each once. Returns the recipe with their paths."""
     from scale_cli.core.files import default_cache
     from scale_cli.material.fetch import make
 
-    def found(word: str) -> str:
-        item = word.removeprefix(FETCH).partition("/")[0]
-        if word.startswith(FETCH) and not (folder / item).exists():
+    def fetched(source: str) -> str:
+        item = source.removeprefix(FETCH).partition("/")[0]
+        if source.startswith(FETCH) and not (folder / item).exists():
             say(f"fetch: {item}")
             make(item, folder / item, cache=default_cache())
-        return _at(word, folder)
+        return _at(source, folder)
 
     return dataclasses.replace(
         recipe,
-        base=found(recipe.base),
-        train_data=tuple(map(found, recipe.train_data)),
-        texts={name: {**text, "source": found(text["source"])} for name, text in recipe.texts.items()},
-        suites=tuple(map(found, recipe.suites)),
+        base=fetched(recipe.base),
+        train_data=tuple(map(fetched, recipe.train_data)),
+        texts={name: {**text, "source": fetched(text["source"])} for name, text in recipe.texts.items()},
+        suites=tuple(map(fetched, recipe.suites)),
     )
 
 
 def _text_file(texts: Path, name: str, *, whole: bool) -> Path:
+    """The file of a text's documents: all that are measured at the end, or those measured while training."""
     return texts / f"{name}{'' if whole else '-while-training'}.jsonl"
 
 
 def _write_texts(recipe: ContinualRecipe, texts: Path, *, say: Callable[[str], None]) -> None:
-    """The documents that are measured, the first ones of each source, so that all methods see the same."""
+    """Write the first documents of each held-out text into the folder `texts`. All rows are measured on these files."""
     from scale_cli.data.corpora import read_corpora
 
     if texts.exists():
         return
-    documents: dict[str, Sequence[str]] = {}
+    by_name: dict[str, Sequence[str]] = {}
     for name, text in recipe.held_out.items():
         (corpus,) = read_corpora([f"{name}={text.source}"], limit=text.documents, option="--text")
-        documents[name] = corpus.documents
+        by_name[name] = corpus.documents
     with new_folder(texts) as folder:
-        for name, found in documents.items():
+        for name, documents in by_name.items():
             for whole, count in ((True, None), (False, recipe.held_out[name].fewer)):
-                lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in found[:count])
+                lines = (json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in documents[:count])
                 write_text(_text_file(folder, name, whole=whole), "".join(lines))
-    counts = ", ".join(f"{len(found):,} {name}" for name, found in documents.items())
+    counts = ", ".join(f"{len(documents):,} {name}" for name, documents in by_name.items())
     say(f"texts: {counts} documents are measured")
 
 
 def _measure(
     recipe: ContinualRecipe, checkpoint: str, label: str, out: Path, results: Path, *, progress: Progress, drift: bool
 ) -> None:
-    """Measure a checkpoint: texts, suites and, if wanted, whether the base's half of it is the base."""
+    """Measure a checkpoint on texts and suites into the folder `results`. drift: also measure drift from the base."""
     from scale_cli.data.corpora import read_corpora
     from scale_cli.data.windows import WindowOptions
     from scale_cli.evaluation.drift import DriftJob
@@ -365,13 +378,13 @@ def _measure(
     if recipe.suites:
         from scale_cli.evaluation.harness import suite_tasks, without_repetitions
 
-        found = [suite_tasks(find_suite(word), limit=recipe.limit) for word in recipe.suites]
-        jobs += without_repetitions([task for tasks in found for task in tasks])
+        by_suite = [suite_tasks(find_suite(suite), limit=recipe.limit) for suite in recipe.suites]
+        jobs += without_repetitions([task for tasks in by_suite for task in tasks])
     evaluate(
         [f"{label}={checkpoint}"],
         jobs,
         out=results,
         command=recipe.command,
-        progress=lambda shown, total: progress(shown, total, done=0),
+        progress=lambda job, total: progress(job, total, done=0),
     )
     processes().wait_for_everyone()

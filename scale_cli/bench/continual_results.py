@@ -1,4 +1,4 @@
-"""The results of continual pre-training, from what its stages have left: measurements, curves, table and figures."""
+"""Results of continual pre-training, read from its run folder: measurements, curves, table and figures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BASE = "base"
 """The label of the base."""
 EVALUATION = "evaluation"
 Reported = Mapping[str, Mapping[str, float]]
-"""What a paper says of rows, by label and measurement, "perplexity:english/perplexity"."""
+"""A paper's values by label of the row and name of the measurement, as "perplexity:english/perplexity"."""
 LEGEND = (
     ("bits/byte", "bits per byte of held-out text; lower is better. The base's row is measured before training."),
     ("routed", "share of tokens that took the preserve branch, in percent."),
@@ -45,7 +45,8 @@ LEGEND = (
 
 
 def results_of(recipe: ContinualRecipe, out: Path) -> tuple[Result, ...]:
-    """The base, and of each seed the rows that are measured, each compared with the base item by item."""
+    """The results in the run folder `out`: the base, then for each seed all measured rows, compared with the base by
+    item."""
     base = read_result(out / EVALUATION / BASE)
     assert base is not None
     results = [base]
@@ -61,27 +62,28 @@ def results_of(recipe: ContinualRecipe, out: Path) -> tuple[Result, ...]:
 
 
 def _info(recipe: ContinualRecipe, folder: Path, label: str, seed: int, info: CheckpointInfo) -> CheckpointInfo:
-    """A row as the results call it. A row that shows another one's training has its own threshold."""
+    """The description of a row's checkpoint, completed from the record of its training. A row without a training of its
+    own has another row's recipe with its own threshold."""
     from scale_cli.evaluation.subject import of_training
     from scale_cli.training.train import RECORD
 
     record = read_record(folder / recipe.trained_by(label) / RECORD)
-    known = of_training(record)
+    fields = of_training(record)
     if recipe.trained_by(label) != label:
-        known["recipe"] = {**known["recipe"], "threshold": recipe.methods[label]["threshold"]}
+        fields["recipe"] = {**fields["recipe"], "threshold": recipe.methods[label]["threshold"]}
     counts = {**info.parameters, "trained": record["trained_parameters"]}
-    return replace(info, label=label_of(label, seed, recipe), parameters=counts, **known)
+    return replace(info, label=label_of(label, seed, recipe), parameters=counts, **fields)
 
 
 def panels_of(recipe: ContinualRecipe, out: Path) -> tuple[Panel, ...]:
-    """What was measured while training, against the tokens seen, as in Fig. 9 of the paper."""
+    """The measurements while training, in bits per byte over training tokens, as in the paper's Fig. 9."""
     from scale_cli.training.train import RECORD
 
     def run(label: str, seed: int) -> Path:
         return out / f"seed-{seed}" / label
 
     trained = [label for label in recipe.methods if recipe.trained_by(label) == label]
-    lines = {
+    runs = {
         label: {str(s): metric_lines(run(label, s)) for s in recipe.seeds if (run(label, s) / RECORD).is_file()}
         for label in trained
     }
@@ -93,11 +95,11 @@ def panels_of(recipe: ContinualRecipe, out: Path) -> tuple[Panel, ...]:
             percent=False,
             series={
                 label: {
-                    seed: [(line["step"] * recipe.step_tokens, line[key]) for line in found if key in line]
-                    for seed, found in runs.items()
+                    seed: [(line["step"] * recipe.step_tokens, line[key]) for line in lines if key in line]
+                    for seed, lines in by_seed.items()
                 }
-                for label, runs in lines.items()
-                if runs
+                for label, by_seed in runs.items()
+                if by_seed
             },
         )
         for name, role in recipe.roles.items()
@@ -106,7 +108,7 @@ def panels_of(recipe: ContinualRecipe, out: Path) -> tuple[Panel, ...]:
 
 
 def results_table(results: Sequence[Result], groups: Iterable[GroupSpec], *, title: str = "") -> Table:
-    """The table of the results, with perplexities and routed shares of the texts, a row per label over its seeds."""
+    """The table of the results, one row per label over its seeds, with perplexity and routed share of every text."""
     results, groups = [result.with_routed() for result in results], list(groups)
     texts = [group for group in groups if group.columns[0].task.startswith("perplexity:")]
     has_routed = {m.task for result in results for m in result.measurements if m.metric == "routed"}
@@ -126,9 +128,9 @@ def sheet(
     best: str,
     reported: Reported | None = None,
 ) -> Sheet:
-    """The table of the benchmark: the trade-off, how far the base's half has moved, and the cost.
+    """The table of the benchmark: stability and plasticity, drift from the base, a paper's values, and the cost.
 
-    reported: values of rows in a paper. best: the legend's term for the mark on a best value.
+    reported: a paper's values of the rows. best: how the output format marks the best value, one of `documents.BEST`.
     """
     table = results_table(results, groups, title=title)
     texts = [group for group in groups if group.columns[0].task.startswith("perplexity:")]
@@ -143,23 +145,23 @@ def sheet(
             suites += [] if is_text else [name]
             shown.append((group.heading, replace(group.summary, label=label, flat_label=label)))
             shown += [(group.heading, column) for column in group.columns if column.change]
-    shown += [("", column) for column in _found(table, tasks, "perplexity:{}", "routed", "routed {}")]
+    shown += [("", column) for column in _text_columns(table, tasks, "perplexity:{}", "routed", "routed {}")]
     table, half = _with_half(table)
     shown += [("", half)] if half is not None else []
-    moved = [*_found(table, tasks, "drift:{}", "cosine", "cosine {}"), *_norms(table)]
+    moved = [*_text_columns(table, tasks, "drift:{}", "cosine", "cosine {}"), *_norms(table)]
     shown += [("moved", column) for column in moved]
-    for column, cells in _reported_columns(table, reported or {}).items():
+    for column, cells in _reported_columns(reported or {}).items():
         table, shown = table.with_cells(column, cells), [*shown, ("paper", column)]
     cost = [
-        *_found(table, tasks, "perplexity:{}", "perplexity", "{} perplexity"),
+        *_text_columns(table, tasks, "perplexity:{}", "perplexity", "{} perplexity"),
         replace(FACTS["trained"], label="trained params", flat_label="trained params", form=",.0f"),
         FACTS["lr"],
         replace(FACTS["tokens"], form=",.0f"),
         FACTS["seconds"],
         FACTS["peak_memory_bytes"],
     ]
-    known = set(table.cells["column"])
-    shown += [("cost", column) for column in cost if column.key in known]
+    available = set(table.cells["column"])
+    shown += [("cost", column) for column in cost if column.key in available]
     base = [row for row in table.rows if row.section == "base"]
     rows = [row for row in table.rows if row.section != "base"]
     made = rows_sheet(table, shown, [base, rows], name="method")
@@ -170,66 +172,67 @@ def sheet(
     return replace(made, legend=(*legend, *averages))
 
 
-def _found(table: Table, texts: Iterable[str], task: str, metric: str, label: str) -> list[Column]:
-    """The columns of a metric of the texts, with other labels."""
+def _text_columns(table: Table, texts: Iterable[str], task: str, metric: str, label: str) -> list[Column]:
+    """The table's columns of a metric on the texts. task, label: patterns with {} for the text's name."""
     columns = {(column.task, column.metric): column for column in table.columns}
-    found = {text: columns.get((task.format(text), metric)) for text in texts}
-    names = {text: label.format(text.title()) for text in found}
+    by_text = {text: columns.get((task.format(text), metric)) for text in texts}
+    names = {text: label.format(text.title()) for text in by_text}
     return [
         replace(column, label=names[text], flat_label=names[text])
-        for text, column in found.items()
+        for text, column in by_text.items()
         if column is not None
     ]
 
 
 def _norms(table: Table) -> list[Column]:
-    """The norms of what maps were given in addition, by module."""
+    """The columns of the norms of added weights, by module."""
     columns = [column for column in table.columns if column.metric.startswith("expansion_norm/")]
     names = [f"norm {column.metric.partition('/')[2]}" for column in columns]
     return [replace(column, label=name, flat_label=name) for column, name in zip(columns, names, strict=True)]
 
 
 def _with_half(table: Table) -> tuple[Table, Column | None]:
-    """With a column that says whether the base's half is the base's under every seed, of the rows whose methods promise
-    it; None where it was not measured."""
+    """The table with the column "base half", which shows `half_is_base`, and the column; None if no row has a value."""
     cells = {row.label: Cell(float(equal)) for row in table.rows if (equal := half_is_base(table, row)) is not None}
     column = Column("base half", "base half", "base half", form="equal")
     return (table.with_cells(column, cells), column) if cells else (table, None)
 
 
 def half_is_base(table: Table, row: Row) -> bool | None:
-    """Whether the base's half of every hidden state is bitwise what the base computes; None but under a method that
-    preserves every layer, which promises it."""
+    """Whether the base's half of every hidden state is bitwise equal to the base's, in all seeds.
+
+    None if it was not measured, or if the row's method does not keep the base.
+    """
     results = [table.results[index] for index in row.results]
-    found = [
+    equal = [
         m.details["hidden_states_equal"] for r in results for m in r.measurements if "hidden_states_equal" in m.details
     ]
     method = METHODS.get(row.method or "")
-    return all(found) if found and method is not None and method.keeps_base else None
+    return all(equal) if equal and method is not None and method.keeps_base else None
 
 
-def _reported_columns(table: Table, reported: Reported) -> dict[Column, dict[str, Cell]]:
-    """What a paper says of the rows."""
+def _reported_columns(reported: Reported) -> dict[Column, dict[str, Cell]]:
+    """Columns of a paper's values, with their cells by label."""
     columns = {}
     for name in dict.fromkeys(name for values in reported.values() for name in values):
         task, _, metric = name.partition("/")
         kind, _, text = task.partition(":")
-        label = f"paper: {metric} {text.title()}" if kind == "drift" else f"paper: {text.title()} {metric}"
+        heading = f"paper: {metric} {text.title()}" if kind == "drift" else f"paper: {text.title()} {metric}"
         cells = {label: Cell(values[name]) for label, values in reported.items() if name in values}
-        columns[Column(f"paper:{name}", label, label, form="g")] = cells
+        columns[Column(f"paper:{name}", heading, heading, form="g")] = cells
     return columns
 
 
 def write(result: BenchResult) -> None:
-    """Write the record, the table, and the figures: the trade-off on texts and in suites, and the curves."""
+    """Write results.json, table.md, and figures of the trade-off on texts and in suites and of the curves."""
     from scale_cli.reporting.curves import styles_of
     from scale_cli.reporting.documents import BEST, markdown
     from scale_cli.reporting.figures import curve_figure, frontier_figure, trade_off
 
     result.save()
     title = f"Continual pre-training, {result.recipe.preset}"
-    made = sheet(result.results, result.groups, title=title, best=BEST["markdown"])
-    write_text(result.out / "table.md", markdown(made))
+    table_sheet = sheet(result.results, result.groups, title=title, best=BEST["markdown"])
+    write_text(result.out / "table.md", markdown(table_sheet))
     texts = [group for group in result.groups if group.columns[0].task.startswith("perplexity:")]
     kinds = {"frontier": texts, "frontier-suites": [group for group in result.groups if group not in texts]}
     for name, groups in kinds.items():

@@ -1,4 +1,4 @@
-"""What a benchmark would take, before anything is written or a weight is read: parameters, tokens, memory, hours."""
+"""The cost of a benchmark before it runs: parameters, tokens, memory and hours. Needs only the base's config."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from scale_cli.reporting.sheet import Entry, Heading, Sheet
 from scale_cli.training import TrainRecipe
 
 QUESTION_TOKENS = 32
-"""Of a question with its answer, where the recipe leaves the length to the data."""
+"""Assumed tokens of a question with its answer, if the recipe does not set the sequence length."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What one training takes.
+    """The cost of one training.
 
-    recipe: resolved; its data and texts are only named. tokens: of all processes.
-    peak_bytes: of a training step in each process, which holds all weights.
-    hours: of forward and backward, measuring left out.
+    recipe: resolved. Its data and texts need not exist. tokens: over all processes.
+    peak_bytes: peak memory of a training step in each process; every process holds all weights.
+    hours: of forward and backward passes, without measurements.
     """
 
     label: str
@@ -41,10 +41,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class DryRun:
-    """A benchmark's trainings, each for every seed.
+    """The cost of a benchmark. budgets: one per training; each training runs once per seed.
 
-    base_parameters: of the model that they begin with. gpus: processes that share a step. tflops: of each of them.
-    command: starts the benchmark.
+    base_parameters: of the model before upscaling. gpus: number of processes that share a training step.
+    tflops: assumed 10^12 operations per second and process. command: runs the benchmark.
     """
 
     base_parameters: int
@@ -56,14 +56,14 @@ class DryRun:
 
     @property
     def hours(self) -> float:
-        """Of all trainings and seeds."""
+        """Hours of all trainings in all seeds."""
         return len(self.seeds) * sum(budget.hours for budget in self.budgets)
 
 
 def dry_run_continual(recipe: ContinualRecipe, *, tflops: float | None = None) -> DryRun:
-    """The budget of continual pre-training; of a base that is not at hand by the recipe's `config`.
+    """The cost of continual pre-training. The base's sizes are those of the recipe's `config`, else of `base`.
 
-    Raises RequestError where there is neither.
+    tflops: overrides the recipe's. Raises RequestError if the base is still to be fetched and the recipe has no config.
     """
     trained = {
         label: recipe.train_recipe(label, seed=recipe.seeds[0], data=recipe.train_data)
@@ -73,12 +73,14 @@ def dry_run_continual(recipe: ContinualRecipe, *, tflops: float | None = None) -
     matched = {label for label in trained if recipe.matches_rank(label)}
     config = dict(recipe.config or {})
     if not config and recipe.base.startswith(FETCH):
-        raise RequestError(f"{recipe.base} is made when the benchmark runs; give the recipe its `config`, or --base")
+        raise RequestError(
+            f"{recipe.base} is fetched when the benchmark runs; add the base's `config` to the recipe, or give --base"
+        )
     return _dry_run(recipe, trained, matched, config or recipe.base, tflops=tflops)
 
 
 def dry_run_bios(recipe: BiosRecipe, *, tflops: float | None = None) -> DryRun:
-    """The budget of a biography benchmark, its vocabulary as large as the recipe allows."""
+    """The cost of a biography benchmark, with the recipe's largest vocabulary. tflops: overrides the recipe's."""
     labels = ("pretrain", "task0", *recipe.methods)
     trained = {label: recipe.train_recipe(label, seed=recipe.seeds[0]) for label in labels}
     matched = {label for label in recipe.methods if recipe.matches_rank(label)}
@@ -93,10 +95,10 @@ def _dry_run(
     *,
     tflops: float | None,
 ) -> DryRun:
-    """The cost of each stage.
+    """The cost of the trainings `trained`, by label.
 
-    base: the config of the model, or where it is. matched: the rows whose size is matched to the width.
-    tflops: None for the recipe's.
+    base: config of the base, or its folder or hub id. matched: labels whose size is matched to the width expansion.
+    tflops: None for the recipe's. Raises RequestError unless tflops > 0, and if the base or the sizes do not fit.
     """
     from scale_cli.planning.plan import Plan, plan
     from scale_cli.surgery.source import open_config
@@ -110,13 +112,13 @@ def _dry_run(
             base = folder
         plans: dict[str, Plan] = {}
 
-        def planned(one: TrainRecipe) -> Plan:
-            options: dict[str, Any] = plain(one.options) | {
-                "methods": [one.method],
-                "batch_size": one.batch_size,
-                "seq_length": one.seq_length or (512 if one.objective == "lm" else QUESTION_TOKENS),
-                "precision": "float32" if one.precision == "float32" else "bfloat16",
-                "gradient_checkpointing": one.gradient_checkpointing,
+        def planned(training: TrainRecipe) -> Plan:
+            options: dict[str, Any] = plain(training.options) | {
+                "methods": [training.method],
+                "batch_size": training.batch_size,
+                "seq_length": training.seq_length or (512 if training.objective == "lm" else QUESTION_TOKENS),
+                "precision": "float32" if training.precision == "float32" else "bfloat16",
+                "gradient_checkpointing": training.gradient_checkpointing,
             }
             key = json.dumps(options)
             if key not in plans:
@@ -126,32 +128,32 @@ def _dry_run(
             return plans[key]
 
         budgets = []
-        for label, one in trained.items():
-            found = planned(one)
+        for label, training in trained.items():
+            cost = planned(training)
             if label in matched:
-                size = METHODS[one.method].size
+                size = METHODS[training.method].size
                 assert size is not None
-                added = found.choices["width"].added_parameters
-                one = changed(one, **{size.option: size.nearest(open_config(base).config, added)})
-                found = planned(one)
-            (method,) = found.methods
-            steps = one.steps * one.batch_size * one.gradient_accumulation_steps
-            tokens = gpus * steps * found.seq_length
-            seconds = tokens * method.multiply_adds / (tflops * 1e12 * gpus)
-            budgets.append(Budget(label, one, method.trained_parameters, tokens, method.peak_bytes, seconds / 3600))
-        return DryRun(found.base_parameters, recipe.seeds, gpus, tflops, recipe.command, tuple(budgets))
+                added = cost.choices["width"].added_parameters
+                training = changed(training, **{size.option: size.nearest(open_config(base).config, added)})
+                cost = planned(training)
+            (method,) = cost.methods
+            sequences = training.steps * training.batch_size * training.gradient_accumulation_steps
+            tokens = gpus * sequences * cost.seq_length
+            hours = tokens * method.multiply_adds / (tflops * 1e12 * gpus) / 3600
+            budgets.append(Budget(label, training, method.trained_parameters, tokens, method.peak_bytes, hours))
+        return DryRun(cost.base_parameters, recipe.seeds, gpus, tflops, recipe.command, tuple(budgets))
 
 
 CAPTION = (
-    "Tokens, memory and hours of one training. Memory: of a step in one process that holds all weights, in float32, "
-    "with gradients and AdamW's moments of the trained tensors. Hours: multiply-adds of weights in forward and "
-    "backward, attention scores and measuring left out, at {tflops:g} x 10^12 operations per second (--tflops: an "
-    "assumption) in each of {gpus} process{plural}; {hours:,.3g} hours for all {count} trainings."
+    "Tokens, memory and hours are those of one training. Memory is the peak of a training step in one process: all "
+    "weights, activations, and in float32 the gradients and AdamW's moments of the trained tensors. Hours are those of "
+    "forward and backward without attention scores and measurements, at {tflops:g} x 10^12 operations per second "
+    "(--tflops: an assumption) in each of {gpus} process{plural}; {hours:,.3g} hours for all {count} trainings."
 )
 
 
 def sheet(result: DryRun, *, title: str) -> Sheet:
-    """The budgets as a table, a row per training."""
+    """The budgets as a table, one row per training."""
     names = ("trained params", "lr", "steps", "tokens per step", "tokens", "GB per process", "hours")
     headings = (Heading("", "training", "training", numeric=False), *(Heading("", name, name) for name in names))
     rows = tuple(

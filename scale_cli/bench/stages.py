@@ -1,6 +1,7 @@
-"""What the benchmarks share: a run folder of stages, each whole or not there, so that an interrupted run goes on.
+"""The parts shared by all benchmarks: recipes, presets, and the stages of a run folder.
 
-Under torchrun all processes run the same stages: the first one makes the files, training is shared.
+A stage's folder is complete or does not exist, so an interrupted run can continue. Under torchrun all processes run the
+same stages: the first process writes the files, and all share the training.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from scale_cli.training import TrainRecipe
 
 PRESETS = ("demo", "small", "paper")
 NOT_TRAINING = ("method", "init", "of")
-"""What a row may say beside options of training."""
+"""Keys of a row that are not training options."""
 FREE = ("preset", "methods", "seeds", "gpus", "tflops")
-"""Fields of a recipe that may differ between calls for one run folder."""
+"""Fields of a recipe that may differ between calls that continue one run folder."""
 
 
 @dataclass(frozen=True)
 class Upscaling:
-    """A base upscaled into the folder `name`: the arguments of `upscale`."""
+    """An upscaled base in the folder `name`. by, options: arguments of `upscale`."""
 
     name: str
     by: str
@@ -44,17 +45,19 @@ class Upscaling:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRecipe:
-    """What the recipe of every benchmark says; checked on construction.
+    """The fields of every benchmark's recipe; checked on construction.
 
-    preset: its name. width, depth: of `upscale`. seeds: a repetition each.
-    methods: the rows of the table: options of training that differ, by method, or by any other label with the method
-        under `method`; `init` widens the base for this row alone.
-    gpus: processes that share a training step, as torchrun starts them.
-    tflops: 10^12 operations per second that `--dry-run` takes each of them to do.
+    preset: name of a preset, or its YAML file. width, depth: sizes for `upscale`. seeds: one repetition per seed.
+    methods: the rows of the table, by label: a row's training options, in addition to the shared ones. A label is a
+        method's name, or any other word if the row names its method under `method`. A row with `init` has a widened
+        base of its own.
+    gpus: number of processes that share a training step, as torchrun starts them.
+    tflops: 10^12 operations per second and process, for the hours in `--dry-run`.
+    Raises RequestError for an unknown method, a label that cannot be a folder, and sizes or counts that do not fit.
     """
 
     reserved: ClassVar[tuple[str, ...]] = ("width", "depth")
-    """Folders beside those of the rows, whose labels are others."""
+    """Names of other folders in a run; no row has such a label."""
 
     preset: str
     width: Mapping[str, Any]
@@ -70,9 +73,11 @@ class BenchRecipe:
             raise RequestError(f"methods {', '.join(unknown) or '(none)'}: choose from {', '.join(METHODS)}")
         for label in self.methods:
             if label in self.reserved or Path(label).name != label:
-                raise RequestError(f"methods: the label {label!r} is also the name of a folder here; choose another")
+                raise RequestError(
+                    f"methods: the label {label!r} is a path or the name of another folder of the run; choose another"
+                )
         if "hidden" not in self.width or not set(self.width) <= {"hidden", "heads", "ffn", "init"}:
-            raise RequestError(f"width {dict(self.width)}: give hidden, and heads, ffn, init as wanted")
+            raise RequestError(f"width {dict(self.width)}: give hidden, and optionally heads, ffn, init")
         if set(self.depth) != {"layers"}:
             raise RequestError(f"depth {dict(self.depth)}: give layers")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -84,17 +89,17 @@ class BenchRecipe:
 
     @property
     def words(self) -> str:
-        """The words behind `scale bench` that start it."""
+        """The arguments of `scale bench` that run this recipe."""
         raise NotImplementedError
 
     @property
     def options(self) -> str:
-        """The words of the seeds, where they are not those of a preset that names none."""
+        """The option --seeds with a leading space; empty for the default seed."""
         return "" if self.seeds == (0,) else f" --seeds {','.join(map(str, self.seeds))}"
 
     @property
     def command(self) -> str:
-        """The command that runs it with as many processes as it wants."""
+        """The command that runs this recipe in `gpus` processes."""
         launch = "" if self.gpus == 1 else f"torchrun --nproc-per-node {self.gpus} --no-python "
         return f"{launch}scale bench {self.words}"
 
@@ -103,16 +108,19 @@ class BenchRecipe:
         return str(self.methods[label].get("method", label))
 
     def differing(self, label: str) -> dict[str, Any]:
-        """The training options of a row that differ from those of all."""
+        """A row's own training options."""
         return {name: value for name, value in self.methods[label].items() if name not in NOT_TRAINING}
 
     def size_is_open(self, label: str, common: Mapping[str, Any]) -> bool:
-        """Whether neither a row nor the common options set the size of its method: then it is matched to the width."""
+        """Whether the size of a row's method is set neither by the row nor by `common`, the shared options.
+
+        Such a size is matched to the width expansion, by `matching_size`.
+        """
         size = METHODS[self.method_of(label)].size
         return size is not None and size.option not in {*common, *self.methods[label]}
 
     def upscaling(self, label: str) -> Upscaling | None:
-        """What a row trains of the base; None for the base itself."""
+        """The upscaled base that a row trains, None if it trains the base itself."""
         by = METHODS[self.method_of(label)].needs[0]
         if by == "plain":
             return None
@@ -132,11 +140,12 @@ def train_recipe(
 ) -> TrainRecipe:
     """The training recipe of a stage.
 
-    given: options by the recipe. own: those that the benchmark itself decides; fixed: others that it leaves alone.
-    Raises RequestError for options that are unknown, do not fit, or are not the recipe's to decide.
+    given: options in the benchmark's recipe. own: options that the benchmark sets.
+    fixed: further options that a recipe must not set.
+    Raises RequestError for options that are unknown, do not fit, or must not be set.
     """
-    if fixed := [name for name in given if name in (*own, *fixed)]:
-        raise RequestError(f"{stage}: {fixed[0]} is decided by the benchmark; leave it out")
+    if forbidden := [name for name in given if name in (*own, *fixed)]:
+        raise RequestError(f"{stage}: {forbidden[0]} is decided by the benchmark; leave it out")
     try:
         return load_recipe(TrainRecipe, None, dict(given) | dict(own))
     except RequestError as error:
@@ -154,10 +163,11 @@ def load_preset(
 ) -> Recipe:
     """The recipe of a preset of a benchmark.
 
-    cls: of the recipe. name: a word of `PRESETS`, or a YAML file of its fields.
-    methods: the rows, or the labels of those of the preset that are wanted. seeds, changes: in place of the preset's;
-        a change of None is none.
-    Raises RequestError for what does not fit.
+    cls: class of the recipe. bench: name of the folder of presets. name: one of `PRESETS`, or a YAML file with the
+        fields of `cls`.
+    methods: rows that replace the preset's, or labels of the preset's rows to run; None for all.
+    seeds, changes: override the preset's; None keeps the preset's.
+    Raises RequestError for an unknown preset, row or field, and for values that do not fit.
     """
     file = Path(__file__).parent / "presets" / bench / f"{name}.yaml" if name in PRESETS else Path(name)
     if not file.is_file():
@@ -176,20 +186,20 @@ def load_preset(
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """The seeds in "0,1,2". Raises RequestError for anything else."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
-        raise RequestError(f"--seeds {text}: write whole numbers with commas between, as in 0,1,2")
-    return tuple(map(int, words))
+    seeds = [seed.strip() for seed in text.split(",")]
+    if not all(seed.isdecimal() for seed in seeds):
+        raise RequestError(f"--seeds {text}: write whole numbers separated by commas, as in 0,1,2")
+    return tuple(map(int, seeds))
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """A finished benchmark, with what earlier calls have left in its folder.
+    """A finished benchmark, with the results of earlier calls on its folder.
 
-    recipe: with the methods and seeds of all calls. command: of the latest one.
-    results: the base first, or each seed's; several seeds of a row are told apart by their labels.
-    groups: the columns that measure the roles. panels: the curves of training.
-    seconds: of all calls that worked on this run.
+    recipe: with the methods and seeds of all calls. command: of the latest call.
+    results: the base comes first, or each seed's base before its rows. With several seeds, labels end in "(seed S)".
+    groups: the columns of stability and plasticity. panels: curves of the measurements while training.
+    seconds: sum over all calls.
     """
 
     out: Path
@@ -214,14 +224,17 @@ class BenchResult:
 
 
 class Progress(Protocol):
-    """Shows one stage: its label, its steps in all where they are known, the steps done before; what it gives is called
-    with `done=`, and with `total=` where that was not known."""
+    """Displays the progress of one stage.
+
+    total: number of steps, None if unknown. done: steps that an earlier call has finished.
+    The block receives a function to call with `done=`, and with `total=` if that was unknown.
+    """
 
     def __call__(self, label: str, total: int | None, *, done: int) -> AbstractContextManager[Callable[..., None]]: ...
 
 
 def processes() -> Any:
-    """This process among those that torchrun started, if it did."""
+    """The `PartialState` of this process: its index and the number of processes."""
     import torch
     from accelerate import PartialState
 
@@ -233,44 +246,46 @@ def processes() -> Any:
 def of_first_process(
     recipe: BenchRecipe, say: Callable[[str], None], progress: Progress
 ) -> tuple[Callable[[str], None], Progress]:
-    """`say` and `progress` of the first process; in the others both are silent.
+    """`say` and `progress` in the first process, functions without output in the others.
 
-    Raises RequestError where there are more or fewer processes than share the recipe's batch.
+    Raises RequestError if the number of processes is not the recipe's `gpus`.
     """
     count = processes().num_processes
     if count != recipe.gpus:
         raise RequestError(
-            f"--preset {recipe.preset}: its batch is shared by {recipe.gpus} processes and there are {count}; start it "
-            f"with: {recipe.command}"
+            f"--preset {recipe.preset}: the recipe's number of processes is {recipe.gpus}, not {count}; start it with: "
+            f"{recipe.command}"
         )
 
     @contextlib.contextmanager
-    def unseen(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
+    def silent(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
         yield lambda **steps: None
 
-    return (say, progress) if processes().is_main_process else (lambda message: None, unseen)
+    return (say, progress) if processes().is_main_process else (lambda message: None, silent)
 
 
 def claim(
     recipe: Recipe, out: Path, *, read: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda fields: fields
 ) -> Recipe:
-    """Make `out` this recipe's run folder, or refuse it; gives the recipe with the methods and seeds of earlier calls.
+    """Make `out` this recipe's run folder, or continue the run in it.
 
-    read: from the fields of an older recipe to today's.
+    read: converts the fields of a recipe that older code wrote.
+    Returns the recipe with the methods and seeds of earlier calls.
+    Raises RequestError if `out` holds a run of another recipe, or other files.
     """
-    with processes().main_process_first():  # the others find it claimed
+    with processes().main_process_first():  # the other processes find the first one's recipe.json
         file = out / "recipe.json"
-        ours = json.loads(to_json(recipe))
-        theirs = read(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else ours
-        common = set(ours["methods"]) & set(theirs["methods"])
-        if any(ours[name] != theirs.get(name) for name in ours if name not in FREE) or any(
-            ours["methods"][label] != theirs["methods"][label] for label in common
+        given = json.loads(to_json(recipe))
+        stored = read(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else given
+        common = set(given["methods"]) & set(stored["methods"])
+        if any(given[name] != stored.get(name) for name in given if name not in FREE) or any(
+            given["methods"][label] != stored["methods"][label] for label in common
         ):
             raise RequestError(f"{out} holds a run of another recipe; choose another --out, or remove it")
         if not file.is_file() and out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RequestError(f"{out} already holds files of something else; choose a new or an empty folder")
-        methods = {**theirs["methods"], **recipe.methods}  # those not run now keep their place
-        whole = dataclasses.replace(recipe, methods=methods, seeds=tuple(sorted({*theirs["seeds"], *recipe.seeds})))
+            raise RequestError(f"{out} exists and is not a run folder; choose a new or an empty folder")
+        methods = {**stored["methods"], **recipe.methods}  # rows of earlier calls keep their position
+        whole = dataclasses.replace(recipe, methods=methods, seeds=tuple(sorted({*stored["seeds"], *recipe.seeds})))
         if processes().is_main_process:
             out.mkdir(parents=True, exist_ok=True)
             write_text(file, to_json(whole) + "\n")
@@ -280,31 +295,32 @@ def claim(
 def upscale_stages(
     recipe: BenchRecipe, base: str, folder: Path, *, seed: int, width_too: bool, say: Callable[[str], None]
 ) -> None:
-    """`base` widened and deepened into folders of `folder`, as the rows need it.
+    """Upscale `base` into subfolders of `folder`, as the rows need it; existing subfolders are kept.
 
-    width_too: the widened one, into "width", is needed in any case.
+    width_too: whether to make the widened checkpoint, in "width", even if no row trains it.
     """
     from scale_cli.surgery import upscale
 
-    needed = [Upscaling("width", "width", recipe.width)] if width_too else []
-    needed += [one for label in recipe.methods if (one := recipe.upscaling(label)) is not None]
-    for one in needed:
-        if not (folder / one.name).exists():
-            result = upscale(base, folder / one.name, by=one.by, seed=seed, **one.options)  # type: ignore[arg-type]
+    upscalings = [Upscaling("width", "width", recipe.width)] if width_too else []
+    upscalings += [upscaling for label in recipe.methods if (upscaling := recipe.upscaling(label)) is not None]
+    for upscaling in upscalings:
+        out = folder / upscaling.name
+        if not out.exists():
+            result = upscale(base, out, by=upscaling.by, seed=seed, **upscaling.options)  # type: ignore[arg-type]
             added = f"{result.added_parameters:,} parameters added"
-            say(f"{one.name}: {added}, max |delta logit| {result.max_delta_logit:.3g}")
+            say(f"{upscaling.name}: {added}, max |delta logit| {result.max_delta_logit:.3g}")
 
 
 def source_of(recipe: BenchRecipe, label: str, base: str, folder: Path) -> str:
-    """The checkpoint that a row trains: `base`, or what `upscale_stages` has made of it in `folder`."""
+    """The checkpoint that a row trains: `base`, or the one that `upscale_stages` made from it in `folder`."""
     upscaling = recipe.upscaling(label)
     return base if upscaling is None else str(folder / upscaling.name)
 
 
 def matching_size(method: str, base: str, width: Path) -> dict[str, Any]:
-    """The option, by its key, with which a method trains about as many parameters as widening `base` to `width` added.
+    """The size option with which a method trains about as many parameters as `width` has added to `base`, by its key.
 
-    method: one with an option for its size.
+    method: a method with a `size`. base: the checkpoint before widening. width: folder of the widened one.
     """
     from scale_cli.surgery.source import open_config
 
@@ -315,35 +331,42 @@ def matching_size(method: str, base: str, width: Path) -> dict[str, Any]:
 
 
 def train_stage(source: str, out: Path, recipe: TrainRecipe, *, label: str, progress: Progress) -> dict[str, Any]:
-    """The record of a training stage, run now if it is not there, resumed if it was interrupted."""
+    """The record of a training stage in `out`. The stage is trained if it has no record, from its last checkpoint if it
+    was interrupted.
+
+    source: checkpoint to train. label: for `progress`.
+    """
     from scale_cli.training.train import RECORD, train
     from scale_cli.training.trainer import last_checkpoint, step_of
 
     if not (out / RECORD).is_file():
         last = last_checkpoint(out)
-        processes().wait_for_everyone()  # none changes the folder before all have looked
+        processes().wait_for_everyone()  # before the first process changes the folder
         if last is None and processes().is_main_process:
             shutil.rmtree(out, ignore_errors=True)
         processes().wait_for_everyone()
         with progress(label, recipe.steps, done=step_of(last)) as advance:
             train(source, out, recipe, resume=last is not None, progress=lambda done, total: advance(done=done))
-        processes().wait_for_everyone()  # till the first one has written the record
+        processes().wait_for_everyone()  # until the first process has written the record
     return read_record(out / RECORD)
 
 
 def label_of(label: str, seed: int, recipe: BenchRecipe) -> str:
-    """What a row's repetition is called among the results."""
+    """The label of a row's result: with the seed if the recipe has several."""
     return f"{label} (seed {seed})" if len(recipe.seeds) > 1 else label
 
 
 def metric_lines(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
+    """The objects in a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @contextlib.contextmanager
 def clocked(out: Path) -> Iterator[Callable[[], float]]:
-    """Adds the seconds of the block to those in `out`, however it ends; gives what says all of them after it."""
+    """Add the seconds of the block to those stored in `out`, also if it raises.
+
+    The block receives a function that returns the stored seconds: of earlier calls, and after the block of all.
+    """
     file = out / "seconds.json"
     start = time.monotonic()
 

@@ -23,58 +23,63 @@ def bench(
         Literal["bios", "korean", "ablations"],
         typer.Argument(
             help="bios: synthetic biographies; korean: continual pre-training, on Korean unless the preset names other "
-            "texts; ablations: variants of that."
+            "texts; ablations: variants of korean."
         ),
     ],
     ablation: Annotated[
         str | None, typer.Argument(help="ablations: init, layers, modules, drift, threshold or where.")
     ] = None,
     preset: Annotated[str, typer.Option(help="demo, small, paper, or a YAML file of your own.")] = "demo",
-    methods: Annotated[str | None, typer.Option(help="Only these, with commas between.  [all of the preset]")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Repetitions, with commas between: 0,1,2.  [the preset's]")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Only these rows, separated by commas.  [all of the preset]")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="One repetition per seed, separated by commas: 0,1,2.  [the preset's]")
+    ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="korean, ablations: the model to begin with, a folder or a hub id.  [the preset's]"),
+        typer.Option(help="korean, ablations: the model to start from, a folder or a hub id.  [the preset's]"),
     ] = None,
     train_data: Annotated[
         str | None,
-        typer.Option(help="korean, ablations: texts to train on, as of scale train --data.  [the preset's]"),
+        typer.Option(help="korean, ablations: texts to train on, as in scale train --data.  [the preset's]"),
     ] = None,
     text: Annotated[
         list[str] | None,
         typer.Option(
-            help="korean, ablations: the source of a held-out text of the preset, as of scale eval --perplexity; may "
-            "be repeated.  [the preset's]",
+            help="korean, ablations: another source for a held-out text of the preset, as in scale eval --perplexity; "
+            "may be repeated.  [the preset's]",
             metavar="NAME=SOURCE",
         ),
     ] = None,
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="korean, ablations: measured at the end, as of scale eval --suite; may be repeated.  [the preset's]"
+            help="korean, ablations: suite to measure at the end, as in scale eval --suite; may be repeated.  [the "
+            "preset's]"
         ),
     ] = None,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"] | None,
         typer.Option(
-            help="korean, ablations: arithmetic of training. bfloat16 takes a fraction of the time on processors that "
-            "have it, see scale doctor.  [the preset's]"
+            help="korean, ablations: precision of training. bfloat16 is faster on hardware that supports it, see scale "
+            "doctor.  [the preset's]"
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only print its cost: recipes, parameters, tokens, memory and hours."),
+        typer.Option("--dry-run", help="Only print the cost: recipes, parameters, tokens, memory and hours."),
     ] = False,
     tflops: Annotated[
         float | None,
-        typer.Option(help="--dry-run: 10^12 operations per second of each process.  [the preset's, else 200]"),
+        typer.Option(help="--dry-run: 10^12 operations per second and process.  [the preset's, else 200]"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder; one that was interrupted goes on.  [runs/NAME-PRESET]")
+        Path | None, typer.Option(help="Run folder; an interrupted run is continued.  [runs/NAME-PRESET]")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a benchmark of the paper: every method from the same checkpoint, and the stability-plasticity table."""
+    """Run a benchmark of the paper: train every method from the same checkpoint, print stability and plasticity."""
     changes: dict[str, Any] = {
         "base": base,
         "train_data": train_data,
@@ -82,35 +87,36 @@ def bench(
         "suites": tuple(suite) if suite else None,
         "precision": precision,
     }
-    if name == "bios" and (given := [word for word, value in changes.items() if value is not None]):
+    if name == "bios" and (given := [option for option, value in changes.items() if value is not None]):
         flag = {"suites": "suite"}.get(given[0], given[0]).replace("_", "-")
-        raise RequestError(f"--{flag}: scale bench bios does not have it; leave it out")
-    if (ablation is None) == (name == "ablations"):
+        raise RequestError(f"--{flag}: scale bench bios does not have this option; leave it out")
+    if name == "ablations" and ablation is None:
         from scale_cli.bench.ablations import ROWS
 
-        wrong = "name one" if ablation is None else f"{ablation}: only scale bench ablations takes a name"
-        raise RequestError(f"scale bench {name}: {wrong}" + (f": {', '.join(ROWS)}" if ablation is None else ""))
+        raise RequestError(f"scale bench ablations: name an ablation: {', '.join(ROWS)}")
+    if name != "ablations" and ablation is not None:
+        raise RequestError(f"scale bench {name}: {ablation}: only scale bench ablations takes a name; leave it out")
     if tflops is not None and not dry_run:
-        raise RequestError(f"--tflops {tflops:g}: only --dry-run estimates hours; add it")
+        raise RequestError(f"--tflops {tflops:g}: only --dry-run estimates hours; add --dry-run")
 
     from scale_cli.bench.stages import parse_seeds
 
     changes["sources"] = _sources(changes.pop("text") or [])
     chosen: dict[str, Any] = {
-        "methods": None if methods is None else [word.strip() for word in methods.split(",")],
+        "methods": None if methods is None else [label.strip() for label in methods.split(",")],
         "seeds": None if seeds is None else parse_seeds(seeds),
     }
-    named = name if ablation is None else f"{name}-{ablation}"
-    folder = out or Path("runs") / f"{named}-{Path(preset).stem}"
+    full_name = name if ablation is None else f"{name}-{ablation}"
+    folder = out or Path("runs") / f"{full_name}-{Path(preset).stem}"
     recipe, run, sheet = _bench(name, ablation, preset, chosen, changes)
     quiet_libraries()
     if dry_run:
-        _show_dry_run(recipe, named, preset, tflops, as_json=as_json)
+        _show_dry_run(recipe, full_name, preset, tflops, as_json=as_json)
         return
     result = run(recipe, folder, say=say, progress=progress)
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one prints
         return
-    say(f"{result.seconds:,.0f} s in all; record, table.md and figures are in {folder}")
+    say(f"{result.seconds:,.0f} s in total; results.json, table.md and figures are in {folder}")
     if as_json:
         from scale_cli.results.result import BENCH_FILE
 
@@ -119,19 +125,19 @@ def bench(
         show_sheets([sheet(result)])
 
 
-def _sources(words: list[str]) -> dict[str, str]:
-    """The sources of texts by name. Raises RequestError for words that are not NAME=SOURCE."""
-    pairs = [word.partition("=") for word in words]
-    for word, (name, equals, source) in zip(words, pairs, strict=True):
+def _sources(texts: list[str]) -> dict[str, str]:
+    """The sources in "NAME=SOURCE" by name. Raises RequestError for a text that is not of this form."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, equals, source) in zip(texts, pairs, strict=True):
         if not (name and equals and source):
-            raise RequestError(f"--text {word}: write NAME=SOURCE, as in english=test.jsonl")
+            raise RequestError(f"--text {text}: write NAME=SOURCE, as in english=test.jsonl")
     return {name: source for name, _, source in pairs}
 
 
 def _bench(
     name: str, ablation: str | None, preset: str, chosen: dict[str, Any], changes: dict[str, Any]
 ) -> tuple[Any, Callable[..., BenchResult], Callable[[BenchResult], Sheet]]:
-    """The recipe of a benchmark, the function that runs it, and the one that makes its table."""
+    """The recipe of a benchmark, the function that runs it, and the function that makes its table."""
     from scale_cli.reporting.documents import BEST
 
     best = BEST["text"]
@@ -159,7 +165,7 @@ def _bench(
 
 
 def _show_dry_run(recipe: Any, name: str, preset: str, tflops: float | None, *, as_json: bool) -> None:
-    """The cost of a benchmark, and the options of its trainings: those that all share, then those that differ."""
+    """Print the cost of a benchmark and the options of its trainings: the shared ones, then each training's own."""
     import yaml
 
     from scale_cli.bench.bios import BiosRecipe
@@ -178,7 +184,7 @@ def _show_dry_run(recipe: Any, name: str, preset: str, tflops: float | None, *, 
         for option, value in first.items()
         if all(option in r and r[option] == value for r in recipes.values())
     }
-    own = {label: {o: v for o, v in found.items() if o not in shared} for label, found in recipes.items()}
+    own = {label: {o: v for o, v in options.items() if o not in shared} for label, options in recipes.items()}
     seeds = ", ".join(map(str, result.seeds))
     title = f"{name}, {preset}: {result.base_parameters:,} parameters, seeds {seeds}"
     show_sheets([sheet(result, title=title)])

@@ -26,78 +26,88 @@ def evaluate(
     context: typer.Context,
     checkpoints: Annotated[
         list[str],
-        typer.Argument(help="Model folders, run folders or hub ids; LABEL=CHECKPOINT names one.", show_default=False),
+        typer.Argument(
+            help="Model folders, run folders or hub ids; LABEL=CHECKPOINT gives one a label.", show_default=False
+        ),
     ],
     suite: Annotated[
         list[str] | None,
-        typer.Option(
-            help="english, korean, english-extended, korean-extended, or a YAML file. Several: --suite twice."
-        ),
+        typer.Option(help="english, korean, english-extended, korean-extended, or a YAML file; may be repeated."),
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Tasks and groups of the harness, with commas between.", metavar="<task,...>")
+        str | None, typer.Option(help="Tasks and groups of the harness, separated by commas.", metavar="<task,...>")
     ] = None,
     bios: Annotated[Path | None, typer.Option(help="Biography accuracy on this gen-bios folder.")] = None,
-    people: Annotated[str | None, typer.Option(help="--bios: A:B, the people asked about.  [all]")] = None,
+    people: Annotated[str | None, typer.Option(help="--bios: only the people A to B-1, as A:B.  [all]")] = None,
     perplexity: Annotated[
         list[str] | None,
         typer.Option(
-            help="Perplexity of a text, a source as of `scale train --data`: a file, FILE:FIELD, a folder, a glob, or "
-            "a hub data set ORG/NAME:CONFIG:SPLIT:FIELD. Several: --perplexity twice.",
+            help="Perplexity of a text. SOURCE as in scale train --data: a file, FILE:FIELD, a folder, a glob, or a "
+            "hub dataset ORG/NAME:CONFIG:SPLIT:FIELD. May be repeated.",
             metavar="NAME=SOURCE",
         ),
     ] = None,
     perplexity_documents: Annotated[
         int | None,
-        typer.Option(help="The first so many documents of each text; a data set of the hub needs it.  [all]"),
+        typer.Option(
+            help="Number of documents of each text, from the first; required for hub datasets.  [all]",
+        ),
     ] = None,
     perplexity_length: Annotated[
-        int | None, typer.Option(help="Tokens of a window.  [what the model takes, at most 2048]")
+        int | None, typer.Option(help="Tokens per window.  [the model's maximum, at most 2048]")
     ] = None,
     perplexity_stride: Annotated[
-        int | None, typer.Option(help="New tokens a window predicts; fewer than its length: windows overlap.  [length]")
+        int | None,
+        typer.Option(help="New tokens predicted per window; below the length, windows overlap.  [the length]"),
     ] = None,
     perplexity_packing: Annotated[
         Literal["concat", "documents"],
-        typer.Option(help="concat: windows of documents laid end to end, as in training; documents: each its own."),
+        typer.Option(
+            help="concat: windows over concatenated documents, as in training; documents: windows of one document each."
+        ),
     ] = "concat",
     drift: Annotated[
-        bool, typer.Option("--drift", help="Distance from the base: of weights, and on the texts of --perplexity.")
+        bool,
+        typer.Option("--drift", help="Drift from the base: of weights, and of outputs on the texts of --perplexity."),
     ] = False,
     base: Annotated[
         str | None, typer.Option(help="--drift: the checkpoint to compare with.  [the base in each checkpoint]")
     ] = None,
-    drift_tokens: Annotated[int, typer.Option(help="--drift: the first so many tokens of each text.")] = 65_536,
+    drift_tokens: Annotated[int, typer.Option(help="--drift: number of tokens of each text, from the first.")] = 65_536,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for results; what it holds already is not measured again.  [only printed]"),
+        typer.Option(help="Folder for results; measurements in it are not repeated.  [only printed]"),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="The first so many items of each task, for a trial.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Number of items of each task, from the first, for a trial.  [all]")
+    ] = None,
     num_fewshot: Annotated[
-        int | None, typer.Option(help="Examples before each item.  [the suite's, else the task's own]")
+        int | None, typer.Option(help="Few-shot examples per item.  [the suite's, else the task's own]")
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(help="Sequences a forward pass; auto: as many as fit.", metavar="<int|auto>")
+        str, typer.Option(help="Sequences per forward pass; auto: as many as fit.", metavar="<int|auto>")
     ] = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Of the weights; auto: bfloat16 on a GPU, on a CPU as they are stored."),
+        typer.Option(help="Dtype of the weights; auto: bfloat16 on a GPU, the stored dtype on a CPU."),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the examples drawn for few-shot prompts.")] = 1234,
+    seed: Annotated[int, typer.Option(help="Seed of the few-shot examples.")] = 1234,
     as_json: AsJson = False,
 ) -> None:
-    """Measure checkpoints: suites and tasks of the harness, biographies, perplexity, drift; print each number with its
-    error and with what it is of."""
-    words = [word.strip() for word in (tasks or "").split(",") if word.strip()]
+    """Measure checkpoints: suites and tasks of the harness, biography accuracy, perplexity, drift.
+
+    Prints every number with its standard error.
+    """
+    task_names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     if base is not None and not drift:
         raise RequestError(f"--base {base}: only --drift compares with a base; add --drift")
-    of_texts = {"documents": perplexity_documents, "length": perplexity_length, "stride": perplexity_stride}
-    for name, value in of_texts.items():
+    text_options = {"documents": perplexity_documents, "length": perplexity_length, "stride": perplexity_stride}
+    for name, value in text_options.items():
         if value is not None and not perplexity:
             raise RequestError(f"--perplexity-{name} {value}: there is no text to read; add --perplexity NAME=SOURCE")
     if people is not None and bios is None:
-        raise RequestError(f"--people {people}: only --bios asks about people; add --bios DIR")
-    if not (suite or words or bios or perplexity or drift):
+        raise RequestError(f"--people {people}: only --bios has people; add --bios DIR")
+    if not (suite or task_names or bios or perplexity or drift):
         raise RequestError(
             "nothing to measure: give --suite english, --tasks a,b, --bios DIR, --perplexity NAME=FILE or --drift"
         )
@@ -113,14 +123,14 @@ def evaluate(
     from scale_cli.evaluation.perplexity import PerplexityJob
     from scale_cli.evaluation.suites import find_suite
 
-    suites = [find_suite(word) for word in dict.fromkeys(suite or [])]
+    suites = [find_suite(name) for name in dict.fromkeys(suite or [])]
     jobs: list[Job] = []
-    if suites or words:
+    if suites or task_names:
         from scale_cli.evaluation.harness import find_tasks, suite_tasks, without_repetitions
 
-        found = [suite_tasks(suite, num_fewshot=num_fewshot, limit=limit) for suite in suites]
-        named = find_tasks(dict.fromkeys(words, num_fewshot), limit=limit)
-        jobs += without_repetitions([task for tasks in [*found, named] for task in tasks])
+        by_suite = [suite_tasks(suite, num_fewshot=num_fewshot, limit=limit) for suite in suites]
+        single_tasks = find_tasks(dict.fromkeys(task_names, num_fewshot), limit=limit)
+        jobs += without_repetitions([task for tasks in [*by_suite, single_tasks] for task in tasks])
     if bios is not None:
         jobs.append(BiographyJob(bios, people))
     text_jobs: list[PerplexityJob | DriftJob] = []
@@ -143,16 +153,16 @@ def evaluate(
         say=say,
         progress=progress,
     )
-    if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
+    if os.environ.get("RANK", "0") != "0":  # only the first process prints
         return
 
     if as_json:
         print(to_json([{"checkpoint": result.checkpoint, "measurements": result.measurements} for result in results]))
         return
-    asked = [task.name for task in named] if words else []
-    asked += [job.label for job in jobs if isinstance(job, BiographyJob)]
-    asked += [task for job in text_jobs for task in job.tasks]
-    show_sheets([_sheet(results, suites, asked, num_fewshot=num_fewshot, limit=limit)])
+    requested = [task.name for task in single_tasks] if task_names else []
+    requested += [job.label for job in jobs if isinstance(job, BiographyJob)]
+    requested += [task for job in text_jobs for task in job.tasks]
+    show_sheets([_sheet(results, suites, requested, num_fewshot=num_fewshot, limit=limit)])
 
 
 def _sheet(
@@ -163,39 +173,41 @@ def _sheet(
     num_fewshot: int | None,
     limit: int | None,
 ) -> Sheet:
-    """What was asked for, a row per checkpoint; what the folder of results holds besides is left out.
+    """The table of the requested measurements, one row per checkpoint. Other measurements in the results are left out.
 
-    num_fewshot, limit: with which suites and tasks were run; None: with their own, and all items.
+    tasks: names of requested tasks beside the suites'. num_fewshot, limit: as given to the suites and tasks.
     """
     from scale_cli.reporting.columns import routed_group, suite_group
     from scale_cli.reporting.documents import BEST
     from scale_cli.reporting.sheet import table_sheet
     from scale_cli.reporting.table import build_table
 
-    of_suites = {entry.task for suite in suites for entry in suite.entries}
+    requested = {*tasks, *(entry.task for suite in suites for entry in suite.entries)}
     has_shots = {m.task for result in results for m in result.measurements if m.num_fewshot == num_fewshot}
 
     def wanted(m: Measurement) -> bool:
-        of_harness = m.task.partition(":")[0] not in ("bios", "perplexity", "drift")
-        # A task that is always asked without examples keeps to that.
+        is_harness = m.task.partition(":")[0] not in ("bios", "perplexity", "drift")
+        # A task with 0 examples of its own keeps 0 whatever --num-fewshot is.
         shots_fit = num_fewshot is None or m.num_fewshot == num_fewshot or m.task not in has_shots
-        return m.task in {*of_suites, *tasks} and (not of_harness or (m.limit == limit and shots_fit))
+        return m.task in requested and (not is_harness or (m.limit == limit and shots_fit))
 
     shown = [replace(r, measurements=tuple(filter(wanted, r.with_routed().measurements))) for r in results]
     groups = list(map(suite_group, suites))
-    groups += [found for group in groups for found in routed_group(group, shown)]
+    groups += [routed for group in groups for routed in routed_group(group, shown)]
     sheet = table_sheet(build_table(shown, groups, title="Measured"), best=BEST["text"])
-    of_reports = [entry for entry in sheet.legend if entry[0] == "stability, plasticity" or "--base LABEL" in entry[1]]
-    return replace(sheet, legend=tuple(entry for entry in sheet.legend if entry not in of_reports))
+    # These entries name options of `scale report`.
+    report_only = [entry for entry in sheet.legend if entry[0] == "stability, plasticity" or "--base LABEL" in entry[1]]
+    return replace(sheet, legend=tuple(entry for entry in sheet.legend if entry not in report_only))
 
 
 def _command(context: typer.Context) -> str:
-    """The words that the command was called with, as a shell takes them."""
-    words = ["scale", "eval", *context.params["checkpoints"]]
+    """The command line of this call, quoted for a shell."""
+    arguments = ["scale", "eval", *context.params["checkpoints"]]
     for name, value in context.params.items():
         source = context.get_parameter_source(name)
         if name != "checkpoints" and source is not None and source.name == "COMMANDLINE":
             flag = {"as_json": "--json"}.get(name, f"--{name.replace('_', '-')}")
             values: list[Any] = value if isinstance(value, list) else [value]
-            words += [word for one in values for word in ([flag] if one is True else [flag, str(one)])]
-    return shlex.join(words)
+            for item in values:
+                arguments += [flag] if item is True else [flag, str(item)]
+    return shlex.join(arguments)

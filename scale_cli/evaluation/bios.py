@@ -63,11 +63,11 @@ class BiographyJob:
         batch_size = subject.batch_size or DEFAULT_BATCH_SIZE
         questions = read_questions(self.folder, self._chosen)
         accuracy = BiographyAccuracy(questions, subject.tokenizer, task=self.label, batch_size=batch_size)
-        found = accuracy.first_token(subject.model)
+        measurements = accuracy.first_token(subject.model)
         advance(done=1, total=2)
-        found += accuracy.exact_match(subject.model)
+        measurements += accuracy.exact_match(subject.model)
         advance(done=2, total=2)
-        routed = next((m.value for m in found if m.metric == "routed"), None)
+        routed = next((m.value for m in measurements if m.metric == "routed"), None)
         seconds = time.perf_counter() - begun
         return Outcome(
             [
@@ -80,7 +80,7 @@ class BiographyJob:
                     routed=None if m.metric == "routed" else routed,
                     details={"source": str(self.folder)},
                 )
-                for m in found
+                for m in measurements
             ]
         )
 
@@ -101,8 +101,8 @@ class BiographyAccuracy:
     def __init__(
         self, questions: Sequence[Question], tokenizer: Any, *, task: str = "bios", batch_size: int = DEFAULT_BATCH_SIZE
     ) -> None:
-        """task: of the measurements. batch_size: questions per forward pass; those of one length go together, so
-        nothing is padded."""
+        """task: task of the measurements. batch_size: questions per forward pass; only prompts of equal length share a
+        batch, so there is no padding."""
         self.task = task
         self.attributes = list(dict.fromkeys(question.attribute for question in questions))
         self.end = end_of_text(tokenizer)
@@ -139,7 +139,8 @@ class BiographyAccuracy:
         return metrics + ([self._mean("routed", routed)] if routed else [])
 
     def exact_match(self, model: Any) -> list[Measurement]:
-        """The share of questions whose whole answer, end-of-text included, greedy decoding gives; also by attribute."""
+        """Metric `exact`: the share of questions for which greedy generation gives the whole answer, end-of-text
+        included; over all questions, then by attribute."""
         matches: list[tuple[str, float]] = []
         with evaluating(model):
             for batch, prompts in self._prompts(model):

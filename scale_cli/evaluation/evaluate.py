@@ -108,7 +108,7 @@ def evaluate(
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=JOINING)
     first = state.is_main_process
     described = targets(sources, dtype=dtype, device=state.device)
-    results = [_begun(target, out, command) for target in described]
+    results = [_earlier_result(target, out) for target in described]
     missing = [
         [job for job in jobs if result is None or not job.done(result, target, seed)]
         for target, result in zip(described, results, strict=True)
@@ -125,9 +125,9 @@ def evaluate(
             say(f"{target.label}: {len(jobs) - len(wanted)} of {len(jobs)} are in {out} already")
         if wanted:
             subject = load(target, device=state.device, batch_size=batch_size, seed=seed)
-            known = information(target, subject.model)  # of an old result too: its record may say less
-            begun = Result(command, known) if before is None else replace(before, checkpoint=known)
-            result = begun.called_again(command)
+            info = information(target, subject.model)  # replaces an earlier result's, which may lack fields
+            earlier = Result(command, info) if before is None else replace(before, checkpoint=info)
+            result = earlier.called_again(command)
             for number, job in enumerate(wanted, start=1):
                 if not (first or job.spread):
                     continue
@@ -158,8 +158,11 @@ def _check(*, batch_size: int | None, dtype: str | None, seed: int, out: Path | 
             raise RequestError(f"--out {out}: {existing} is not a writable folder; choose another")
 
 
-def _begun(target: Target, out: Path | None, command: str) -> Result | None:
-    """The result of an earlier call for this target in `out`."""
+def _earlier_result(target: Target, out: Path | None) -> Result | None:
+    """The result of an earlier call for this target in `out`, None if there is none.
+
+    Raises RequestError if the target's label has a result of another checkpoint.
+    """
     if out is None:
         return None
     result = read_result(out / target.label)

@@ -171,18 +171,20 @@ class TextPerplexity:
         return ratio(sums.preserved, self.windows.lengths)
 
     def metrics(self, model: Any, rows: int) -> list[Measurement]:
-        """The measurements of a model, which may continue training, and `routed` if it has a router; `rows` windows per
-        pass."""
+        """The measurements of a model that may be in training, with `routed` if it has a router.
+
+        rows: windows per forward pass.
+        """
         with evaluating(model):
             sums = document_sums(model, self.windows, rows)
         count = len(self.size_bytes)
-        found = [
+        measurements = [
             Measurement(self.task, name, *number, count, higher_is_better=False)
             for name, number in self.numbers(sums).items()
         ]
         if getattr(model.config, "router", None) is not None:
-            found.append(Measurement(self.task, "routed", *self.routed(sums), count, higher_is_better=True))
-        return found
+            measurements.append(Measurement(self.task, "routed", *self.routed(sums), count, higher_is_better=True))
+        return measurements
 
 
 @torch.no_grad()  # not inference_mode: tensors that a model caches in it could not be used in training

@@ -32,7 +32,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Target:
     """A checkpoint to measure, described without loading it.
 
-    label: its name in tables, and of its result folder. dtype: of its weights while it is measured.
+    label: name in tables and of the result folder. fingerprint: hash of its content, hex.
+    dtype: dtype of the weights while it is measured, a name of `DTYPES`.
     """
 
     label: str
@@ -45,8 +46,7 @@ class Target:
 class Subject:
     """A loaded checkpoint, in eval mode, on its device.
 
-    batch_size: sequences per forward pass, None for "as many as fit".
-    seed: of everything random.
+    batch_size: sequences per forward pass, None for "as many as fit". seed: seed of all random choices.
     """
 
     target: Target
@@ -88,7 +88,7 @@ def load(target: Target, *, device: torch.device, batch_size: int | None, seed: 
 
 
 def information(target: Target, model: Any) -> CheckpointInfo:
-    """The description of a checkpoint in results. model: loaded from it."""
+    """The description of a checkpoint in results. model: the loaded model, whose parameters are counted."""
     checkpoint = target.checkpoint
     trainings = [step for step in lineage(checkpoint)[1] if step["step"] == "train"]
     latest = trainings[-1] if trainings else {}
@@ -110,7 +110,7 @@ def information(target: Target, model: Any) -> CheckpointInfo:
 
 
 def of_training(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's record says of the training, as fields of `CheckpointInfo`: whole recipe, base, data and cost."""
+    """Fields of `CheckpointInfo` from the record of a training run: method, recipe, base, data and cost."""
     texts = record.get("eval_text", {}).values()
     return {
         "method": record["recipe"]["method"],

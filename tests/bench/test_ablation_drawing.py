@@ -1,8 +1,9 @@
-"""The figures of the ablations: our values and the paper's, and words that can be read."""
+"""The figures of the ablations show our values and the paper's, in texts that do not overlap."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,16 @@ from scale_cli.results.result import Result
 from tests.results.made import measured, result
 
 GAP = 4 * figures.DPI / 72
-"""Between words side by side, pixels: four points, more than a blank has, or they read as one."""
+"""Least distance of neighbouring tick labels, in pixels: four points, wider than a space."""
 TEXTS = ("english", "korean")
 
 
 def texts(english: float, korean: float, **more: Any) -> list[Measurement]:
+    """Measurements of both texts. english, korean: perplexities."""
     return [
-        measured(f"perplexity:{name}", value, metric="perplexity", **more)
-        for name, value in zip(TEXTS, (english, korean), strict=True)
+        measured(f"perplexity:{name}", value, metric=metric, **more)
+        for name, perplexity in zip(TEXTS, (english, korean), strict=True)
+        for metric, value in (("perplexity", perplexity), ("bits_per_byte", math.log2(perplexity)))
     ]
 
 
@@ -41,18 +44,18 @@ def drawn(name: str, results: list[Result]) -> Ablation:
 
 
 def demo(name: str) -> Ablation:
-    """Of the base and every row of an ablation under three seeds, with numbers of the size that SmolLM2-135M has."""
+    """The figure of an ablation with the base and three seeds of every row. Values are about those of SmolLM2-135M."""
     recipe = load_preset(name, "demo")
     results = [result("base", None, texts(20.0, 20.0))]
-    for seed, (place, label) in itertools.product(range(3), enumerate(recipe.methods)):
+    for seed, (index, label) in itertools.product(range(3), enumerate(recipe.methods)):
         method = recipe.method_of(label)
         options = plain(recipe.train_recipe(label, seed=seed).options)
-        options["row"] = label  # modules has rows that differ in the rate only
+        options["row"] = label  # rows of "modules" differ only in the learning rate
         numbers = texts(
-            *(2 * [20.5 + place + 0.1 * seed]), routed=0.98 - 0.1 * place if method == "scale-route" else None
+            *(2 * [20.5 + index + 0.1 * seed]), routed=0.98 - 0.1 * index if method == "scale-route" else None
         )
-        numbers += [measured(f"drift:{text}", 1 - 0.01 * place, metric="cosine") for text in TEXTS]
-        norms = {"attention": 11.3 + place, "ffn": 14.7 + place}
+        numbers += [measured(f"drift:{text}", 1 - 0.01 * index, metric="cosine") for text in TEXTS]
+        norms = {"attention": 11.3 + index, "ffn": 14.7 + index}
         numbers += [measured("drift", norm, metric=f"expansion_norm/{module}") for module, norm in norms.items()]
         results.append(result(f"{label} (seed {seed})", method, numbers, seed=seed, options=options))
     return drawn(name, results)
@@ -60,14 +63,14 @@ def demo(name: str) -> Ablation:
 
 @pytest.fixture
 def figure_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    """`figure_of(ablation)`: the demo's figure before it is closed."""
+    """`figure_of(ablation)` draws the demo's figure and leaves it open."""
 
     def draw(name: str) -> Any:
-        found: list[Any] = []
+        closed: list[Any] = []
         with monkeypatch.context() as patch:
-            patch.setattr(plt, "close", found.append)
+            patch.setattr(plt, "close", closed.append)
             figures.ablation_figure(demo(name))
-        (figure,) = found
+        (figure,) = closed
         figure.canvas.draw()
         return figure
 
@@ -76,7 +79,7 @@ def figure_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_word_of_a_figure_can_be_read(name: str, figure_of: Callable[[str], Any]) -> None:
+def test_labels_of_a_figure_do_not_overlap(name: str, figure_of: Callable[[str], Any]) -> None:
     figure = figure_of(name)
     for axis in figure.axes:
         for label in (axis.xaxis.label, axis.yaxis.label):
@@ -87,12 +90,12 @@ def test_every_word_of_a_figure_can_be_read(name: str, figure_of: Callable[[str]
         ticks = [tick.label1 for tick in axis.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
         boxes = [tick.get_window_extent() for tick in ticks]
         assert len(boxes) > 1
-        apart = [right.x0 - left.x1 for left, right in itertools.pairwise(boxes)]
-        assert min(apart) > GAP, [tick.get_text() for tick in ticks]
+        gaps = [right.x0 - left.x1 for left, right in itertools.pairwise(boxes)]
+        assert min(gaps) > GAP, [tick.get_text() for tick in ticks]
 
 
-def test_the_figures_show_the_paper_where_it_says_something(figure_of: Callable[[str], Any]) -> None:
-    """One set of values for each of a paper's rows; Fig. 5 was read as an order alone."""
+def test_figures_show_the_paper_s_values(figure_of: Callable[[str], Any]) -> None:
+    """One series per row of the paper. Fig. 5 gives only an order."""
     shown = {
         name: [text.get_text() for text in figure_of(name).legends[0].get_texts() if ", paper" in text.get_text()]
         for name in ROWS
@@ -101,17 +104,17 @@ def test_the_figures_show_the_paper_where_it_says_something(figure_of: Callable[
         "init": [],
         "layers": ["L_fp, paper"],
         "modules": ["W12 in attention, paper", "W12 in ffn, paper"],
-        "drift": ["scale-preserve, paper", "scale-adapt, paper", "llama-pro, paper"],
+        "drift": ["llama-pro, paper", "scale-preserve, paper", "scale-adapt, paper"],
         "threshold": [],
         "where": [],
     }
 
 
-def test_the_figure_has_our_values_and_the_papers() -> None:
-    """Means over seeds and standard deviations, in percent of the base; and the rows' places by their recipes."""
+def test_the_figure_has_our_values_and_the_paper_s() -> None:
+    """Means and standard deviations over seeds, in percent of the base, at the positions that the recipes give."""
     rows = [("l_fp-100", "scale-preserve", 30, 0, 21.0)]
     rows += [("l_fp-0", "scale-adapt", 0, seed, 22.0 + 2 * seed) for seed in (0, 1)]
-    found = drawn(
+    ablation = drawn(
         "layers",
         [
             result("base", None, texts(20.0, 8.0)),
@@ -121,15 +124,15 @@ def test_the_figure_has_our_values_and_the_papers() -> None:
             ),
         ],
     )
-    english, korean = found.panels
-    assert (found.option, found.ticks) == ("layers preserved, %", {})
-    ours, theirs = english.series
+    english, korean = ablation.panels
+    assert (ablation.option, ablation.ticks) == ("layers preserved, %", {})
+    ours, paper = english.series
     assert list(map(list, ours.points)) == [pytest.approx([0, 15, 50**0.5]), pytest.approx([100, 5, 0])]
-    assert theirs.reported
-    forgotten = [100 * (perplexity / 10.42 - 1) for perplexity in (12.4, 10.6)]
-    assert list(map(list, theirs.points)) == [
-        pytest.approx([0, forgotten[0], 0]),
-        pytest.approx([100, forgotten[1], 0]),
+    assert paper.reported
+    forgetting = [100 * (perplexity / 10.42 - 1) for perplexity in (12.4, 10.6)]
+    assert list(map(list, paper.points)) == [
+        pytest.approx([0, forgetting[0], 0]),
+        pytest.approx([100, forgetting[1], 0]),
     ]
     assert korean.series[0].points[0][1] == -50.0
     assert (english.base, korean.base) == (0.0, 0.0)

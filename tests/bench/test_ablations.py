@@ -1,4 +1,4 @@
-"""The ablations: their rows, and tiny runs of each from end to end."""
+"""The ablations: their rows, and a tiny run of each from end to end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tiny(folder: Path, world: World, ablation: str, **changes: Any) -> ablations
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("ablation", ROWS)
 def test_presets(ablation: str, preset: str) -> None:
-    """Rows differ in what the ablation varies and in nothing else; the drift's methods have rates of their own."""
+    """Rows differ only in the options that the ablation varies. The methods of "drift" have their own rates."""
     recipe = load_preset(ablation, preset)
     seeds = " --seeds 0,1,2" if preset == "small" else ""
     assert recipe.words == f"ablations {ablation} --preset {preset}{seeds}"
@@ -43,8 +43,8 @@ def test_presets(ablation: str, preset: str) -> None:
         "where": {"adapt_modules"},
     }[ablation]
     trained = [values_of(recipe.train_recipe(label, seed=0)) for label in recipe.methods]
-    names = {name for one in trained for name in one}
-    assert {name for name in names if len({str(one[name]) for one in trained if name in one}) > 1} == varied
+    names = {name for options in trained for name in options}
+    assert {n for n in names if len({str(options[n]) for options in trained if n in options}) > 1} == varied
 
 
 def perplexities(english: float, korean: float) -> dict[str, float]:
@@ -96,15 +96,17 @@ def test_rows_can_be_chosen(ablation: str, methods: list[str], labels: list[str]
         ("layers", {"seeds": (1, 1)}, "--seeds 1,1: name at least one, each once"),
     ],
 )
-def test_what_does_not_fit_is_refused(ablation: str, changes: dict[str, Any], message: str) -> None:
+def test_wrong_requests_are_refused(ablation: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError) as caught:
         load_preset(ablation, "demo", **changes)
     assert str(caught.value) == message
 
 
-def test_a_row_shows_a_training_that_is_there(world: World, tmp_path: Path) -> None:
+def test_a_row_needs_the_row_whose_training_it_shows(world: World, tmp_path: Path) -> None:
     recipe = tiny(tmp_path, world, "threshold")
-    with pytest.raises(RequestError, match=r"^tau 0: there is no row scale-route before it, whose training it shows$"):
+    with pytest.raises(
+        RequestError, match=r"^tau 0: it shows the training of scale-route; put the row scale-route before it$"
+    ):
         dataclasses.replace(recipe, methods={"tau 0": recipe.methods["tau 0"]})
 
 
@@ -113,20 +115,20 @@ def test_an_ablation_from_end_to_end(ablation: str, world: World, tmp_path: Path
     recipe = tiny(tmp_path, world, ablation)
     done = run(recipe, tmp_path / "out", say=print, progress=silent)
     rows = done.results[1:]
-    assert [found.checkpoint.label for found in rows] == list(recipe.methods)
+    assert [row.checkpoint.label for row in rows] == list(recipe.methods)
     record = read_record(done.out / "results.json")
     assert record["command"] == f"scale bench ablations {ablation} --preset {recipe.preset}"
-    for found in rows:
-        label, method = found.checkpoint.label, found.checkpoint.method
+    for row in rows:
+        label, method = row.checkpoint.label, row.checkpoint.method
         trained = recipe.trained_by(label) == label
-        names = {m.name for m in found.measurements}
+        names = {m.name for m in row.measurements}
         cosines = {"drift:english/cosine", "drift:korean/cosine"}
         norms = {"drift/expansion_norm/attention", "drift/expansion_norm/ffn"}
         assert names & cosines == (cosines if trained else set())
         assert names & norms == (norms if trained and method != "fft" else set())
-        half = [m.details["hidden_states_equal"] for m in found.measurements if "hidden_states_equal" in m.details]
+        half = [m.details["hidden_states_equal"] for m in row.measurements if "hidden_states_equal" in m.details]
         assert (True in half) == (method == "scale-preserve")
-        (korean,) = found.find("perplexity:korean", "perplexity")
+        (korean,) = row.find("perplexity:korean", "perplexity")
         assert (korean.routed is not None) == (method == "scale-route")
         assert method not in ("fft", "llama-pro") or ablation == "drift"
     written = (done.out / "table.md").read_text(encoding="utf-8")
@@ -143,7 +145,7 @@ def test_an_ablation_from_end_to_end(ablation: str, world: World, tmp_path: Path
 
 
 def test_every_claim_of_the_paper_finds_its_rows(world: World, tmp_path: Path) -> None:
-    """What `benchmarks.reproduction` reads in the records of these ablations."""
+    """`benchmarks.reproduction` can judge every claim on the records of these ablations."""
     figures = json.loads(ablations.FIGURES.read_text(encoding="utf-8"))["figures"]
     judged = 0
     for ablation in ("init", "layers", "modules", "drift"):
@@ -158,25 +160,25 @@ def test_every_claim_of_the_paper_finds_its_rows(world: World, tmp_path: Path) -
 
 
 def test_thresholds_are_of_one_training(world: World, tmp_path: Path) -> None:
-    """tau at or above 1 preserves nothing and below -1 everything."""
+    """A tau of 1 or more preserves no token, below -1 it preserves all."""
     recipe = tiny(tmp_path, world, "threshold", methods=["tau -2", "tau 0.5", "tau 2"])
     done = run(recipe, tmp_path / "out", say=print, progress=silent)
-    found = values(done)
+    by_label = values(done)
     texts = ("english", "korean")
     routed = {
         result.checkpoint.label: [result.find(f"perplexity:{text}", "perplexity")[0].routed for text in texts]
         for result in done.results
     }
     assert (routed["tau -2"], routed["tau 2"]) == ([1.0, 1.0], [0.0, 0.0])
-    assert found["tau 0.5"].items() <= found["scale-route"].items()  # of which the drift is measured too
-    assert found["tau -2"] != found["tau 2"]
+    assert by_label["tau 0.5"].items() <= by_label["scale-route"].items()  # which has drift measured too
+    assert by_label["tau -2"] != by_label["tau 2"]
     tokens = {result.checkpoint.label: (result.checkpoint.training or {}).get("tokens") for result in done.results}
     assert tokens["tau 2"] == tokens["scale-route"] is not None
     recipes = {result.checkpoint.label: result.checkpoint.recipe or {} for result in done.results}
     assert [recipes[label]["threshold"] for label in ("tau -2", "tau 0.5", "tau 2")] == [-2, 0.5, 2]
     assert len({result.checkpoint.identity for result in done.results[2:]}) == 3
     folder = done.out / "seed-0"
-    assert not (folder / "tau 2" / "record.json").exists()  # which would speak of another threshold
+    assert not (folder / "tau 2" / "record.json").exists()  # it would have another threshold
     weights = [dict(load_model(describe(str(folder / name))).named_parameters()) for name in ("scale-route", "tau 2")]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
 
@@ -191,4 +193,4 @@ def test_rows_begin_from_their_own_initialisation(world: World, tmp_path: Path) 
         assert base is not None
         assert Path(base.source).resolve().name == f"width-{pair}"
     assert not (done.out / "width").exists()
-    assert len({found["perplexity:korean/bits_per_byte"] for found in values(done).values()}) == 5
+    assert len({row["perplexity:korean/bits_per_byte"] for row in values(done).values()}) == 5

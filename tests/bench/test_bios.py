@@ -40,7 +40,7 @@ def test_presets(file: Path) -> None:
     recipe = load_preset(file.stem)
     assert file.stem in PRESETS
     assert sorted(recipe.methods) == sorted(METHODS)
-    if recipe.tokenizer in bios.TOKENIZERS:  # else it comes from the hub
+    if recipe.tokenizer in bios.TOKENIZERS:  # other tokenizers come from the hub
         bios._check_model(recipe)
     half = recipe.pretrain_people // 2
     pretrain, task0 = (recipe.train_recipe(stage, seed=3) for stage in ("pretrain", "task0"))
@@ -54,7 +54,7 @@ def test_presets(file: Path) -> None:
         names, ranges = zip(*(text.split("=") for text in task1.eval_people), strict=True)
         assert names == ("task0", "task1")
         assert [int(people.split(":")[0]) for people in ranges] == [half, recipe.pretrain_people]
-        assert task0.eval_people == task1.eval_people[:1]  # never those it trained on
+        assert task0.eval_people == task1.eval_people[:1]  # not the people that Task 0 trains on
         if method != "fft":
             same = set(dataclasses.asdict(task1)) - {"method", "lr", "seed"} - set(recipe.methods[method])
             fft = recipe.train_recipe("fft", seed=3)
@@ -91,7 +91,7 @@ TEXTS = ["Ann Lee was born on May 1, 2001.", "Where was Ann Lee born?\nAnswer: L
 
 
 @pytest.mark.parametrize(("kind", "size"), [("bpe", 300), ("word", 50)])
-def test_a_tokenizer_says_back_what_it_was_trained_on(kind: str, size: int) -> None:
+def test_a_tokenizer_decodes_its_training_texts(kind: str, size: int) -> None:
     tokenizer = train_tokenizer(TEXTS, kind, size)
     assert tokenizer.get_vocab_size() <= size
     assert tokenizer.token_to_id(END_OF_TEXT) == 0
@@ -99,14 +99,14 @@ def test_a_tokenizer_says_back_what_it_was_trained_on(kind: str, size: int) -> N
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_words_are_tokens_and_the_commonest_are_kept() -> None:
+def test_words_are_tokens_and_the_most_frequent_are_kept() -> None:
     tokenizer = train_tokenizer(TEXTS, "word", 5)
     assert set(tokenizer.get_vocab()) == {END_OF_TEXT, UNKNOWN, "Ġwas", "ĠLee", "Ġborn"}  # twice each
     assert train_tokenizer(TEXTS, "word", 99).encode(" Ann Lee was").tokens == ["ĠAnn", "ĠLee", "Ġwas"]
     assert tokenizer.encode(" Oslo").tokens == [UNKNOWN]
 
 
-def test_a_recipe_file_and_what_is_asked_besides(tmp_path: Path) -> None:
+def test_a_recipe_file_and_changes_to_it(tmp_path: Path) -> None:
     recipe = load_preset(bench_file(tmp_path))
     assert recipe.preset == str(tmp_path / "tiny.yaml")
     assert (recipe.seeds, list(recipe.methods)) == ((0,), ["fft", "scale-route"])
@@ -131,8 +131,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown method": ({"methods": {"ftt": {}}}, "methods ftt: choose from fft, lora, llama-pro, freeze, "),
     "unknown method of a label": ({"methods": {"slow": {"method": "ftt"}}}, "methods ftt: choose from fft, "),
     "no method": ({"methods": {}}, "methods (none): choose from fft, "),
-    "a label that is a folder": ({"methods": {"width": {"method": "fft"}}}, "methods: the label 'width' is also "),
-    "a label that is a path": ({"methods": {"../x": {"method": "fft"}}}, "methods: the label '../x' is also "),
+    "a label that is a folder": (
+        {"methods": {"width": {"method": "fft"}}},
+        "methods: the label 'width' is a path or the name of another folder",
+    ),
+    "a label that is a path": ({"methods": {"../x": {"method": "fft"}}}, "methods: the label '../x' is a path or "),
     "people": ({"people": 11}, "8 + 4 people of 11: pre-training and Task 1 need at least 2 people each"),
     "one person": ({"task1_people": 1}, "8 + 1 people of 16: "),
     "same seeds": ({"seeds": [1, 1]}, "--seeds 1,1: name at least one, each once"),
@@ -152,7 +155,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"stages": STAGES | {"pretrain": {"people": "0:2"}}},
         "pretrain: people is decided by the benchmark; leave it out",
     ),
-    "width": ({"width": {"heads": 1}}, "width {'heads': 1}: give hidden, and heads, ffn, init as wanted"),
+    "width": ({"width": {"heads": 1}}, "width {'heads': 1}: give hidden, and optionally heads, ffn, init"),
     "depth": ({"depth": {"layer": 3}}, "depth {'layer': 3}: give layers"),
 }
 
@@ -192,13 +195,13 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
-def test_presets_methods_and_seeds_that_are_not_there(tmp_path: Path) -> None:
+def test_unknown_presets_methods_and_seeds(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"^--preset dmo: choose demo, small, paper, or give a YAML file$"):
         load_preset("dmo")
     with pytest.raises(RequestError, match=r"^--methods x,y: choose from fft, scale-route$"):
         load_preset(bench_file(tmp_path), methods=["x", "fft", "y"])
     for text in ("", "a", "1,,2", "-1", "1.5"):
-        with pytest.raises(RequestError, match=f"^--seeds {text}: write whole numbers with commas between"):
+        with pytest.raises(RequestError, match=f"^--seeds {text}: write whole numbers separated by commas"):
             parse_seeds(text)
     (tmp_path / "list.yaml").write_text("- 1", encoding="utf-8")
     with pytest.raises(RequestError, match="a recipe is a list of `key: value` lines"):
@@ -207,7 +210,7 @@ def test_presets_methods_and_seeds_that_are_not_there(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
-    """The tiny recipe, run."""
+    """A run of the tiny recipe."""
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bios, "TASK0_NEEDED", 0.0)
@@ -216,7 +219,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
 
 @pytest.fixture
 def copied(done: BenchResult, tmp_path: Path) -> Path:
-    """A copy of that run's folder, to go on in."""
+    """A copy of that run's folder, to be continued."""
     return shutil.copytree(done.out, tmp_path / "copied")
 
 
@@ -232,13 +235,13 @@ def recipe_of(done: BenchResult) -> bios.BiosRecipe:
 
 def test_a_run_from_end_to_end(done: BenchResult) -> None:
     labels = ["before Task 1", "fft", "scale-route"]
-    assert [found.checkpoint.label for found in done.results] == labels
+    assert [result.checkpoint.label for result in done.results] == labels
     seed = done.out / "seed-0"
     before, *rows = done.results
     held_out = read_record(seed / "task0" / "record.json")["metrics"][0]
     measured = before.find("bios:task0", "hard")[0]
     assert (held_out["name"], held_out["value"]) == ("task0/hard", measured.value)
-    assert (measured.samples, measured.stderr) == (24, held_out["stderr"])  # four people's six questions
+    assert (measured.samples, measured.stderr) == (24, held_out["stderr"])  # six questions on each of four people
     assert measured.stderr == pytest.approx(share_error(measured.value, 24))
     assert before.checkpoint.method is None
     for row in rows:
@@ -265,21 +268,21 @@ def test_a_run_from_end_to_end(done: BenchResult) -> None:
     assert not (seed / "depth").exists()  # no method needs it
 
 
-def test_what_is_written(done: BenchResult) -> None:
+def test_the_files_of_a_run(done: BenchResult) -> None:
     record = read_record(done.out / "results.json")
     assert record["recipe"]["stages"] == TINY_BENCH["stages"]
     assert 0 < record["seconds"] == done.seconds
-    found = read_results([done.out])
-    assert [(r.checkpoint, r.measurements) for r in found] == [(r.checkpoint, r.measurements) for r in done.results]
+    stored = read_results([done.out])
+    assert [(r.checkpoint, r.measurements) for r in stored] == [(r.checkpoint, r.measurements) for r in done.results]
     assert image.imread(done.out / "curves.png").ndim == 3
     header, _, *rows = [
         dict(enumerate(cell.strip() for cell in line.strip("|").split("|")))
         for line in (done.out / "table.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("|")
     ]
-    names = {name: place for place, name in header.items()}
+    names = {name: index for index, name in header.items()}
     before, fft = done.results[:2]
-    (kept,), (base,) = (found.find("bios:task0", "hard") for found in (fft, before))
+    (kept,), (base,) = (result.find("bios:task0", "hard") for result in (fft, before))
     assert rows[0][names["Task 0 after"]] == f"{100 * kept.value:.1f} ± {100 * (kept.stderr or 0):.1f}"
     error = 100 * ((kept.stderr or 0) ** 2 + (base.stderr or 0) ** 2) ** 0.5
     forgotten = f"{100 * (base.value - kept.value):.1f} ± {error:.1f}".replace("-", "−")
@@ -293,9 +296,9 @@ def test_a_seed_can_be_added_and_is_another_run(done: BenchResult, copied: Path,
     assert [values(both)[label] for label in first] == list(values(done).values())
     assert outcome(copied / "seed-1").keys() < outcome(copied / "seed-0").keys()
     assert all(content != outcome(copied / "seed-0")[name] for name, content in outcome(copied / "seed-1").items())
-    identities = {found.checkpoint.stem: set[str | None]() for found in both.results}
-    for found in both.results:
-        identities[found.checkpoint.stem].add(found.checkpoint.identity)
+    identities = {result.checkpoint.stem: set[str | None]() for result in both.results}
+    for result in both.results:
+        identities[result.checkpoint.stem].add(result.checkpoint.identity)
     assert all(len(known) == 1 and None not in known for known in identities.values())
     assert len(set.union(*identities.values())) == len(identities)
 
@@ -309,9 +312,7 @@ def outcome(seed: Path) -> dict[str, bytes]:
     }
 
 
-def test_what_is_finished_is_not_run_again_and_stays(
-    done: BenchResult, no_gate: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_stages_are_not_run_again(done: BenchResult, no_gate: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later call for one method keeps the other rows in record and table."""
     monkeypatch.setattr("scale_cli.training.train.train", None)
     monkeypatch.setattr("scale_cli.surgery.upscale", None)
@@ -322,13 +323,13 @@ def test_what_is_finished_is_not_run_again_and_stays(
         assert again.seconds > done.seconds
         after = {name: content for name, content in tree(done.out).items() if "/" in name or name == "table.md"}
         assert after == before
-    changed = dataclasses.replace(recipe_of(done), methods={"scale-route": {"lr": 1.0}})  # though not run last
+    changed = dataclasses.replace(recipe_of(done), methods={"scale-route": {"lr": 1.0}})
     with pytest.raises(RequestError, match="holds a run of another recipe"):
         run(changed, done.out, say=print, progress=silent)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_numbers(done: BenchResult, no_gate: None, tmp_path: Path) -> None:
-    """In the middle of a stage, and after its last step; so the same seed gives the same numbers twice."""
+def test_an_interrupted_run_continues_to_the_same_numbers(done: BenchResult, no_gate: None, tmp_path: Path) -> None:
+    """Interrupted in the middle of a stage and after its last step. The same seed gives the same numbers."""
     recipe, out = load_preset(done.recipe.preset), tmp_path / "out"
     label, resumed = "pretrain (seed 0)", 0
     for stage, step in (("pretrain", 3), ("pretrain", 5), ("scale-route", 7), ("scale-route", 60)):
@@ -350,19 +351,19 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(done: BenchResult, no_ga
 def test_a_method_can_be_added_and_lora_is_matched(done: BenchResult, copied: Path, no_gate: None) -> None:
     recipe = dataclasses.replace(recipe_of(done), methods={"lora": {}, "half": {"method": "lora", "lora_r": 1}})
     results = run(recipe, copied, say=print, progress=silent).results
-    assert [found.checkpoint.label for found in results[1:]] == ["fft", "scale-route", "lora", "half"]
+    assert [result.checkpoint.label for result in results[1:]] == ["fft", "scale-route", "lora", "half"]
     folder = copied / "seed-0"
     record = read_record(folder / "lora" / "record.json")
     matched = matching_size("lora", str(folder / "task0"), folder / "width")
     assert record["recipe"]["lora_r"] == record["recipe"]["lora_alpha"] == matched["lora_r"] > 1
-    lora, half = (found.checkpoint.parameters["trained"] for found in results[3:])
+    lora, half = (result.checkpoint.parameters["trained"] for result in results[3:])
     assert lora == record["recipe"]["lora_r"] * (half or 0)
     added = json.loads((folder / "width" / "upscale.json").read_text(encoding="utf-8"))["parameters"]["added"]
     assert lora == pytest.approx(added, rel=0.1)
 
 
 def test_lora_alone_is_matched_to_the_same_expansion(done: BenchResult, no_gate: None, tmp_path: Path) -> None:
-    """Whatever other methods are run; in particular not to the deeper checkpoint of llama-pro."""
+    """LoRA is matched to the width expansion even if no row is widened, and not to the deepened checkpoint."""
     recipe = dataclasses.replace(recipe_of(done), methods={"lora": {}, "llama-pro": {}})
     out, seed = tmp_path / "out", tmp_path / "out" / "seed-0"
     left_out = {"width", "fft", "scale-route", "recipe.json"}
@@ -382,13 +383,13 @@ def test_another_recipe_needs_another_folder(done: BenchResult, no_gate: None, t
         with pytest.raises(RequestError, match=r"holds a run of another recipe; choose another --out, or remove it$"):
             run(recipe, done.out, say=print, progress=silent)
     (tmp_path / "mine").touch()
-    with pytest.raises(RequestError, match="already holds files of something else"):
+    with pytest.raises(RequestError, match=r"exists and is not a run folder; choose a new or an empty folder$"):
         run(recipe_of(done), tmp_path, say=print, progress=silent)
     assert tree(done.out) == before
     assert tree(tmp_path) == {"mine": b""}
 
 
-def test_task_1_is_not_begun_before_task_0_is_learnt(done: BenchResult) -> None:
+def test_task_1_needs_task_0(done: BenchResult) -> None:
     value = values(done)["before Task 1"]["bios:task0/hard"]
     assert value < 0.95
     message = rf"^Task 0 reached {value:.3f} on its held-out people and 0\.95 is needed before Task 1, .* --seeds$"
@@ -397,25 +398,26 @@ def test_task_1_is_not_begun_before_task_0_is_learnt(done: BenchResult) -> None:
 
 
 def test_two_processes_share_a_run(tmp_path: Path) -> None:
-    """As torchrun starts them: the files are written once, and the numbers are nearly those of one process."""
-    found = {}
+    """Under torchrun, files are written once, and the numbers are nearly those of one process."""
+    by_gpus = {}
     for gpus in (1, 2):
         folder = tmp_path / str(gpus)
         folder.mkdir()
         stages = {name: {**stage, "batch_size": stage["batch_size"] // gpus} for name, stage in STAGES.items()}
         file = bench_file(folder, gpus=gpus, stages=stages, methods={"scale-adapt": {}})
-        words = ["bench", "bios", "--preset", file, "--out", folder / "out", "--json"]
+        arguments = ["bench", "bios", "--preset", file, "--out", folder / "out", "--json"]
         no_gate = "from scale_cli.bench import bios; bios.TASK0_NEEDED = 0.0"
-        found[gpus] = json.loads(in_processes(gpus, folder, *words, before=no_gate))["results"]
+        by_gpus[gpus] = json.loads(in_processes(gpus, folder, *arguments, before=no_gate))["results"]
         assert {path.name for path in (folder / "out" / "seed-0").iterdir()} == {
             *("pretrain", "task0", "width", "scale-adapt")
         }
-    for alone, shared in zip(found[1], found[2], strict=True):
+    for alone, shared in zip(by_gpus[1], by_gpus[2], strict=True):
         assert alone["checkpoint"]["training"] is None or (
             alone["checkpoint"]["training"]["tokens"] == shared["checkpoint"]["training"]["tokens"]
         )
-        for one, other in zip(alone["measurements"], shared["measurements"], strict=True):
-            assert (one["task"], one["metric"], one["samples"]) == (other["task"], other["metric"], other["samples"])
-            assert other["value"] == pytest.approx(one["value"], abs=0.1)
-    with pytest.raises(RequestError, match=r"its batch is shared by 2 processes and there are 1; start it with: torch"):
+        for expected, actual in zip(alone["measurements"], shared["measurements"], strict=True):
+            for name in ("task", "metric", "samples"):
+                assert actual[name] == expected[name]
+            assert actual["value"] == pytest.approx(expected["value"], abs=0.1)
+    with pytest.raises(RequestError, match=r"the recipe's number of processes is 2, not 1; start it with: torch"):
         run(load_preset(str(tmp_path / "2" / "tiny.yaml")), tmp_path / "out", say=print, progress=silent)

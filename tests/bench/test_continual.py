@@ -58,7 +58,9 @@ def test_presets(file: Path) -> None:
         assert (trained.method, trained.objective, trained.seed) == (method, "lm", 3)
         assert [text.partition("=")[0] for text in trained.eval_text] == ["english", "korean"]
         same = set(dataclasses.asdict(trained)) - {"method", *recipe.methods[method]}
-        assert all(getattr(trained, name) == getattr(fft, name) for name in same)  # the same tokens in the same order
+        assert all(
+            getattr(trained, name) == getattr(fft, name) for name in same
+        )  # so the same tokens in the same order
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -70,8 +72,8 @@ def test_a_precision_for_all_trainings(precision: str) -> None:
     assert load_preset("demo").command == "scale bench korean --preset demo"
 
 
-def test_the_papers_numbers() -> None:
-    """Of arXiv 2511.03270: 60 billion tokens in steps of 512 x 8,192, and what each method is."""
+def test_the_paper_s_numbers() -> None:
+    """arXiv 2511.03270: 60 billion tokens in steps of 512 x 8,192, and the options of each method."""
     recipe = load_preset("paper")
     assert recipe.step_tokens == 512 * 8192
     fft = recipe.train_recipe("fft", seed=0)
@@ -101,8 +103,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown method": ({"methods": {"ftt": {}}}, "methods ftt: choose from fft, lora, freeze, llama-pro, "),
     "a label that is a folder": ({"methods": {"evaluation": {"method": "fft"}}}, "methods: the label 'evaluation' is "),
     "no data": ({"train_data": []}, "train_data is empty; name texts to train on"),
-    "no text": ({"texts": {}}, "texts (none): name one with the role stability too"),
-    "one role": ({"texts": {"old": STABLE}}, "texts old: name one with the role plasticity too"),
+    "no text": ({"texts": {}}, "texts (none): add a text with the role stability"),
+    "one role": ({"texts": {"old": STABLE}}, "texts old: add a text with the role plasticity"),
     "another role": ({"texts": {"old": STABLE | {"role": "both"}, "new": PLASTIC}}, "texts: old: role: 'both' is "),
     "a text's unknown key": (
         {"texts": {"old": STABLE | {"rolle": "x"}, "new": PLASTIC}},
@@ -111,7 +113,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a text without a source": ({"texts": {"old": {"role": "stability", "documents": 5}}}, "texts: old: the key 'sour"),
     "one document": (
         {"texts": {"old": STABLE, "new": PLASTIC | {"documents_while_training": 1}}},
-        "texts: new: at least 2 documents, and as many while training",
+        "texts: new: documents and documents_while_training are at least 2",
     ),
     "limit": ({"limit": 0}, "limit 0: at least 1"),
     "processes": ({"gpus": 0}, "gpus 0: at least 1"),
@@ -120,7 +122,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an option of a method": ({"methods": {"fft": {"lr": 0}}}, "fft: --lr 0.0: above 0"),
     "a decided option": ({"training": {"people": "0:2"}}, "fft: people is decided by the benchmark; leave it out"),
     "another decided one": ({"training": {"data": "x"}}, "fft: data is decided by the benchmark; leave it out"),
-    "width": ({"width": {"heads": 1}}, "width {'heads': 1}: give hidden, and heads, ffn, init as wanted"),
+    "width": ({"width": {"heads": 1}}, "width {'heads': 1}: give hidden, and optionally heads, ffn, init"),
 }
 
 
@@ -148,7 +150,7 @@ def test_a_text_can_come_from_elsewhere(world: World, tmp_path: Path) -> None:
     [
         (
             {"gpus": 2},
-            r"its batch is shared by 2 processes and there are 1; start it with: torchrun --nproc-per-node 2 ",
+            r"the recipe's number of processes is 2, not 1; start it with: torchrun --nproc-per-node 2 ",
         ),
         (
             {"texts": {"old": STABLE | {"source": "none.jsonl"}, "new": PLASTIC}},
@@ -160,7 +162,7 @@ def test_a_text_can_come_from_elsewhere(world: World, tmp_path: Path) -> None:
         ({"suites": ["englsh"]}, r"^--suite englsh: neither a shipped suite nor a file"),
     ],
 )
-def test_what_is_not_there_is_said(changes: dict[str, Any], message: str, world: World, tmp_path: Path) -> None:
+def test_missing_inputs_are_named(changes: dict[str, Any], message: str, world: World, tmp_path: Path) -> None:
     recipe = load_preset(continual_bench(tmp_path, world.checkpoint("llama"), **changes))
     with pytest.raises(RequestError, match=message) as caught:
         run(recipe, tmp_path / "out", say=print, progress=silent)
@@ -170,7 +172,7 @@ def test_what_is_not_there_is_said(changes: dict[str, Any], message: str, world:
 
 @pytest.fixture(scope="module")
 def done(world: World, tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
-    """The tiny recipe, run."""
+    """A run of the tiny recipe."""
     folder = tmp_path_factory.mktemp("continual")
     recipe = load_preset(continual_bench(folder, world.checkpoint("llama")))
     return run(recipe, folder / "out", say=print, progress=silent)
@@ -178,7 +180,7 @@ def done(world: World, tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
 
 def test_a_run_from_end_to_end(done: BenchResult) -> None:
     base, *rows = done.results
-    assert [(found.checkpoint.label, found.checkpoint.method) for found in done.results] == [
+    assert [(result.checkpoint.label, result.checkpoint.method) for result in done.results] == [
         ("base", None),
         *((method, method) for method in ("fft", "lora", "scale-preserve", "scale-route")),
     ]
@@ -196,8 +198,10 @@ def test_a_run_from_end_to_end(done: BenchResult) -> None:
         for panel, name in zip(done.panels, ("english", "korean"), strict=True):
             key = f"{name}/bits_per_byte"
             assert list(panel.series[label]["0"]) == [(64 * line["step"], line[key]) for line in curve]
-            assert curve[0][key] == pytest.approx(panel.series["fft"]["0"][0][1], rel=1e-5)  # all compute the same
-            (bits,), (before,) = (found.find(f"perplexity:{name}", "bits_per_byte") for found in (row, base))
+            assert curve[0][key] == pytest.approx(
+                panel.series["fft"]["0"][0][1], rel=1e-5
+            )  # all start from the base's function
+            (bits,), (before,) = (result.find(f"perplexity:{name}", "bits_per_byte") for result in (row, base))
             assert bits.value != before.value
             assert (bits.routed is None) == (label != "scale-route")
             assert bits.paired_stderr is not None
@@ -229,15 +233,17 @@ def test_the_numbers_are_those_of_scale_eval(done: BenchResult) -> None:
             assert same.samples == measured.samples
 
 
-def test_what_is_written(done: BenchResult, run_cli: Callable[..., Any]) -> None:
+def test_the_files_of_a_run(done: BenchResult, run_cli: Callable[..., Any]) -> None:
     record = read_record(done.out / "results.json")
     assert record["schema"] == 2
     assert record["recipe"] == json.loads((done.out / "recipe.json").read_text(encoding="utf-8"))
     assert 0 < record["seconds"] == done.seconds
     for path in (done.out, done.out / "results.json"):
-        found = read_results([path])
-        assert [(r.checkpoint, r.measurements) for r in found] == [(r.checkpoint, r.measurements) for r in done.results]
-        assert panels_of(found, build_table(found, ())) == list(done.panels)
+        stored = read_results([path])
+        assert [(r.checkpoint, r.measurements) for r in stored] == [
+            (r.checkpoint, r.measurements) for r in done.results
+        ]
+        assert panels_of(stored, build_table(stored, ())) == list(done.panels)
     for name in ("frontier", "curves"):
         assert image.imread(done.out / f"{name}.png").ndim == 3
         assert (done.out / f"{name}.svg").is_file()
@@ -249,7 +255,7 @@ def test_what_is_written(done: BenchResult, run_cli: Callable[..., Any]) -> None
         if line.startswith("|")
     ]
     assert [row[0].strip("*†") for row in rows] == ["base", "fft", "lora", "scale-preserve", "scale-route"]
-    at = {name: place for place, name in enumerate(header)}
+    at = {name: index for index, name in enumerate(header)}
     assert rows[3][at["base half"]] == "equal"
     assert rows[2][at["base half"]] == "-"
     assert rows[1][at["lr"]] == "0.02"
@@ -262,7 +268,7 @@ def test_what_is_written(done: BenchResult, run_cli: Callable[..., Any]) -> None
         assert word in text
 
 
-def test_what_is_finished_is_not_run_again_and_stays(done: BenchResult, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_stages_are_not_run_again(done: BenchResult, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later call for one method keeps the other rows in record and table."""
     monkeypatch.setattr("scale_cli.training.train.train", None)
     monkeypatch.setattr("scale_cli.surgery.upscale", None)
@@ -282,8 +288,8 @@ def test_what_is_finished_is_not_run_again_and_stays(done: BenchResult, monkeypa
             run(dataclasses.replace(recipe_of(done), **changes), done.out, say=print, progress=silent)
 
 
-def test_a_run_folder_of_older_code_goes_on(done: BenchResult, tmp_path: Path) -> None:
-    """Its recipe named the texts by their languages."""
+def test_a_run_folder_of_older_code_is_continued(done: BenchResult, tmp_path: Path) -> None:
+    """Its recipe has a field per language instead of `texts`."""
     out = tmp_path / "out"
     shutil.copytree(done.out, out)
     stored = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
@@ -297,7 +303,7 @@ def test_a_run_folder_of_older_code_goes_on(done: BenchResult, tmp_path: Path) -
     assert json.loads((out / "recipe.json").read_text(encoding="utf-8"))["texts"] == texts
 
 
-def test_an_interrupted_run_goes_on_to_the_same_numbers(done: BenchResult, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues_to_the_same_numbers(done: BenchResult, tmp_path: Path) -> None:
     recipe, out = load_preset(done.recipe.preset, methods=["fft", "scale-preserve"]), tmp_path / "out"
     for stage, step in (("fft (seed", 3), ("scale-preserve: perplexity", None), ("scale-preserve: drift", None)):
         progress = interrupting(stage, step)
@@ -315,7 +321,7 @@ def test_seeds_are_repetitions_from_the_same_checkpoints(done: BenchResult, tmp_
     out = tmp_path / "out"
     shutil.copytree(done.out, out)
     both = run(load_preset(done.recipe.preset, methods=["fft"], seeds=(0, 1)), out, say=print, progress=silent)
-    labels = [found.checkpoint.label for found in read_results([out / "results.json"])]
+    labels = [result.checkpoint.label for result in read_results([out / "results.json"])]
     once = ["fft (seed 0)", "lora (seed 0)", "scale-preserve (seed 0)", "scale-route (seed 0)"]
     assert labels == ["base", *once, "fft (seed 1)"]
     assert values(both)["fft (seed 0)"] == values(done)["fft"]
@@ -330,8 +336,8 @@ def test_suites_are_measured_at_the_end(world: World, tasks: Tasks, tmp_path: Pa
         tmp_path, world.checkpoint("llama"), methods={"scale-route": {}}, suites=[str(tasks.suite)], limit=4
     )
     result = run(load_preset(file), tmp_path / "out", say=print, progress=silent)
-    for found in result.results:
-        assert [(m.limit, m.samples) for m in found.find("tiny_choice", "acc_norm")] == [(4, 4)]
+    for row in result.results:
+        assert [(m.limit, m.samples) for m in row.find("tiny_choice", "acc_norm")] == [(4, 4)]
     assert [group.name for group in result.groups] == ["english-text", "korean-text", "tiny"]
     assert "| Tiny |" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
 
@@ -339,7 +345,7 @@ def test_suites_are_measured_at_the_end(world: World, tasks: Tasks, tmp_path: Pa
 def test_another_language_is_another_recipe_file(
     world: World, tmp_path: Path, run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And several texts of a role are several columns."""
+    """Several texts with one role are several columns."""
     monkeypatch.chdir(tmp_path)
     files = korean_texts(tmp_path)
     texts = {
@@ -350,9 +356,9 @@ def test_another_language_is_another_recipe_file(
     preset = continual_bench(tmp_path, world.checkpoint("llama"), methods={"scale-adapt": {}}, texts=texts)
     ended = run_cli("bench", "korean", "--preset", preset, "--out", "out")
     assert ended.code == 0
-    for words in ("Code bits/byte", "English bits/byte", "Finnish bits/byte", "Finnish perplexity"):
-        assert words.split()[0] in ended.stdout
-        assert f"| {words} |" in Path("out/table.md").read_text(encoding="utf-8")
+    for heading in ("Code bits/byte", "English bits/byte", "Finnish bits/byte", "Finnish perplexity"):
+        assert heading.split()[0] in ended.stdout
+        assert f"| {heading} |" in Path("out/table.md").read_text(encoding="utf-8")
     assert "Korean" not in Path("out/table.md").read_text(encoding="utf-8")
     record = read_record(Path("out/results.json"))
     assert [(group["title"], group["role"]) for group in record["groups"]] == [
@@ -367,11 +373,11 @@ def test_another_language_is_another_recipe_file(
     ]
 
 
-def test_what_a_recipe_names_is_fetched_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[str, Path]] = []
+def test_inputs_of_a_recipe_are_fetched_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[tuple[str, Path]] = []
 
     def make(item: str, out: Path, *, cache: Path) -> None:
-        made.append((item, cache))
+        fetched.append((item, cache))
         out.mkdir(parents=True)
         korean_texts(out)
 
@@ -389,16 +395,16 @@ def test_what_a_recipe_names_is_fetched_once(world: World, tmp_path: Path, monke
         methods={"scale-adapt": {}},
     )
     result = run(load_preset(file), tmp_path / "out", say=print, progress=silent)
-    assert made == [("some", tmp_path / "cache")]
+    assert fetched == [("some", tmp_path / "cache")]
     assert recipe_of(result).texts == texts  # the record has no path of this machine
     run(load_preset(file), tmp_path / "out", say=print, progress=silent)
-    assert len(made) == 1
+    assert len(fetched) == 1
 
 
-def test_the_papers_recipe_in_two_steps(
+def test_the_paper_s_recipe_in_two_steps(
     world: World, tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that the preset says but for sizes: its streams come from files, its model is a tiny one of the family."""
+    """The preset with small sizes: a tiny model of the same family, and files in place of the streamed datasets."""
     texts = korean_texts(tmp_path)
     real = datasets.load_dataset_builder
     opened: set[tuple[str, str | None]] = set()
@@ -425,14 +431,14 @@ def test_the_papers_recipe_in_two_steps(
     }
     file.write_text(yaml.safe_dump(recipe | changes, sort_keys=False), encoding="utf-8")
     result = run(load_preset(str(file)), tmp_path / "out", say=print, progress=silent)
-    assert [found.checkpoint.label for found in result.results] == ["base", *METHODS]
-    assert {found.checkpoint.training["tokens"] for found in result.results[1:]} == {2 * 2 * 32}  # type: ignore[index]
+    assert [result.checkpoint.label for result in result.results] == ["base", *METHODS]
+    assert {result.checkpoint.training["tokens"] for result in result.results[1:]} == {2 * 2 * 32}  # type: ignore[index]
     assert opened == {("HuggingFaceFW/fineweb-2", "kor_Hang"), ("HuggingFaceFW/fineweb-edu", "sample-10BT")}
     assert "equal" in (result.out / "table.md").read_text(encoding="utf-8")
 
 
-def test_a_changed_base_would_be_seen(done: BenchResult, tmp_path: Path) -> None:
-    """What says that the base's half is the base's: it does not where a weight of that half has moved."""
+def test_a_changed_base_is_detected(done: BenchResult, tmp_path: Path) -> None:
+    """The column "base half" shows DIFFERS if a weight of the base's half has changed."""
     from safetensors.torch import load_file, save_file
 
     out = tmp_path / "out"
@@ -444,14 +450,14 @@ def test_a_changed_base_would_be_seen(done: BenchResult, tmp_path: Path) -> None
     tensors[name][0, 0] += 0.5
     save_file(tensors, file, metadata={"format": "pt"})
     result = run(load_preset(done.recipe.preset, methods=["scale-preserve"]), out, say=print, progress=silent)
-    (preserve,) = (found for found in result.results if found.checkpoint.method == "scale-preserve")
+    (preserve,) = (result for result in result.results if result.checkpoint.method == "scale-preserve")
     checked = [m.details["hidden_states_equal"] for m in preserve.measurements if "hidden_states_equal" in m.details]
     assert not any(checked)
     assert "DIFFERS" in (out / "table.md").read_text(encoding="utf-8")
 
 
 def test_two_processes_share_a_run(world: World, tmp_path: Path) -> None:
-    """As torchrun starts them: the files are written once, and the numbers are those of one process."""
+    """Under torchrun, files are written once, and the numbers are those of one process."""
     ended = {}
     for gpus in (1, 2):
         folder = tmp_path / str(gpus)
@@ -460,13 +466,14 @@ def test_two_processes_share_a_run(world: World, tmp_path: Path) -> None:
         file = continual_bench(
             folder, world.checkpoint("llama"), gpus=gpus, training=training, methods={"scale-preserve": {}}
         )
-        words = ["bench", "korean", "--preset", file, "--out", folder / "out", "--json"]
-        ended[gpus] = json.loads(in_processes(gpus, folder, *words))["results"]
+        arguments = ["bench", "korean", "--preset", file, "--out", folder / "out", "--json"]
+        ended[gpus] = json.loads(in_processes(gpus, folder, *arguments))["results"]
     for alone, shared in zip(ended[1], ended[2], strict=True):
         if alone["checkpoint"]["method"]:
             assert alone["checkpoint"]["training"]["tokens"] == shared["checkpoint"]["training"]["tokens"]
-        for one, other in zip(alone["measurements"], shared["measurements"], strict=True):
-            assert (one["task"], one["metric"], one["samples"]) == (other["task"], other["metric"], other["samples"])
-            if one["metric"] == "bits_per_byte":
-                assert other["value"] == pytest.approx(one["value"], rel=1e-4)
+        for expected, actual in zip(alone["measurements"], shared["measurements"], strict=True):
+            for name in ("task", "metric", "samples"):
+                assert actual[name] == expected[name]
+            if expected["metric"] == "bits_per_byte":
+                assert actual["value"] == pytest.approx(expected["value"], rel=1e-4)
     assert any(m["details"].get("hidden_states_equal") for m in ended[2][1]["measurements"])

@@ -1,4 +1,4 @@
-"""What is reproduced: rules on hand-worked rows, every kind of record read, and the committed files as they are."""
+"""The reproduction: the rule on rows worked by hand, reading of every kind of record, and the committed files."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ LOG = OUT.parent / "LOG.md"
 
 
 def the_paper() -> dict[str, dict[str, Any]]:
-    """The records that hold what the paper says."""
+    """The records of the paper's table and figures."""
     return {file.name: json.loads(file.read_text(encoding="utf-8")) for file in (RECORDS / TABLE, PAPER_FIGURES)}
 
 
 def numbers(*rows: tuple[str, int | None, float, float | None], field: str = "x") -> pd.DataFrame:
-    """Those of a field: arm, seed, value and error."""
+    """The numbers of a field. rows: arm, seed, value and error."""
     lines = [(arm, seed, field, value, error, None) for arm, seed, value, error in rows]
     return pd.DataFrame(lines, columns=list(COLUMNS), dtype=object).astype(dict.fromkeys(COLUMNS[3:], float))
 
 
 def seeds(values: Mapping[str, Sequence[float]], error: float | None = None, *, field: str = "x") -> pd.DataFrame:
-    """Of each arm a number per seed."""
+    """Numbers of a field with seeds 0, 1, ... values: one per seed, by arm."""
     rows = [(arm, seed, value, error) for arm, runs in values.items() for seed, value in enumerate(runs)]
     return numbers(*rows, field=field)
 
@@ -60,9 +60,9 @@ def figures() -> dict[str, Any]:
 def test_several_seeds_are_compared_by_their_differences() -> None:
     # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 3.46 with 2 degrees of freedom: p = 0.074
     spread = seeds({"a": [1, 2, 3], "b": [2, 4, 6]})
-    found = compare(*(spread[spread["arm"] == arm] for arm in "ab"))
-    assert found.difference == 2
-    assert found.p_value == pytest.approx(0.0742, abs=1e-4)
+    comparison = compare(*(spread[spread["arm"] == arm] for arm in "ab"))
+    assert comparison.difference == 2
+    assert comparison.p_value == pytest.approx(0.0742, abs=1e-4)
     assert judge(order(["a"], ["b"]), spread).status == "undecided"
     # 2, 2, 2.3: t = 21
     near = seeds({"a": [1, 2, 3], "b": [3, 4, 5.3]})
@@ -71,14 +71,14 @@ def test_several_seeds_are_compared_by_their_differences() -> None:
 
 
 def test_the_seeds_of_a_pair_are_the_same() -> None:
-    """Far more spread between seeds than between arms, in another order."""
-    second = [("b", 2 - place, value, None) for place, value in enumerate((31.0, 21.0, 11.1))]
+    """The spread between seeds is far larger than between arms, and the seeds are in another order."""
+    second = [("b", 2 - index, value, None) for index, value in enumerate((31.0, 21.0, 11.1))]
     both = pd.concat([seeds({"a": [10.0, 20.0, 30.0]}), numbers(*second)])
     assert judge(order(["a"], ["b"]), both).status == "verified"
 
 
 def test_changes_against_the_base_are_paired_by_item() -> None:
-    """28 is not 27 where their items are the same, however much the items differ."""
+    """A paired error shows a difference that the errors of the items hide."""
     alone: Any = seeds({"base": [30.0], "fft": [28.0], "lora": [27.0]}, 5.0)
     paired = alone.assign(paired=[None, 0.1, 0.1])
     for rising in ([["lora"], ["fft"]], [["fft"], ["base"]]):
@@ -92,12 +92,12 @@ def test_changes_against_the_base_are_paired_by_item() -> None:
 )
 def test_a_single_seed_has_the_error_of_its_items(error: float | None, status: str) -> None:
     # a difference of 1; z = 7.1 at 0.1, 1.18 at 0.6
-    found = judge(order(["a"], ["b"]), seeds({"a": [1], "b": [2]}, error))
-    assert found.status == status
+    verdict = judge(order(["a"], ["b"]), seeds({"a": [1], "b": [2]}, error))
+    assert verdict.status == status
     if error is None:
-        assert found.why == "no error is known: a 1.000 below b 2.00"
+        assert verdict.why == "no error is known: a 1.000 below b 2.00"
     if error == 0.6:
-        assert found.why == "inside the error: a 1.000 below b 2.00"
+        assert verdict.why == "inside the error: a 1.000 below b 2.00"
 
 
 def test_equal_values_decide_nothing() -> None:
@@ -121,9 +121,9 @@ def test_all_comparisons_of_a_claim_must_hold() -> None:
     )
 
 
-def test_a_number_stands_for_itself() -> None:
-    found = judge(order([0.95], ["a"]), seeds({"a": [0.97, 0.975, 0.98]}))
-    assert found == Verdict("verified", "0.950 below a 0.975")
+def test_a_number_in_a_claim_has_no_error() -> None:
+    verdict = judge(order([0.95], ["a"]), seeds({"a": [0.97, 0.975, 0.98]}))
+    assert verdict == Verdict("verified", "0.950 below a 0.975")
     assert judge(order([0.95], ["a"]), seeds({"a": [0.90]}, 0.01)).status == "differs"
 
 
@@ -146,46 +146,46 @@ def test_exactly() -> None:
 def test_linear(last: float, status: str) -> None:
     claim = {"says": "", "field": "y", "linear_in": "x", "among": ["a", "b", "c"]}
     points = [("a", 1.0, 1.0), ("b", 2.0, 2.0), ("c", 3.0, last)]
-    found = pd.concat(
-        [numbers(*((arm, None, point[place], None) for arm, *point in points), field="xy"[place]) for place in (0, 1)]
+    points_of_both = pd.concat(
+        [numbers(*((arm, None, point[axis], None) for arm, *point in points), field="xy"[axis]) for axis in (0, 1)]
     )
-    assert judge(claim, found).status == status
-    assert judge(claim, pd.concat([found, numbers(("d", None, 0.0, None), field="y")])).status == status
-    assert judge(claim | {"among": ["a", "b"]}, found) == Verdict("undecided", "2 rows are too few for a line")
+    assert judge(claim, points_of_both).status == status
+    assert judge(claim, pd.concat([points_of_both, numbers(("d", None, 0.0, None), field="y")])).status == status
+    assert judge(claim | {"among": ["a", "b"]}, points_of_both) == Verdict("undecided", "2 rows are too few for a line")
 
 
-def test_what_a_record_lacks_was_not_run() -> None:
-    found = seeds({"fft": [1.0]})
-    assert judge(order(["fft"], ["scale-route", "lora"]), found) == Verdict(
+def test_a_claim_without_numbers_in_the_record_is_not_run() -> None:
+    only_fft = seeds({"fft": [1.0]})
+    assert judge(order(["fft"], ["scale-route", "lora"]), only_fft) == Verdict(
         "not run", "the record has no row SCALE-Route, LoRA"
     )
-    assert judge(order(["fft"], [2.0], field="y"), found) == Verdict("not run", "the record has no y")
+    assert judge(order(["fft"], [2.0], field="y"), only_fft) == Verdict("not run", "the record has no y")
     claim = {"says": "", "field": "x", "linear_in": "drift/norm"}
-    assert judge(claim, found) == Verdict("not run", "the record has no drift/norm")
+    assert judge(claim, only_fft) == Verdict("not run", "the record has no drift/norm")
 
 
 # Reading records
 
 
 def test_biographies() -> None:
-    """The result before Task 1 is a row of its own; accuracy early in Task 1 is read from the curve."""
+    """The checkpoint before Task 1 is a row of its own. Accuracy early in Task 1 is read from the curve."""
     curve = {"mine": {"3": [[0, 1.0], [6, 0.9], [8, 0.7], [100, 0.25]]}}
     rows = [
         result("before Task 1", None, [measured("bios:task0", 1.0, 0.0, metric="hard")]),
         result("mine", "fft", [measured("bios:task0", 0.25, 0.07, metric="hard", samples=36)], seed=3),
     ]
     record = bench_record(rows, words="bios --preset small", curves=[{"title": "Task 0", "series": curve}])
-    found = numbers_of(record).set_index(["arm", "field"])
-    mine: Any = found.loc[("mine", "bios:task0/hard")]
-    early: Any = found.loc[("mine", "early bios:task0/hard")]
+    read = numbers_of(record).set_index(["arm", "field"])
+    mine: Any = read.loc[("mine", "bios:task0/hard")]
+    early: Any = read.loc[("mine", "early bios:task0/hard")]
     assert (mine["seed"], mine["value"], mine["stderr"]) == (3, 0.25, 0.07)
     assert early["value"] == 0.7  # at the first evaluation after 6.4% of 100 steps
     assert early["stderr"] == share_error(0.7, 36)
-    assert len(found) == 3
+    assert len(read) == 3
 
 
 def bench_record(results: Sequence[Result], *, words: str, **fields: Any) -> dict[str, Any]:
-    """A benchmark's record, as it is read."""
+    """A benchmark's record, as JSON has it."""
     entries = [{"checkpoint": found.checkpoint, "measurements": found.measurements} for found in results]
     record = {
         "schema": 2,
@@ -202,7 +202,7 @@ def bench_record(results: Sequence[Result], *, words: str, **fields: Any) -> dic
 def korean_record(
     values: Mapping[str, tuple[float, float]], preset: str = "small", seeds: Sequence[int] = (0,)
 ) -> dict[str, Any]:
-    """A record of continual pre-training, by method English and Korean perplexity; another seed has 0.01 more."""
+    """A record of continual pre-training. values: English and Korean perplexity by method; each seed adds 0.01."""
     rows = []
     for label, (english, korean) in values.items():
         for seed in seeds:
@@ -237,38 +237,36 @@ def paper_values(name: str) -> dict[str, list[float]]:
 
 
 def paper_korean(preset: str = "small", seeds: Sequence[int] = (0,)) -> dict[str, Any]:
-    """A record in which every perplexity is the paper's."""
+    """A record with the paper's perplexities."""
     return korean_record({arm: (en, ko) for arm, (en, ko) in paper_values("Figure 9").items()}, preset, seeds)
 
 
 def test_continual_pre_training() -> None:
-    found = numbers_of(korean_record({"base": (16.0, 64.0), "scale-preserve": (16.0, 32.0)})).set_index(
-        ["arm", "field"]
-    )
-    assert found.loc[("base", "perplexity:korean/perplexity"), "value"] == 64
-    assert found.loc[("scale-preserve", "perplexity:korean/perplexity"), "value"] == 32
-    assert found.loc[("scale-preserve", "hidden_states_equal"), "value"] == 1
-    assert ("base", "hidden_states_equal") not in found.index
-    seeds = found["seed"].groupby("arm").first()
+    read = numbers_of(korean_record({"base": (16.0, 64.0), "scale-preserve": (16.0, 32.0)})).set_index(["arm", "field"])
+    assert read.loc[("base", "perplexity:korean/perplexity"), "value"] == 64
+    assert read.loc[("scale-preserve", "perplexity:korean/perplexity"), "value"] == 32
+    assert read.loc[("scale-preserve", "hidden_states_equal"), "value"] == 1
+    assert ("base", "hidden_states_equal") not in read.index
+    seeds = read["seed"].groupby("arm").first()
     assert (seeds["scale-preserve"], pd.isna(seeds["base"])) == (0, True)
-    average: Any = found.loc[("base", "average/english")]  # of the record's own tasks of the language
+    average: Any = read.loc[("base", "average/english")]  # over the record's own English tasks
     assert (average["value"], average["stderr"]) == (pytest.approx(0.5), pytest.approx(0.025))
-    assert ("base", "average/korean") not in found.index
+    assert ("base", "average/korean") not in read.index
 
 
 def test_evaluations_alone() -> None:
-    found = numbers_of(load_records(RECORDS)[TABLE])
-    assert list(found["arm"].unique())[:2] == ["base", "fft"]
-    found = found.set_index(["arm", "field"])
-    assert found.loc[("scale-route", "average/english"), "value"] == pytest.approx(0.4649, abs=5e-5)
-    assert found.loc[("scale-route", "average/korean"), "value"] == pytest.approx(0.5550, abs=5e-5)
+    read = numbers_of(load_records(RECORDS)[TABLE])
+    assert list(read["arm"].unique())[:2] == ["base", "fft"]
+    read = read.set_index(["arm", "field"])
+    assert read.loc[("scale-route", "average/english"), "value"] == pytest.approx(0.4649, abs=5e-5)
+    assert read.loc[("scale-route", "average/korean"), "value"] == pytest.approx(0.5550, abs=5e-5)
     tasks = [f"kobest_{task}" for task in ("boolq/acc", "copa/acc", "hellaswag/acc_norm")]
-    errors: list[Any] = [found.loc[("fft", task), "stderr"] for task in tasks]
+    errors: list[Any] = [read.loc[("fft", task), "stderr"] for task in tasks]
     wanted = math.sqrt(sum(error**2 for error in errors)) / 3
-    assert found.loc[("fft", "average/korean"), "stderr"] == pytest.approx(wanted)
+    assert read.loc[("fft", "average/korean"), "stderr"] == pytest.approx(wanted)
 
 
-def test_a_record_is_found_by_its_command_s_words() -> None:
+def test_records_are_found_by_their_command() -> None:
     commands = {
         "a.json": "scale bench bios --preset demo",
         "b.json": "python -m scale_cli.bench.sweep --preset demo",
@@ -284,10 +282,10 @@ def test_a_record_is_found_by_its_command_s_words() -> None:
     assert list(records_of("python -m benchmarks.fidelity", records)) == ["e.json"]
 
 
-# What the paper says
+# The paper's numbers and claims
 
 
-def test_every_figure_of_the_paper_and_every_cell_of_its_table_is_there() -> None:
+def test_the_document_has_every_figure_of_the_paper_and_every_cell_of_its_table() -> None:
     names = [figure["name"] for figure in figures()["figures"]]
     assert [name for name in names if name.startswith(("Table", "Figure"))] == [
         "Table 1",
@@ -317,22 +315,22 @@ def test_every_experiment_is_named_and_every_claim_can_be_read() -> None:
 def test_the_paper_s_own_values_have_the_orders_that_are_claimed(figure: dict[str, Any]) -> None:
     fields = [column["field"] for column in figure["columns"]]
     columns = {
-        field: [(arm, None, values[place], 1e-6) for arm, values in figure["values"].items() if None not in values]
-        for place, field in enumerate(fields)
+        field: [(arm, None, values[index], 1e-6) for arm, values in figure["values"].items() if None not in values]
+        for index, field in enumerate(fields)
     }
     known = pd.concat([numbers(*column, field=field) for field, column in columns.items()])
     statuses = [
         judge(claim, known).status for claim in figure["claims"] if "rising" in claim and claim["field"] in fields
     ]
-    wanted = 0 if figure["name"] == "Figure 5" else 1  # whose values nobody has read off
+    wanted = 0 if figure["name"] == "Figure 5" else 1  # its values are not read off
     assert statuses.count("verified") >= wanted
     assert set(statuses) <= ({"verified"} if wanted else {"not run"})
 
 
 def test_the_paper_s_table_contradicts_no_claim_on_it() -> None:
     (figure,) = (figure for figure in figures()["figures"] if figure["name"] == "Table 1")
-    found = numbers_of(load_records(RECORDS)[TABLE])
-    assert [judge(claim, found).status for claim in figure["claims"]] == ["verified"] * 2 + ["undecided"] * 3
+    printed = numbers_of(load_records(RECORDS)[TABLE])
+    assert [judge(claim, printed).status for claim in figure["claims"]] == ["verified"] * 2 + ["undecided"] * 3
 
 
 # The document
@@ -344,7 +342,7 @@ def with_record(record: Mapping[str, Any], name: str = "ours.json") -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """From a heading to the next of its level."""
+    """The part of the document from a heading to the next one of its level."""
     level = heading.split(" ")[0]
     return text[text.index(f"\n{heading}\n") :].split(f"\n{level} ")[1]
 
@@ -422,19 +420,19 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return 0
 
 
-def test_the_committed_file_is_what_the_records_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_committed_file_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_main(monkeypatch, "--check") == 0
 
 
-def test_check_sees_a_file_that_is_not(
+def test_check_fails_if_the_file_is_out_of_date(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = tmp_path / "records", tmp_path / "out.md"
     shutil.copytree(RECORDS, folder)
     words = ("--records", folder, "--out", out)
-    said = f"reproduction: {out} is not what the records give; run: python -m benchmarks.reproduction\n"
+    message = f"reproduction: {out} is out of date; run: python -m benchmarks.reproduction\n"
     assert run_main(monkeypatch, *words, "--check") == 1
-    assert capsys.readouterr() == ("", said)
+    assert capsys.readouterr() == ("", message)
     assert not out.exists()
     assert run_main(monkeypatch, *words) == 0
     assert run_main(monkeypatch, *words, "--check") == 0
@@ -442,10 +440,10 @@ def test_check_sees_a_file_that_is_not(
     record["rows"][0]["task0"] = 0.1
     (folder / "bios-demo.json").write_text(json.dumps(record), encoding="utf-8")
     assert run_main(monkeypatch, *words, "--check") == 1
-    assert capsys.readouterr() == ("", said)
+    assert capsys.readouterr() == ("", message)
 
 
-def test_a_folder_without_the_paper(
+def test_a_folder_without_the_paper_s_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(monkeypatch, "--records", tmp_path, "--out", tmp_path / "out.md") == 2

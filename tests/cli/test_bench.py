@@ -1,4 +1,4 @@
-"""`scale bench` runs a recipe, prints its table, and refuses what it cannot run in one line."""
+"""`scale bench` runs a recipe, prints its table, and refuses wrong requests in one line."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ ROLES = {"english": "stability", "korean": "plasticity"}
 def shown_rows(stdout: str) -> list[str]:
     """The names of the rows of the first block of a printed table, without the mark of the Pareto front."""
     lines = stdout.splitlines()
-    rules = [place for place, line in enumerate(lines) if line.startswith("───")]
-    end = next(place for place in range(rules[-1] if len(rules) == 1 else rules[1], len(lines)) if not lines[place])
+    rules = [index for index, line in enumerate(lines) if line.startswith("───")]
+    end = next(index for index in range(rules[-1] if len(rules) == 1 else rules[1], len(lines)) if not lines[index])
     return [line.partition("  ")[0].strip(" †") for line in lines[rules[0] : end] if not line.startswith("───")]
 
 
@@ -37,15 +37,15 @@ def test_a_benchmark(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.Monkey
     file = bench_file(tmp_path)
     ended = run_cli("bench", "bios", "--preset", file, "--methods", "scale-route")
     assert ended.code == 0
-    out = Path("runs/bios-tiny")  # where it goes without --out
+    out = Path("runs/bios-tiny")  # the default of --out
     record = read_record(out / "results.json")
     assert shown_rows(ended.stdout) == ["scale-route"]
     sheet = bios_results.sheet(read_results([out]), title=f"Biography benchmark, {file}", best=BEST["markdown"])
     assert (out / "table.md").read_text(encoding="utf-8") == markdown(sheet)
-    said = ended.stderr.splitlines()
-    assert said[0] == "data: 16 people, 2 biographies each"
-    assert said[-1].endswith("s in all; record, table.md and figures are in runs/bios-tiny")
-    assert [line.split(":")[0] for line in said if "100%" in line] == [
+    messages = ended.stderr.splitlines()
+    assert messages[0] == "data: 16 people, 2 biographies each"
+    assert messages[-1].endswith("s in total; results.json, table.md and figures are in runs/bios-tiny")
+    assert [line.split(":")[0] for line in messages if "100%" in line] == [
         "pretrain (seed 0)",
         "task0 (seed 0)",
         "scale-route (seed 0)",
@@ -58,24 +58,27 @@ def test_a_benchmark(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.Monkey
     result = json.loads(ended.stdout)
     assert result["results"] == record["results"]
     assert result["curves"] == record["curves"]
-    assert len(ended.stderr.splitlines()) == 2  # nothing is run again: Task 0's accuracy, and where it is
+    assert len(ended.stderr.splitlines()) == 2  # nothing is run again: only Task 0's accuracy and the folder
 
 
 BAD = {
     "unknown benchmark": (["bio"], "'bio' is not one of 'bios', 'korean'"),
-    "another's option": (["bios", "--base", "x"], "--base: scale bench bios does not have it; leave it out"),
-    "another's suite": (["bios", "--suite", "x"], "--suite: scale bench bios does not have it; leave it out"),
-    "another's data": (["bios", "--train-data", "x"], "--train-data: scale bench bios does not have it; leave it out"),
-    "a rate for nothing": (["korean", "--tflops", "5"], "--tflops 5: only --dry-run estimates hours; add it"),
+    "another's option": (["bios", "--base", "x"], "--base: scale bench bios does not have this option; leave it out"),
+    "another's suite": (["bios", "--suite", "x"], "--suite: scale bench bios does not have this option; leave it out"),
+    "another's data": (
+        ["bios", "--train-data", "x"],
+        "--train-data: scale bench bios does not have this option; leave it out",
+    ),
+    "a rate for nothing": (["korean", "--tflops", "5"], "--tflops 5: only --dry-run estimates hours; add --dry-run"),
     "no rate": (["korean", "--dry-run", "--tflops", "0"], "--tflops 0: above 0"),
     "an unknown korean method": (["korean", "--methods", "best"], "--methods best: choose from fft, lora, freeze, "),
     "processes": (
         ["korean", "--preset", "paper"],
-        "--preset paper: its batch is shared by 8 processes and there are 1",
+        "--preset paper: the recipe's number of processes is 8, not 1; start it with: torchrun",
     ),
     "no ablation": (
         ["ablations"],
-        "scale: scale bench ablations: name one: init, layers, modules, drift, threshold, where",
+        "scale: scale bench ablations: name an ablation: init, layers, modules, drift, threshold, where",
     ),
     "another ablation": (
         ["ablations", "inits"],
@@ -85,12 +88,12 @@ BAD = {
     "a base that is not there": (["korean", "--dry-run", "--base", "none"], "none: no such folder"),
     "unknown preset": (["bios", "--preset", "dmo"], "--preset dmo: choose demo, small, paper, or give a YAML file"),
     "unknown method": (["bios", "--methods", "fft,best"], "--methods best: choose from fft, lora, freeze, llama-pro, "),
-    "no seed": (["bios", "--seeds", "x"], "--seeds x: write whole numbers with commas between, as in 0,1,2"),
+    "no seed": (["bios", "--seeds", "x"], "--seeds x: write whole numbers separated by commas, as in 0,1,2"),
     "a seed twice": (["bios", "--seeds", "1,1"], "--seeds 1,1: name at least one, each once"),
     "unknown key": (["bios", "--preset", "unknown.yaml"], "unknown.yaml: unknown key 'peple'; did you mean 'people'?"),
     "no recipe": (["bios", "--preset", "list.yaml"], "list.yaml: a recipe is a list of `key: value` lines"),
     "people": (["bios", "--preset", "people.yaml"], "8 + 9 people of 16: pre-training and Task 1 need at least 2"),
-    "full folder": (["bios", "--out", "full"], "full already holds files of something else; choose a new or an empty"),
+    "full folder": (["bios", "--out", "full"], "full exists and is not a run folder; choose a new or an empty folder"),
 }
 
 
@@ -105,15 +108,15 @@ def test_a_mistake_ends_with_one_line_and_writes_nothing(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     before = tree(tmp_path)
-    words, message = BAD[case]
-    ended = run_cli("bench", *words)
+    arguments, message = BAD[case]
+    ended = run_cli("bench", *arguments)
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1
     assert message in ended.stderr
     assert tree(tmp_path) == before
 
 
-def test_task_0_that_is_not_learnt_ends_with_one_line_and_can_go_on(run_cli: RunCli, tmp_path: Path) -> None:
+def test_a_low_task_0_accuracy_ends_with_one_line(run_cli: RunCli, tmp_path: Path) -> None:
     ended = run_cli("bench", "bios", "--preset", bench_file(tmp_path), "--out", tmp_path / "out")
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr.splitlines()[-1].startswith("scale: Task 0 reached 0.")
@@ -129,28 +132,28 @@ def test_the_korean_benchmark(run_cli: RunCli, world: World, tmp_path: Path, mon
     absent = {name: held_out("none", role, documents=5 + (name == "korean")) for name, role in ROLES.items()}
     gone = {"base": "fetch:none", "train_data": ["none"], "texts": absent}
     file = continual_bench(tmp_path, world.checkpoint("llama"), methods={"fft": {}, "scale-preserve": {}}, **gone)
-    words = ["--base", world.checkpoint("llama"), "--train-data", texts["train"]]
-    words += [word for name in ROLES for word in ("--text", f"{name}={texts[name]}")]
-    ended = run_cli("bench", "korean", "--preset", file, *words)
+    arguments = ["--base", world.checkpoint("llama"), "--train-data", texts["train"]]
+    arguments += [word for name in ROLES for word in ("--text", f"{name}={texts[name]}")]
+    ended = run_cli("bench", "korean", "--preset", file, *arguments)
     assert ended.code == 0
-    out = Path("runs/korean-korean")  # where it goes without --out
+    out = Path("runs/korean-korean")  # the default of --out
     record = read_record(out / "results.json")
     assert shown_rows(ended.stdout) == ["base", "fft", "scale-preserve"]
     assert [result["checkpoint"]["label"] for result in record["results"]] == ["base", "fft", "scale-preserve"]
-    said = ended.stderr.splitlines()
-    assert said[0] == "texts: 5 english, 6 korean documents are measured"
-    assert said[-1].endswith("s in all; record, table.md and figures are in runs/korean-korean")
-    shown = {line.split(":")[0] for line in said if "100%" in line}
+    messages = ended.stderr.splitlines()
+    assert messages[0] == "texts: 5 english, 6 korean documents are measured"
+    assert messages[-1].endswith("s in total; results.json, table.md and figures are in runs/korean-korean")
+    shown = {line.split(":")[0] for line in messages if "100%" in line}
     assert {"base", "fft (seed 0)", "scale-preserve (seed 0)", "scale-preserve"} <= shown
 
 
 def test_an_ablation(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = continual_bench(tmp_path, world.checkpoint("llama"), methods={"scale-route": {}})
-    words = ["bench", "ablations", "threshold", "--preset", file, "--methods", "tau 0,tau 2"]
-    planned = run_cli(*words, "--dry-run", "--json")
+    arguments = ["bench", "ablations", "threshold", "--preset", file, "--methods", "tau 0,tau 2"]
+    planned = run_cli(*arguments, "--dry-run", "--json")
     assert [budget["label"] for budget in json.loads(planned.stdout)["budgets"]] == ["scale-route"]
-    ended = run_cli(*words)
+    ended = run_cli(*arguments)
     assert ended.code == 0
     assert ended.stdout.splitlines()[0].strip() == f"Ablation threshold, {file}"
     assert shown_rows(ended.stdout) == ["base", "scale-route", "tau 0", "tau 2"]
@@ -185,12 +188,12 @@ def test_a_dry_run_writes_nothing_and_reads_no_weights(
         json.loads(text)
         for text in (run_cli("bench", "korean", "--preset", file, "--dry-run", "--json").stdout, halved.stdout)
     )
-    for one, other in zip(slow["budgets"], fast["budgets"], strict=True):
-        assert one["hours"] == pytest.approx(2 * other["hours"])
+    for slower, faster in zip(slow["budgets"], fast["budgets"], strict=True):
+        assert slower["hours"] == pytest.approx(2 * faster["hours"])
     lora = next(budget for budget in slow["budgets"] if budget["label"] == "lora")
     preserve = next(budget for budget in slow["budgets"] if budget["label"] == "scale-preserve")
     assert lora["trained_parameters"] == pytest.approx(preserve["trained_parameters"], rel=0.1)
-    assert lora["recipe"]["lora_r"] < 256  # matched, as the run would
+    assert lora["recipe"]["lora_r"] < 256  # matched, as in the run
 
 
 @pytest.mark.parametrize("bench", ["bios", "korean"])
@@ -198,7 +201,7 @@ def test_a_dry_run_writes_nothing_and_reads_no_weights(
 def test_every_preset_has_a_dry_run(
     bench: str, preset: str, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a network too."""
+    """It needs no network."""
     if (bench, preset) != ("bios", "demo"):  # the same arithmetic on larger models
         monkeypatch.setattr("scale_cli.planning.plan.step_memory", lambda *args, **options: StepMemory(0, 0))
     monkeypatch.chdir(tmp_path)

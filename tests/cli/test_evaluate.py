@@ -166,7 +166,7 @@ def test_biographies_of_checkpoints_and_runs(run_cli: RunCli, world: World, fini
         (["BASE", "--bios", "BASE"], "llama-plain is not a gen-bios folder; make one with: scale gen-bios"),
         (["BASE", "--bios", "DATA", "--people", "0:25"], "people 0:25: "),
         (["BASE", "--bios", "DATA", "--people", "some"], "--people 'some': write A:B"),
-        (["BASE", "--people", "0:5", "--drift"], "--people 0:5: only --bios asks about people; add --bios DIR"),
+        (["BASE", "--people", "0:5", "--drift"], "--people 0:5: only --bios has people; add --bios DIR"),
         (["BASE", "--bios", "DATA", "--batch-size", "0"], "--batch-size 0: at least 1, or auto"),
         (["BASE", "--bios", "DATA", "--batch-size", "-3"], "--batch-size -3: a whole number of at least 1, or auto"),
         (["BASE", "--bios", "DATA", "--dtype", "int8"], "'int8' is not one of 'auto', 'float32', 'bfloat16', "),

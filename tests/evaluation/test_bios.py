@@ -39,9 +39,9 @@ PREDICTIONS = {  # the first token's probabilities of x, y and z, and what is th
 
 def hand_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word, in the order of `WORDS`."""
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<end>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<end>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
 
 
 class Scripted(torch.nn.Module):
@@ -54,11 +54,11 @@ class Scripted(torch.nn.Module):
 
     def predictions(self, input_ids: torch.Tensor) -> list[tuple[Sequence[float], list[int]]]:
         self.seen.append((len(input_ids), self.training, torch.is_grad_enabled()))
-        found: list[tuple[Sequence[float], list[int]]] = []
+        predictions: list[tuple[Sequence[float], list[int]]] = []
         for row in input_ids.tolist():
-            probabilities, said = PREDICTIONS[" ".join(WORDS[token] for token in row)]
-            found.append((probabilities, [WORDS.index(word) for word in said]))
-        return found
+            probabilities, answer = PREDICTIONS[" ".join(WORDS[token] for token in row)]
+            predictions.append((probabilities, [WORDS.index(word) for word in answer]))
+        return predictions
 
     def forward(self, input_ids: torch.Tensor, **options: Any) -> Any:
         logits = torch.full((len(input_ids), 1, len(WORDS)), -math.inf)
@@ -67,8 +67,8 @@ class Scripted(torch.nn.Module):
         return SimpleNamespace(logits=logits)
 
     def generate(self, input_ids: torch.Tensor, max_new_tokens: int, **options: Any) -> torch.Tensor:
-        said = [(tokens + [0] * max_new_tokens)[:max_new_tokens] for _, tokens in self.predictions(input_ids)]
-        return torch.cat([input_ids, torch.tensor(said)], dim=1)
+        generated = [(tokens + [0] * max_new_tokens)[:max_new_tokens] for _, tokens in self.predictions(input_ids)]
+        return torch.cat([input_ids, torch.tensor(generated)], dim=1)
 
 
 def test_an_example_worked_by_hand() -> None:
@@ -101,7 +101,7 @@ def test_the_model_is_left_in_its_mode(training: bool) -> None:
     accuracy.first_token(model)
     accuracy.exact_match(model)
     assert model.training == training
-    assert model.seen == [(3, False, False)] * 2  # asked in eval mode and without gradients
+    assert model.seen == [(3, False, False)] * 2  # called in eval mode and without gradients
     broken = BiographyAccuracy([Question(0, "city", "where where", " x")], hand_tokenizer())
     for ask in (broken.first_token, broken.exact_match):
         with pytest.raises(KeyError):
@@ -119,13 +119,13 @@ def slowly(model: Any, questions: Sequence[Question], tokenizer: Any) -> dict[st
         answer = [*tokenizer(question.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         output = model(torch.tensor([prompt]), use_cache=False)
         probabilities = output.logits[0, -1].double().softmax(-1)
-        said = list(prompt)
-        while len(said) < len(prompt) + len(answer) and said[-1] != tokenizer.eos_token_id:
-            said.append(int(model(torch.tensor([said]), use_cache=False).logits[0, -1].argmax()))
+        generated = list(prompt)
+        while len(generated) < len(prompt) + len(answer) and generated[-1] != tokenizer.eos_token_id:
+            generated.append(int(model(torch.tensor([generated]), use_cache=False).logits[0, -1].argmax()))
         values = {
             "hard": float(probabilities.argmax() == answer[0]),
             "soft": float(probabilities[answer[0]]),
-            "exact": float(said[len(prompt) :] == answer),
+            "exact": float(generated[len(prompt) :] == answer),
         }
         if getattr(output, "preserved", None) is not None:
             values["routed"] = float(output.preserved[0, -1])
@@ -145,7 +145,7 @@ def memoriser(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module", params=["memoriser", "router"])
-def asked(
+def scored_questions(
     request: pytest.FixtureRequest, memoriser: Run, world: World
 ) -> tuple[Any, list[Question], dict[str, dict[str, list[float]]]]:
     """A model, questions of which it gets some right or takes some for the preserve branch, and their slow scores."""
@@ -173,13 +173,15 @@ def test_what_was_learnt_by_heart_is_exact(memoriser: Run, world: World) -> None
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 512])
-def test_the_slow_loop_finds_the_same(batch_size: int, asked: Any, world: World) -> None:
-    model, questions, scores = asked
+def test_the_slow_loop_finds_the_same(batch_size: int, scored_questions: Any, world: World) -> None:
+    model, questions, scores = scored_questions
     accuracy = BiographyAccuracy(questions, world.tokenizer, batch_size=batch_size)
-    found = accuracy.first_token(model) + accuracy.exact_match(model)
+    measurements = accuracy.first_token(model) + accuracy.exact_match(model)
     kinds = ("hard", "soft", *scores.keys() & {"routed"}, "exact")
-    assert [metric.metric for metric in found] == [f"{kind}{attribute}" for kind in kinds for attribute in scores[kind]]
-    for metric in found:
+    assert [metric.metric for metric in measurements] == [
+        f"{kind}{attribute}" for kind in kinds for attribute in scores[kind]
+    ]
+    for metric in measurements:
         kind, slash, attribute = metric.metric.partition("/")
         values = scores[kind][slash + attribute]
         assert (metric.samples, metric.higher_is_better) == (len(values), True)
@@ -230,11 +232,11 @@ def test_every_kind_of_checkpoint_is_measured(world: World, finished: Callable[.
     accuracy = BiographyAccuracy(read_questions(world.data, (3, 4)), world.tokenizer)
     for method, done in runs.items():
         model = as_loaded(done.model)
-        found = values(results[str(done.folder)])
+        measured_values = values(results[str(done.folder)])
         wanted = values(accuracy.first_token(model) + accuracy.exact_match(model))
-        assert found == pytest.approx(wanted, rel=1e-5)
-        assert ("routed" in found) == (method == "scale-route")
-        assert found != plain
+        assert measured_values == pytest.approx(wanted, rel=1e-5)
+        assert ("routed" in measured_values) == (method == "scale-route")
+        assert measured_values != plain
     assert measured(sources[:1], BiographyJob(world.data))[sources[0]][0].samples == 24 * 6
 
 

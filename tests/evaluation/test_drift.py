@@ -60,8 +60,8 @@ def measured(
     task = DriftJob(corpora, WindowOptions(LENGTH, **options), None if base is None else str(base), tokens)
     subject = subject_of(source)
     task.prepare([subject.target])
-    found = task.run(subject, lambda **steps: None).measurements
-    return {m.metric if m.task == "drift" else f"{m.task} {m.metric}": m for m in found}
+    measurements = task.run(subject, lambda **steps: None).measurements
+    return {m.metric if m.task == "drift" else f"{m.task} {m.metric}": m for m in measurements}
 
 
 @torch.no_grad()
@@ -73,20 +73,22 @@ def slowly(base: Any, model: Any, new_layers: Sequence[int], corpus: Corpus, tok
     divergence, agreement, preserved, owners = [], [], [], []
     for start, first, stop in windows.windows:
         row = torch.tensor(windows.tokens[start : stop - 1])[None]
-        theirs, ours = (m(row, output_hidden_states=True, use_cache=False) for m in (base, model))
+        base_output, output = (m(row, output_hidden_states=True, use_cache=False) for m in (base, model))
         for i in range(first, stop):
             if windows.owners[i] < 0:
                 continue
             at = i - start - 1
             owners.append(int(windows.owners[i]))
             for k, values in enumerate(layers):
-                mine = ours.hidden_states[-1 if k == len(old) else (old[k - 1] + 1 if k else 0)]
-                values.append(functional.cosine_similarity(theirs.hidden_states[k][0, at], mine[0, at], dim=0).item())
-            p, q = (out.logits[0, at].double().softmax(-1) for out in (theirs, ours))
+                state = output.hidden_states[-1 if k == len(old) else (old[k - 1] + 1 if k else 0)]
+                values.append(
+                    functional.cosine_similarity(base_output.hidden_states[k][0, at], state[0, at], dim=0).item()
+                )
+            p, q = (out.logits[0, at].double().softmax(-1) for out in (base_output, output))
             divergence.append((p * (p / q).log()).sum().item())
             agreement.append(float(p.argmax() == q.argmax()))
-            if getattr(ours, "preserved", None) is not None:
-                preserved.append(float(ours.preserved[0, at]))
+            if getattr(output, "preserved", None) is not None:
+                preserved.append(float(output.preserved[0, at]))
     return {
         "by_layer": [sum(values) / len(values) for values in layers],
         "kl": divergence,
@@ -120,19 +122,19 @@ def test_every_kind_of_run(method: str, family: str, world: World, finished: Cal
     model, base = load_model(describe(str(folder))), load_model(describe(str(plain)))
     wanted = slowly(base, model, describe(str(folder)).new_layers, corpus, world.tokenizer)
     for metric in ("cosine", "kl", "agreement"):
-        found = own[f"drift:bios {metric}"]
-        assert found.value == pytest.approx(sum(wanted[metric]) / len(wanted[metric]), abs=1e-5)
-        assert found.stderr == pytest.approx(stderr_of(wanted[metric], wanted["owners"]), abs=1e-5)
-        assert found.samples == len(set(wanted["owners"]))
-        assert found.details["tokens"] == len(wanted["owners"])
-        assert found.higher_is_better == (metric != "kl")
+        own_drift = own[f"drift:bios {metric}"]
+        assert own_drift.value == pytest.approx(sum(wanted[metric]) / len(wanted[metric]), abs=1e-5)
+        assert own_drift.stderr == pytest.approx(stderr_of(wanted[metric], wanted["owners"]), abs=1e-5)
+        assert own_drift.samples == len(set(wanted["owners"]))
+        assert own_drift.details["tokens"] == len(wanted["owners"])
+        assert own_drift.higher_is_better == (metric != "kl")
         same = given[f"drift:bios {metric}"]  # the base that is in the checkpoint is the one it was made from
-        assert (found.value, found.stderr) == (same.value, same.stderr)
-        assert found.details["hidden_states_equal"] == (method == "scale-preserve")
+        assert (own_drift.value, own_drift.stderr) == (same.value, same.stderr)
+        assert own_drift.details["hidden_states_equal"] == (method == "scale-preserve")
         if method == "scale-route":
-            assert found.routed == pytest.approx(sum(wanted["preserved"]) / len(wanted["preserved"]))
+            assert own_drift.routed == pytest.approx(sum(wanted["preserved"]) / len(wanted["preserved"]))
         else:
-            assert found.routed is None
+            assert own_drift.routed is None
     by_layer = own["drift:bios cosine"].details["by_layer"]
     assert by_layer == pytest.approx(wanted["by_layer"], abs=1e-5)
     assert by_layer[-1] == own["drift:bios cosine"].value
@@ -149,15 +151,15 @@ def test_every_kind_of_run(method: str, family: str, world: World, finished: Cal
 def test_what_is_only_upscaled_has_not_moved(family: str, kind: str, world: World) -> None:
     corpus = corpus_of(world)
     for base in (None, world.checkpoint(family)):
-        found = measured(world.checkpoint(family, kind), [corpus], base=base)
-        values = {metric: (m.value, m.stderr) for metric, m in found.items() if m.task != "drift"}
+        drift = measured(world.checkpoint(family, kind), [corpus], base=base)
+        values = {metric: (m.value, m.stderr) for metric, m in drift.items() if m.task != "drift"}
         assert values == {
             "drift:bios cosine": (1.0, 0.0),
             "drift:bios kl": (0.0, 0.0),
             "drift:bios agreement": (1.0, 0.0),
         }
-        assert found["drift:bios kl"].details["hidden_states_equal"] is True
-        assert found["drift:bios cosine"].details["by_layer"] == [1.0] * 3
+        assert drift["drift:bios kl"].details["hidden_states_equal"] is True
+        assert drift["drift:bios cosine"].details["by_layer"] == [1.0] * 3
 
 
 def test_a_base_that_is_not_bitwise_the_same_is_seen(
@@ -168,10 +170,10 @@ def test_a_base_that_is_not_bitwise_the_same_is_seen(
     with torch.no_grad():
         base.model.layers[1].mlp.down_proj.weight[0, 0] += 1e-3
     save(base, tmp_path / "other", world.tokenizer)
-    found = measured(preserve, [corpus_of(world)], base=tmp_path / "other")["drift:bios cosine"]
-    assert found.details["hidden_states_equal"] is False
-    assert 0.99 < found.value < 1
-    assert found.details["by_layer"][:2] == [1.0, 1.0]
+    drift = measured(preserve, [corpus_of(world)], base=tmp_path / "other")["drift:bios cosine"]
+    assert drift.details["hidden_states_equal"] is False
+    assert 0.99 < drift.value < 1
+    assert drift.details["by_layer"][:2] == [1.0, 1.0]
 
 
 # -- where the base is -------------------------------------------------------------------------------------------------
@@ -186,10 +188,10 @@ def test_a_deepened_model_without_its_new_layers_is_the_base(name: str, tmp_path
     base, taken = load_model(describe(str(folder))), without_layers(load_model(deep), deep.new_layers)
     tokens = probe()
     with torch.no_grad():
-        theirs, ours = (model(tokens, output_hidden_states=True, use_cache=False) for model in (base, taken))
-    assert torch.equal(theirs.logits, ours.logits)
-    assert len(theirs.hidden_states) == len(ours.hidden_states) == 4
-    assert all(map(torch.equal, theirs.hidden_states, ours.hidden_states))
+        base_output, output = (model(tokens, output_hidden_states=True, use_cache=False) for model in (base, taken))
+    assert torch.equal(base_output.logits, output.logits)
+    assert len(base_output.hidden_states) == len(output.hidden_states) == 4
+    assert all(map(torch.equal, base_output.hidden_states, output.hidden_states))
 
 
 def test_layers_and_their_partners() -> None:
@@ -204,12 +206,12 @@ def test_an_export_has_its_base_in_it(method: str, finished: Callable[..., Run],
     export(str(finished(method).folder), tmp_path / "whole")
     export_base(str(tmp_path / "whole"), tmp_path / "base")
     shutil.copytree(tmp_path / "whole", tmp_path / "moved")
-    found = measured(tmp_path / "moved", [corpus_of(world, 2)])
+    moved = measured(tmp_path / "moved", [corpus_of(world, 2)])
     given = measured(tmp_path / "moved", [corpus_of(world, 2)], base=tmp_path / "base")
     run = measured(finished(method).folder, [corpus_of(world, 2)])
-    assert {metric: m.value for metric, m in found.items()} == {metric: m.value for metric, m in given.items()}
-    assert {metric: m.value for metric, m in found.items()} == {metric: m.value for metric, m in run.items()}
-    assert found["drift:bios kl"].task_version != given["drift:bios kl"].task_version
+    assert {metric: m.value for metric, m in moved.items()} == {metric: m.value for metric, m in given.items()}
+    assert {metric: m.value for metric, m in moved.items()} == {metric: m.value for metric, m in run.items()}
+    assert moved["drift:bios kl"].task_version != given["drift:bios kl"].task_version
 
 
 def test_whole_models_do_not_know_their_base(world: World, finished: Callable[..., Run], tmp_path: Path) -> None:
@@ -223,8 +225,8 @@ def test_whole_models_do_not_know_their_base(world: World, finished: Callable[..
             f"--drift: {source} is a whole model without its base in it; name the checkpoint to compare it with: "
             "--base BASE"
         )
-        found = measured(source, [corpus_of(world, 2)], base=world.checkpoint("llama"))["drift:bios cosine"]
-        assert (found.value == 1) == (source == world.checkpoint("llama"))
+        drift = measured(source, [corpus_of(world, 2)], base=world.checkpoint("llama"))["drift:bios cosine"]
+        assert (drift.value == 1) == (source == world.checkpoint("llama"))
     run(str(tmp_path / "lora"), tmp_path / "freeze", world.recipe("freeze"))  # and a run on one of them has it
     assert plan_base(describe(str(tmp_path / "freeze")), None).source == str(tmp_path / "lora")
 
@@ -249,14 +251,14 @@ def test_bases_of_other_sizes(world: World, tmp_path: Path) -> None:
     save(shallow, tmp_path / "shallow", world.tokenizer)
     wide = world.checkpoint("llama", "width")
     ours = f"model_type llama, num_hidden_layers 2, hidden_size 32, vocab_size {size}"
-    for base, theirs in (
+    for base, base_sizes in (
         (tmp_path / "shallow", f"model_type llama, num_hidden_layers 1, hidden_size 32, vocab_size {size - 1}"),
         (world.checkpoint("neox"), ours.replace("llama", "gpt_neox")),
     ):
         with pytest.raises(RequestError) as caught:
             plan_base(describe(str(wide)), str(base))
         assert str(caught.value) == (
-            f"--base {base} has {theirs}, and {wide}, without added parts, has {ours}; give the checkpoint it was "
+            f"--base {base} has {base_sizes}, and {wide}, without added parts, has {ours}; give the checkpoint it was "
             "made from"
         )
 
@@ -275,19 +277,19 @@ def test_a_number_of_tokens(world: World) -> None:
     with pytest.raises(RequestError, match=r"^--drift-tokens 0: at least 1$"):
         DriftJob([], WindowOptions(), tokens=0)
     corpus = corpus_of(world)
-    found = measured(world.checkpoint("llama", "width"), [corpus], tokens=100)["drift:bios kl"]
-    assert found.details["tokens"] == 100
+    drift = measured(world.checkpoint("llama", "width"), [corpus], tokens=100)["drift:bios kl"]
+    assert drift.details["tokens"] == 100
     lengths = [len(ids) for ids in world.tokenizer(list(corpus.documents), add_special_tokens=False)["input_ids"]]
-    assert found.samples == next(n for n in range(1, 6) if sum(lengths[:n]) >= 100)
-    assert found.task_version == f"base-own-concat-{LENGTH}-100-{corpus.sha256[:12]}"
+    assert drift.samples == next(n for n in range(1, 6) if sum(lengths[:n]) >= 100)
+    assert drift.task_version == f"base-own-concat-{LENGTH}-100-{corpus.sha256[:12]}"
 
 
 def test_several_corpora_and_none(world: World, finished: Callable[..., Run]) -> None:
     english, korean = corpus_of(world), Corpus("korean", "x", ("물은 흐른다.", "끝"))
     source = finished("scale-adapt").folder
-    found = measured(source, [english, korean])
-    assert found["drift:bios kl"].value != found["drift:korean kl"].value
-    assert found["drift:korean kl"].samples == 2
+    drift = measured(source, [english, korean])
+    assert drift["drift:bios kl"].value != drift["drift:korean kl"].value
+    assert drift["drift:korean kl"].samples == 2
     assert {m.task for m in measured(source, []).values()} == {"drift"}
 
 
@@ -295,16 +297,16 @@ def test_what_is_done_and_what_is_not(world: World) -> None:
     subject = subject_of(world.checkpoint("llama", "width"))
     corpora = [corpus_of(world, 1), Corpus("other", "x", ("One.", "Two."))]
     task = DriftJob(corpora, WindowOptions(LENGTH), tokens=50)
-    found = list(task.run(subject, lambda **steps: None).measurements)
+    measurements = list(task.run(subject, lambda **steps: None).measurements)
 
-    def done(asked: DriftJob, measurements: Sequence[Measurement] = found, **changes: Any) -> bool:
+    def done(job: DriftJob, measurements: Sequence[Measurement] = measurements, **changes: Any) -> bool:
         target = dataclasses.replace(subject.target, **changes)
-        return asked.done(Result("", information(target, subject.model), tuple(measurements)), target, 0)
+        return job.done(Result("", information(target, subject.model), tuple(measurements)), target, 0)
 
     assert done(task)
     assert done(DriftJob(corpora[:1], WindowOptions(LENGTH), tokens=50))
     for name in ("drift", "drift:bios", "drift:other"):
-        assert not done(task, [m for m in found if m.task != name])
+        assert not done(task, [m for m in measurements if m.task != name])
     plain = str(world.checkpoint("llama"))
     for changes in ({"tokens": 51}, {"base": plain}, {"options": WindowOptions(LENGTH - 1)}):
         assert not done(dataclasses.replace(task, **changes))
@@ -324,15 +326,15 @@ def norm(*tensors: torch.Tensor) -> float:
 def test_norms_of_an_expansion(method: str, family: str, world: World, finished: Callable[..., Run]) -> None:
     """Against the tensors by name in the state dict; the paper's Fig. 7 shows the means."""
     folder = finished(method, family).folder
-    found = measured(folder, [])
+    norms_by_metric = measured(folder, [])
     tensors = load_model(describe(str(folder))).state_dict()
     groups = {"attention": ("q", "k", "v", "o"), "ffn": ("up", "down") if family == "neox" else ("gate", "up", "down")}
-    assert len(found) == 8
+    assert len(norms_by_metric) == 8
     for module, roles in groups.items():
         maps = [f"expansion.layers.{layer}.{role}" for layer in range(2) for role in roles]
         for part in ("w12", "w21", "w22"):
             norms = [norm(tensors[f"{name}.{part}"]) if f"{name}.{part}" in tensors else 0.0 for name in maps]
-            measurement = found[f"{part}_norm/{module}"]
+            measurement = norms_by_metric[f"{part}_norm/{module}"]
             assert measurement.value == pytest.approx(sum(norms) / len(maps))
             assert (measurement.samples, measurement.stderr, measurement.higher_is_better) == (len(maps), None, False)
             assert measurement.details["layers"] == [0, 1]
@@ -343,10 +345,10 @@ def test_norms_of_an_expansion(method: str, family: str, world: World, finished:
             trained = part != "w12" or (method in ADAPTING and module == "attention")
             assert (measurement.value > 0) == trained
         whole = [norm(*(tensor for key, tensor in tensors.items() if key.startswith(f"{name}.w"))) for name in maps]
-        assert found[f"expansion_norm/{module}"].value == pytest.approx(sum(whole) / len(maps))
+        assert norms_by_metric[f"expansion_norm/{module}"].value == pytest.approx(sum(whole) / len(maps))
     if method in ADAPTING:
-        assert found["w12_norm/attention"].details["by_layer"][0] == 0  # preserved
-        assert found["w12_norm/attention"].details["by_layer"][1] > 0
+        assert norms_by_metric["w12_norm/attention"].details["by_layer"][0] == 0  # preserved
+        assert norms_by_metric["w12_norm/attention"].details["by_layer"][1] > 0
 
 
 @pytest.mark.parametrize(
@@ -354,45 +356,45 @@ def test_norms_of_an_expansion(method: str, family: str, world: World, finished:
 )
 def test_changes_of_a_plain_model(method: str, family: str, world: World, finished: Callable[..., Run]) -> None:
     folder, plain = finished(method, family).folder, world.checkpoint(family)
-    found = measured(folder, [], base=plain)
-    assert set(found) == {"weight_change/attention", "weight_change/ffn"}
+    changes = measured(folder, [], base=plain)
+    assert set(changes) == {"weight_change/attention", "weight_change/ffn"}
     after, before = (load_model(describe(str(source))).state_dict() for source in (folder, plain))
-    words = {"attention": ("self_attn", "attention."), "ffn": ("mlp",)}
-    for module, parts in words.items():
+    parts_by_module = {"attention": ("self_attn", "attention."), "ffn": ("mlp",)}
+    for module, parts in parts_by_module.items():
         names = [
             name
             for name in after
             if any(part in name for part in parts) and name.endswith("weight") and "layernorm" not in name
         ]
         change = {name: norm(after[name].double() - before[name].double()) for name in names}
-        measurement = found[f"weight_change/{module}"]
+        measurement = changes[f"weight_change/{module}"]
         assert measurement.value == pytest.approx(sum(change.values()) / len(change))
         assert measurement.samples == len(names) > 0
         assert (measurement.details["by_layer"][0] == 0) == (method == "freeze")
         assert measurement.details["by_layer"][1] > 0
     if family == "neox":
-        assert list(found["weight_change/attention"].details["by_map"]) == ["qkv", "o"]
+        assert list(changes["weight_change/attention"].details["by_map"]) == ["qkv", "o"]
 
 
 def test_norms_of_new_layers(world: World, finished: Callable[..., Run]) -> None:
     folder = finished("llama-pro").folder
     (new,) = describe(str(folder)).new_layers
-    found = measured(folder, [])
+    norms_by_metric = measured(folder, [])
     tensors = load_model(describe(str(folder))).state_dict()
     for module, names in {
         "attention": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"],
         "ffn": ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
     }.items():
         norms = [norm(tensors[f"model.layers.{new}.{name}.weight"]) for name in names]
-        assert found[f"expansion_norm/{module}"].value == pytest.approx(sum(norms) / len(norms))
-        assert found[f"expansion_norm/{module}"].details["layers"] == [new]
-        assert found[f"weight_change/{module}"].value == 0
-        assert found[f"weight_change/{module}"].samples == 2 * len(norms)
+        assert norms_by_metric[f"expansion_norm/{module}"].value == pytest.approx(sum(norms) / len(norms))
+        assert norms_by_metric[f"expansion_norm/{module}"].details["layers"] == [new]
+        assert norms_by_metric[f"weight_change/{module}"].value == 0
+        assert norms_by_metric[f"weight_change/{module}"].samples == 2 * len(norms)
     untrained = measured(world.checkpoint("llama", "depth"), [])
     assert (
         untrained["expansion_norm/ffn"].details["by_map"]["down"]
         == 0
-        < found["expansion_norm/ffn"].details["by_map"]["down"]
+        < norms_by_metric["expansion_norm/ffn"].details["by_map"]["down"]
     )
 
 

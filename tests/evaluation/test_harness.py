@@ -37,7 +37,7 @@ KINDS = ("tiny_choice", "tiny_letters", "tiny_words", "tiny_text", "tiny_micro",
 Finished = Callable[..., Run]
 
 
-def found(tasks: Tasks, *names: str, shots: int | None = None, limit: int | None = None) -> list[HarnessTask]:
+def tasks_of(tasks: Tasks, *names: str, shots: int | None = None, limit: int | None = None) -> list[HarnessTask]:
     return find_tasks(dict.fromkeys(names, shots), include_path=tasks.include_path, limit=limit)
 
 
@@ -85,7 +85,7 @@ def own_numbers(values: Mapping[str, Any]) -> dict[str, tuple[float, float | str
 def test_the_numbers_are_the_harness_own(kind: str, world: World, tasks: Tasks) -> None:
     """Equal to the last digit with the same batches: a base, and an upscaled model with its code beside it."""
     source = str(world.checkpoint("llama", kind))
-    result = measure(source, found(tasks, *KINDS))
+    result = measure(source, tasks_of(tasks, *KINDS))
     assert {m.task for m in result.measurements} == set(KINDS)
     for name in KINDS:
         wanted = own(source, tasks, name)
@@ -118,7 +118,7 @@ def test_the_numbers_are_those_of_the_harness_command(kind: str, world: World, t
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     (file,) = (tmp_path / "own").rglob("results_*.json")
     wanted = json.loads(file.read_text())["results"]
-    result = measure(source, found(tasks, *names))
+    result = measure(source, tasks_of(tasks, *names))
     for name in names:
         assert numbers(result.find(name)) == own_numbers(wanted[name])
 
@@ -128,7 +128,7 @@ def test_shots_and_seed_are_the_harness_too(world: World, tasks: Tasks) -> None:
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     values = set()
     for seed in (1234, 7):
-        result = measure(source, found(tasks, "tiny_choice", "tiny_letters", shots=2), seed=seed)
+        result = measure(source, tasks_of(tasks, "tiny_choice", "tiny_letters", shots=2), seed=seed)
         options = {} if seed == 1234 else dict.fromkeys(seeds, seed)
         wanted = own(source, tasks, "tiny_choice", num_fewshot=2, **options)
         assert numbers(result.find("tiny_choice")) == own_numbers(wanted["results"]["tiny_choice"])
@@ -146,7 +146,7 @@ def read_scores(results: Mapping[str, Any], name: str) -> list[Any]:
 def test_every_kind_of_checkpoint_is_measured(world: World, tasks: Tasks, finished: Finished) -> None:
     sources = [str(finished(method).folder) for method in METHODS]
     labels = [f"{method}={source}" for method, source in zip(METHODS, sources, strict=True)]
-    results = evaluate(labels, found(tasks, "tiny_choice", "tiny_words"), batch_size=3)
+    results = evaluate(labels, tasks_of(tasks, "tiny_choice", "tiny_words"), batch_size=3)
     for method, source, result in zip(METHODS, sources, results, strict=True):
         info = result.checkpoint
         assert (info.label, info.source, info.method) == (method, source, method)
@@ -165,15 +165,15 @@ def test_every_kind_of_checkpoint_is_measured(world: World, tasks: Tasks, finish
 def test_checkpoints_of_one_call_do_not_touch_each_other(world: World, tasks: Tasks) -> None:
     """Few-shot examples are drawn again for each checkpoint, and requests of the first do not reappear."""
     sources = [str(world.checkpoint("llama", "depth")), str(world.checkpoint("neox"))]
-    together = evaluate(sources, found(tasks, "tiny_choice", "tiny_words", shots=3), batch_size=3)
+    together = evaluate(sources, tasks_of(tasks, "tiny_choice", "tiny_words", shots=3), batch_size=3)
     for source, result in zip(sources, together, strict=True):
-        alone = measure(source, found(tasks, "tiny_choice", "tiny_words", shots=3))
+        alone = measure(source, tasks_of(tasks, "tiny_choice", "tiny_words", shots=3))
         assert numbers(result.measurements) == numbers(alone.measurements)
 
 
 def test_a_limit(world: World, tasks: Tasks) -> None:
     source = str(world.checkpoint("llama"))
-    result = measure(source, found(tasks, "tiny_choice", "tiny_micro", limit=4))
+    result = measure(source, tasks_of(tasks, "tiny_choice", "tiny_micro", limit=4))
     assert {(m.task, m.metric): (m.samples, m.limit) for m in result.measurements} == {
         ("tiny_choice", "acc"): (4, 4),
         ("tiny_choice", "acc_norm"): (4, 4),
@@ -189,7 +189,7 @@ def test_a_limit(world: World, tasks: Tasks) -> None:
 
 
 def test_items_and_subtasks_give_the_numbers_again(world: World, tasks: Tasks, tmp_path: Path) -> None:
-    result = measure(str(world.checkpoint("llama")), found(tasks, *KINDS), out=tmp_path)
+    result = measure(str(world.checkpoint("llama")), tasks_of(tasks, *KINDS), out=tmp_path)
     for m in result.measurements:
         items = read_items(result, m)
         if m.task == "tiny_text":
@@ -235,7 +235,7 @@ def test_nothing_is_printed_and_progress_reaches_the_end(
         yield lambda *, done, total: seen[label].append((done, total))
 
     capfd.readouterr()
-    measure(str(world.checkpoint("llama")), found(tasks, *KINDS[:4]), batch_size=4, progress=progress)
+    measure(str(world.checkpoint("llama")), tasks_of(tasks, *KINDS[:4]), batch_size=4, progress=progress)
     printed = capfd.readouterr()
     assert printed.out == ""
     assert [line for line in printed.err.splitlines() if line and "Loading weights" not in line] == []
@@ -252,14 +252,14 @@ def test_a_batch_size_is_found_and_recorded(world: World, tasks: Tasks, monkeypa
     """On a CPU by the limits of a forward pass, not by the harness's trial."""
     source = str(world.checkpoint("llama"))
     monkeypatch.setattr(harness, "rows_for", lambda model, length: 5 if length < 100 else 2)
-    result = measure(source, found(tasks, "tiny_choice", "tiny_text"), batch_size=None)
+    result = measure(source, tasks_of(tasks, "tiny_choice", "tiny_text"), batch_size=None)
     assert {m.batch_size for m in result.find("tiny_choice")} == {5}
     assert {m.batch_size for m in result.find("tiny_text")} == {2}  # at the model's full length
-    assert measure(source, found(tasks, "tiny_choice")).find("tiny_choice")[0].batch_size == 3
+    assert measure(source, tasks_of(tasks, "tiny_choice")).find("tiny_choice")[0].batch_size == 3
 
 
 def test_warnings_of_the_harness_are_recorded(world: World, tasks: Tasks) -> None:
-    result = measure(str(world.checkpoint("llama")), found(tasks, "tiny_words", shots=2))
+    result = measure(str(world.checkpoint("llama")), tasks_of(tasks, "tiny_words", shots=2))
     for m in result.measurements:
         assert m.details["harness"].startswith("lm_eval 0.")
         assert m.details["harness_says"] == {
@@ -267,13 +267,13 @@ def test_warnings_of_the_harness_are_recorded(world: World, tasks: Tasks) -> Non
         }
     assert (
         "harness_says"
-        not in measure(str(world.checkpoint("llama")), found(tasks, "tiny_choice")).measurements[0].details
+        not in measure(str(world.checkpoint("llama")), tasks_of(tasks, "tiny_choice")).measurements[0].details
     )
 
 
 def test_a_dtype(world: World, tasks: Tasks) -> None:
     source = str(world.checkpoint("llama"))
-    result = measure(source, found(tasks, "tiny_choice"), dtype="bfloat16")
+    result = measure(source, tasks_of(tasks, "tiny_choice"), dtype="bfloat16")
     assert {m.dtype for m in result.measurements} == {"bfloat16"}
     wanted = by_harness(
         around(load_model(describe(source), dtype=torch.bfloat16), world.tokenizer), tasks, "tiny_choice"
@@ -300,7 +300,7 @@ def test_a_router_that_never_preserves_is_scale_adapt(
 ) -> None:
     """tau = 2: no cosine is above it. tau = -2: all are, and the numbers differ."""
     adapt = finished("scale-adapt").folder
-    jobs = found(tasks, *KINDS[:4])
+    jobs = tasks_of(tasks, *KINDS[:4])
     plain = measure(str(adapt), jobs)
     never = measure(routed_twin(adapt, tmp_path / "never", 2.0), jobs)
     always = measure(routed_twin(adapt, tmp_path / "always", -2.0), jobs)
@@ -339,11 +339,11 @@ def test_the_routed_share_counts_the_scored_tokens(
     model, tokenizer = load_model(describe(source)), load_tokenizer(describe(source))
 
     @torch.no_grad()
-    def asked(tokens: list[int]) -> Any:
+    def output_of(tokens: list[int]) -> Any:
         return model(torch.tensor([tokens]), use_cache=False)
 
     def preserved(tokens: list[int]) -> list[bool]:
-        return asked(tokens).preserved[0].tolist()
+        return output_of(tokens).preserved[0].tolist()
 
     def encoded(context: str, continuation: str) -> tuple[list[int], list[int]]:
         whole, start = tokenizer.encode(context + continuation), len(tokenizer.encode(context))
@@ -365,12 +365,12 @@ def test_the_routed_share_counts_the_scored_tokens(
     for item in tasks.items("words"):
         tokens = tokenizer.encode(item["question"])
         for _ in range(5):
-            output = asked(tokens)
+            output = output_of(tokens)
             wanted["tiny_words"].append(bool(output.preserved[0, -1]))
             tokens.append(int(output.logits[0, -1].argmax()))
             if tokens[-1] == tokenizer.eos_token_id:
                 break
-    result = measure(source, found(tasks, *KINDS[:4], shots=0))
+    result = measure(source, tasks_of(tasks, *KINDS[:4], shots=0))
     for name, flags in wanted.items():
         assert 0 < sum(flags) < len(flags)
         assert {m.routed for m in result.find(name)} == {sum(flags) / len(flags)}, name
@@ -396,16 +396,16 @@ def test_a_second_call_runs_nothing(
     world: World, tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = [str(world.checkpoint("llama", kind)) for kind in ("plain", "width")]
-    first = evaluate(sources, found(tasks, *KINDS), out=tmp_path, batch_size=3)
+    first = evaluate(sources, tasks_of(tasks, *KINDS), out=tmp_path, batch_size=3)
     before = tree(tmp_path)
-    said: list[str] = []
+    messages: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr("scale_cli.evaluation.evaluate.load", None)
         patch.setattr(HarnessTask, "prepare", None)
-        second = evaluate(sources, found(tasks, *KINDS), out=tmp_path, batch_size=7, say=said.append)
+        second = evaluate(sources, tasks_of(tasks, *KINDS), out=tmp_path, batch_size=7, say=messages.append)
     assert second == first
     assert tree(tmp_path) == before
-    assert said == [f"llama-{kind}: 6 of 6 are in {tmp_path} already" for kind in ("plain", "width")]
+    assert messages == [f"llama-{kind}: 6 of 6 are in {tmp_path} already" for kind in ("plain", "width")]
     assert set(before) == {
         f"llama-{kind}/{file}"
         for kind in ("plain", "width")
@@ -414,7 +414,7 @@ def test_a_second_call_runs_nothing(
 
 
 @pytest.mark.parametrize(
-    ("options", "asked"),
+    ("options", "changes"),
     [
         ({}, {"shots": 1}),
         ({}, {"limit": 5}),
@@ -423,11 +423,11 @@ def test_a_second_call_runs_nothing(
     ],
 )
 def test_another_request_is_measured_in_addition(
-    options: dict[str, Any], asked: dict[str, Any], world: World, tasks: Tasks, tmp_path: Path
+    options: dict[str, Any], changes: dict[str, Any], world: World, tasks: Tasks, tmp_path: Path
 ) -> None:
     source = str(world.checkpoint("llama"))
-    measure(source, found(tasks, "tiny_choice"), out=tmp_path)
-    result = measure(source, found(tasks, "tiny_choice", **asked), out=tmp_path, **options)
+    measure(source, tasks_of(tasks, "tiny_choice"), out=tmp_path)
+    result = measure(source, tasks_of(tasks, "tiny_choice", **changes), out=tmp_path, **options)
     assert len(result.find("tiny_choice")) == 4
     assert len({m.key for m in result.measurements}) == 4
     assert [read_items(result, m) is None for m in result.measurements] == [True, True, False, False]
@@ -437,9 +437,9 @@ def test_a_new_task_alone_is_measured(
     world: World, tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = str(world.checkpoint("llama"))
-    first = measure(source, found(tasks, "tiny_choice"), out=tmp_path, command="first")
+    first = measure(source, tasks_of(tasks, "tiny_choice"), out=tmp_path, command="first")
     ran = watched(monkeypatch)
-    result = measure(source, found(tasks, "tiny_choice", "tiny_words"), out=tmp_path, command="second")
+    result = measure(source, tasks_of(tasks, "tiny_choice", "tiny_words"), out=tmp_path, command="second")
     assert ran == ["tiny_words"]
     assert result.measurements[:2] == first.measurements
     assert [m.task for m in result.measurements] == ["tiny_choice"] * 2 + ["tiny_words"] * 2
@@ -482,9 +482,9 @@ def test_killed_in_the_middle_it_loses_the_running_task_only(
     assert {m.task for m in left.measurements} == {"tiny_choice"}
     ran = watched(monkeypatch)
     names = ("tiny_choice", "tiny_words", "tiny_letters")
-    resumed = measure(source, found(tasks, *names), out=out)
+    resumed = measure(source, tasks_of(tasks, *names), out=out)
     assert ran == ["tiny_words", "tiny_letters"]
-    never_killed = measure(source, found(tasks, *names))
+    never_killed = measure(source, tasks_of(tasks, *names))
     assert numbers(resumed.measurements) == numbers(never_killed.measurements)
     assert set(tree(out)) == {
         f"llama-plain/{file}" for file in ("result.json", *(f"items/{name}.json" for name in names))
@@ -492,14 +492,14 @@ def test_killed_in_the_middle_it_loses_the_running_task_only(
 
 
 def test_results_of_another_checkpoint_are_not_mixed_in(world: World, tasks: Tasks, tmp_path: Path) -> None:
-    measure(f"mine={world.checkpoint('llama')}", found(tasks, "tiny_choice"), out=tmp_path)
+    measure(f"mine={world.checkpoint('llama')}", tasks_of(tasks, "tiny_choice"), out=tmp_path)
     before = tree(tmp_path)
-    other = world.checkpoint("neox")
+    neox = world.checkpoint("neox")
     with pytest.raises(RequestError) as refused:
-        measure(f"mine={other}", found(tasks, "tiny_choice"), out=tmp_path)
+        measure(f"mine={neox}", tasks_of(tasks, "tiny_choice"), out=tmp_path)
     assert str(refused.value) == (
         f"{tmp_path / 'mine'} holds results of another checkpoint (once {world.checkpoint('llama')}); choose another "
-        f"--out, or another name: LABEL={other}"
+        f"--out, or another name: LABEL={neox}"
     )
     assert tree(tmp_path) == before
 
@@ -510,22 +510,22 @@ def test_two_processes_share_the_requests(world: World, tasks: Tasks, finished: 
     source = routed_twin(adapt, tmp_path / "routed", threshold_between(adapt, tasks, tmp_path))
     program = tmp_path / "scale.py"
     program.write_text("import sys; from scale_cli.cli import main; sys.exit(main())")
-    words = ["eval", source, "--suite", str(tasks.suite), "--batch-size", "3", "--out", str(tmp_path / "two")]
+    arguments = ["eval", source, "--suite", str(tasks.suite), "--batch-size", "3", "--out", str(tmp_path / "two")]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launcher, str(program), *words]
+    command = [sys.executable, *launcher, str(program), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("stability: Tiny") == 1
     two = read_result(tmp_path / "two" / "routed")
     assert two is not None
     alone = measure(source, suite_tasks(load_suite(tasks.suite)), out=tmp_path / "one")
-    for one, shared in zip(alone.measurements, two.measurements, strict=True):
-        assert one.key == shared.key
-        assert shared.value == pytest.approx(one.value, rel=1e-6)
-        assert shared.samples == one.samples
-        assert shared.routed == pytest.approx(one.routed, abs=0.1)
-        items, shared_items = read_items(alone, one), read_items(two, shared)
+    for single, shared in zip(alone.measurements, two.measurements, strict=True):
+        assert single.key == shared.key
+        assert shared.value == pytest.approx(single.value, rel=1e-6)
+        assert shared.samples == single.samples
+        assert shared.routed == pytest.approx(single.routed, abs=0.1)
+        items, shared_items = read_items(alone, single), read_items(two, shared)
         assert items is not None
         assert shared_items == items
 
@@ -535,7 +535,7 @@ def test_two_processes_share_the_requests(world: World, tasks: Tasks, finished: 
 
 def test_definitions_are_those_that_the_harness_builds(tasks: Tasks) -> None:
     """Version, shots and metrics are known before a dataset is loaded, and equal those of the loaded tasks."""
-    for task in found(tasks, *KINDS):
+    for task in tasks_of(tasks, *KINDS):
         with quiet():
             loaded = task.manager.load([task.name])
         assert len(task.defined.leaves) == len(loaded["tasks"])
@@ -545,15 +545,15 @@ def test_definitions_are_those_that_the_harness_builds(tasks: Tasks) -> None:
             assert leaf.num_fewshot == built.config.num_fewshot
             assert leaf.metrics == tuple(built.aggregation())
             assert leaf.filters == tuple(ensemble.name for ensemble in built._filters)
-    group = found(tasks, "tiny_micro")[0]
+    group = tasks_of(tasks, "tiny_micro")[0]
     assert (group.defined.version, group.defined.metrics, group.defined.weights) == (
         None, ("acc", "acc_norm"), {"acc": "micro", "acc_norm": "micro"}
     )  # fmt: skip
 
 
 def test_tags_and_loose_groups_are_taken_apart(tasks: Tasks) -> None:
-    assert [task.name for task in found(tasks, "tiny_tag")] == ["tiny_choice", "tiny_letters"]
-    assert [task.name for task in found(tasks, "tiny_loose")] == ["tiny_words", "tiny_micro"]
+    assert [task.name for task in tasks_of(tasks, "tiny_tag")] == ["tiny_choice", "tiny_letters"]
+    assert [task.name for task in tasks_of(tasks, "tiny_loose")] == ["tiny_words", "tiny_micro"]
 
 
 @pytest.mark.parametrize(
@@ -573,7 +573,7 @@ def test_tags_and_loose_groups_are_taken_apart(tasks: Tasks) -> None:
 )
 def test_a_wrong_name_or_number(names: list[str], options: dict[str, Any], message: str, tasks: Tasks) -> None:
     with pytest.raises(RequestError) as refused:
-        found(tasks, *names, **options)
+        tasks_of(tasks, *names, **options)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -601,7 +601,7 @@ def test_missing_data_is_reported_before_a_model_loads(
     monkeypatch.setattr("scale_cli.evaluation.evaluate.load", None)
     source = str(world.checkpoint("llama"))
     with pytest.raises(RequestError) as refused:
-        measure(source, found(tasks, "tiny_choice", name), out=tmp_path / "out")
+        measure(source, tasks_of(tasks, "tiny_choice", name), out=tmp_path / "out")
     gone = tasks.folder / "data" / "gone.jsonl"
     broken = tasks.include_path / "tiny_broken.yaml"
     assert str(refused.value) == message.format(path=str(tasks.include_path), gone=gone, broken=broken)
@@ -615,7 +615,7 @@ def test_a_checkpoint_without_tokenizer_is_refused_before_it_loads(
     bare = tmp_path / "bare"
     shutil.copytree(world.checkpoint("llama"), bare, ignore=shutil.ignore_patterns("tokenizer*"))
     with pytest.raises(RequestError, match=f"^{bare} has no tokenizer that loads: "):
-        measure(str(bare), found(tasks, "tiny_choice"))
+        measure(str(bare), tasks_of(tasks, "tiny_choice"))
 
 
 def changed(**changes: Any) -> Suite:
@@ -648,9 +648,9 @@ def test_a_suite_with_unknown_entries_is_refused(changes: dict[str, Any], messag
 
 
 def test_a_task_that_is_asked_for_twice_is_run_once(tasks: Tasks, tmp_path: Path) -> None:
-    twice = found(tasks, "tiny_choice", "tiny_words") + found(tasks, "tiny_choice")
+    twice = tasks_of(tasks, "tiny_choice", "tiny_words") + tasks_of(tasks, "tiny_choice")
     assert [task.name for task in without_repetitions(twice)] == ["tiny_choice", "tiny_words"]
-    other = tmp_path / "tasks"
-    shutil.copytree(tasks.include_path, other)
+    copy = tmp_path / "tasks"
+    shutil.copytree(tasks.include_path, copy)
     with pytest.raises(RequestError, match=r"^tiny_choice is the name of two different tasks here;"):
-        without_repetitions([*twice, *find_tasks({"tiny_choice": None}, include_path=other)])
+        without_repetitions([*twice, *find_tasks({"tiny_choice": None}, include_path=copy)])

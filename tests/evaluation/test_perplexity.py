@@ -55,16 +55,16 @@ def measured(
     subject: Subject, documents: Sequence[str] = DOCUMENTS, options: WindowOptions | None = None
 ) -> dict[str, Measurement]:
     job = PerplexityJob(Corpus("x", "x.txt", tuple(documents)), options or WindowOptions(length=16))
-    found, items = job.measure(subject)
-    assert [measurement.metric for measurement in found] == ["perplexity", "bits_per_byte", "bits_per_character"]
-    for measurement in found:  # the documents' scores have that mean and that error
+    measurements, items = job.measure(subject)
+    assert [measurement.metric for measurement in measurements] == ["perplexity", "bits_per_byte", "bits_per_character"]
+    for measurement in measurements:  # the documents' scores have that mean and that error
         if math.isfinite(measurement.value):
             mean, deviation = mean_and_deviation(items.scores[measurement.metric])
             assert mean == pytest.approx(measurement.value)
             if measurement.stderr is not None:
                 assert deviation is not None
                 assert deviation / math.sqrt(len(documents)) == pytest.approx(measurement.stderr)
-    return {measurement.metric: measurement for measurement in found}
+    return {measurement.metric: measurement for measurement in measurements}
 
 
 def windows_of(documents: Sequence[str] = DOCUMENTS, *, packing: Packing = "concat", **options: Any) -> Windows:
@@ -101,32 +101,32 @@ def test_an_example_by_hand() -> None:
     subject = subject_of(Bigrams(follows), tokenizer)
     bits = [1 + 2 + 3, 1 + 3 + 4]  # of "aab" and "aba"
     for options in (WindowOptions(), WindowOptions(length=2), WindowOptions(length=3, stride=1, packing="documents")):
-        found = measured(subject, ["aab", "aba"], options)
-        assert found["bits_per_byte"].value == pytest.approx(sum(bits) / 6) == pytest.approx(14 / 6)
-        assert found["bits_per_character"].value == pytest.approx(14 / 6)
-        assert found["perplexity"].value == pytest.approx(2 ** (14 / 6))
+        metrics = measured(subject, ["aab", "aba"], options)
+        assert metrics["bits_per_byte"].value == pytest.approx(sum(bits) / 6) == pytest.approx(14 / 6)
+        assert metrics["bits_per_character"].value == pytest.approx(14 / 6)
+        assert metrics["perplexity"].value == pytest.approx(2 ** (14 / 6))
         # y - R x is 6 - 7 and 8 - 7: sqrt(2 / 1 (1 + 1)) / 6
-        assert found["bits_per_byte"].stderr == pytest.approx(2 / 6)
-        assert found["perplexity"].stderr == pytest.approx(2 ** (14 / 6) * math.log(2) * 2 / 6)
-        assert found["perplexity"].details["nll"] == pytest.approx(14 * math.log(2))
+        assert metrics["bits_per_byte"].stderr == pytest.approx(2 / 6)
+        assert metrics["perplexity"].stderr == pytest.approx(2 ** (14 / 6) * math.log(2) * 2 / 6)
+        assert metrics["perplexity"].details["nll"] == pytest.approx(14 * math.log(2))
 
 
 def test_bytes_characters_and_tokens() -> None:
-    found = measured(subject_of(tiny()))
-    details = found["perplexity"].details
+    metrics = measured(subject_of(tiny()))
+    details = metrics["perplexity"].details
     size_bytes, characters = len("".join(DOCUMENTS).encode()), len("".join(DOCUMENTS))
     assert (details["bytes"], details["characters"]) == (size_bytes, characters)
     assert details["tokens"] == size_bytes  # a token is a byte
-    assert found["perplexity"].value == pytest.approx(2 ** found["bits_per_byte"].value)
-    assert found["bits_per_character"].value == pytest.approx(found["bits_per_byte"].value * size_bytes / characters)
-    assert found["bits_per_character"].value == pytest.approx(details["nll"] / math.log(2) / characters)
-    for measurement in found.values():
+    assert metrics["perplexity"].value == pytest.approx(2 ** metrics["bits_per_byte"].value)
+    for bits in (metrics["bits_per_byte"].value * size_bytes, details["nll"] / math.log(2)):
+        assert metrics["bits_per_character"].value == pytest.approx(bits / characters)
+    for measurement in metrics.values():
         assert (measurement.task, measurement.samples, measurement.higher_is_better) == ("perplexity:x", 6, False)
         assert (measurement.dtype, measurement.filter, measurement.routed) == ("float64", "none", None)
         assert measurement.stderr is not None
-        assert measurement.details is found["perplexity"].details
-    said = {"source": "x.txt", "length": 16, "stride": 16, "packing": "concat"}
-    assert said.items() <= details.items()
+        assert measurement.details is metrics["perplexity"].details
+    expected_details = {"source": "x.txt", "length": 16, "stride": 16, "packing": "concat"}
+    assert expected_details.items() <= details.items()
     assert (details["windows"], details["before_document"]) == (math.ceil((size_bytes + 5) / 16), END)
 
 
@@ -134,10 +134,10 @@ def test_a_model_that_knows_nothing() -> None:
     model = tiny()
     with torch.no_grad():
         model.lm_head.weight.zero_()
-    found = measured(subject_of(model))
-    assert found["perplexity"].value == pytest.approx(258)
-    assert found["bits_per_byte"].value == pytest.approx(math.log2(258))
-    assert found["perplexity"].stderr == pytest.approx(0, abs=1e-9)
+    metrics = measured(subject_of(model))
+    assert metrics["perplexity"].value == pytest.approx(258)
+    assert metrics["bits_per_byte"].value == pytest.approx(math.log2(258))
+    assert metrics["perplexity"].stderr == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("packing", ["concat", "documents"])
@@ -156,9 +156,9 @@ def test_the_losses_of_the_library_on_the_same_windows(name: str, stride: int, p
         with torch.no_grad():
             nll += model(row, labels=labels).loss.item() * (labels != -100).sum().item()
     tokenizer = byte_tokenizer(bos_token=BEGIN, eos_token=END)
-    found = measured(subject_of(model, tokenizer), options=options)["perplexity"]
-    assert found.details["nll"] == pytest.approx(nll, rel=1e-6)  # the library's loss is in float32 at most
-    assert found.value == pytest.approx(math.exp(nll / found.details["tokens"]), rel=1e-6)
+    perplexity = measured(subject_of(model, tokenizer), options=options)["perplexity"]
+    assert perplexity.details["nll"] == pytest.approx(nll, rel=1e-6)  # the library's loss is in float32 at most
+    assert perplexity.value == pytest.approx(math.exp(nll / perplexity.details["tokens"]), rel=1e-6)
 
 
 def test_the_harness_finds_the_same() -> None:
@@ -170,9 +170,9 @@ def test_the_harness_finds_the_same() -> None:
     model = tiny()
     harness = HFLM(pretrained=model, tokenizer=tokenizer, max_length=16, batch_size=1)
     requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in DOCUMENTS]
-    theirs = harness.loglikelihood_rolling(requests, disable_tqdm=True)
+    log_likelihoods = harness.loglikelihood_rolling(requests, disable_tqdm=True)
     ours = document_sums(model, windows_of(packing="documents"), 4).losses
-    assert ours == pytest.approx(-np.array(theirs), rel=1e-12)
+    assert ours == pytest.approx(-np.array(log_likelihoods), rel=1e-12)
     assert len(DOCUMENTS[3]) > 2 * 16  # several windows, the last one not whole
 
 
@@ -191,11 +191,11 @@ def test_a_stride_of_one_is_token_by_token(length: int) -> None:
     model = tiny(max_position_embeddings=64)
     tokenizer = byte_tokenizer(eos_token=END)
     tokens = [tokenizer.encode(text, add_special_tokens=False) for text in DOCUMENTS]
-    found = measured(subject_of(model), options=WindowOptions(length, 1, "documents"))["perplexity"]
-    assert found.details["nll"] == pytest.approx(sum(one_by_one(model, [257, *ids], length, 1) for ids in tokens))
-    found = measured(subject_of(model), ["x" * 9], WindowOptions(length, 1))["perplexity"]
+    perplexity = measured(subject_of(model), options=WindowOptions(length, 1, "documents"))["perplexity"]
+    assert perplexity.details["nll"] == pytest.approx(sum(one_by_one(model, [257, *ids], length, 1) for ids in tokens))
+    perplexity = measured(subject_of(model), ["x" * 9], WindowOptions(length, 1))["perplexity"]
     ids = [257, *tokenizer.encode("x" * 9, add_special_tokens=False)]
-    assert found.details["nll"] == pytest.approx(one_by_one(model, ids, length, 1))
+    assert perplexity.details["nll"] == pytest.approx(one_by_one(model, ids, length, 1))
 
 
 def test_more_overlap_shows_more() -> None:
@@ -231,7 +231,7 @@ def test_only_needed_logits_are_computed() -> None:
 
 def test_logits_in_bfloat16_are_summed_wide() -> None:
     model = tiny(dtype=torch.bfloat16)
-    found = measured(subject_of(model))["perplexity"].details["nll"]
+    measured_nll = measured(subject_of(model))["perplexity"].details["nll"]
     nll = 0.0
     windows = windows_of()
     for start, first, stop in windows.windows:
@@ -240,7 +240,7 @@ def test_logits_in_bfloat16_are_summed_wide() -> None:
         for i in range(first, stop):
             if windows.owners[i] >= 0:
                 nll -= logits[i - start - 1].log_softmax(-1)[windows.tokens[i]].item()
-    assert found == pytest.approx(nll, rel=1e-6)
+    assert measured_nll == pytest.approx(nll, rel=1e-6)
 
 
 @given(size=st.integers(1, 90), length=st.integers(1, 20), data=st.data())
@@ -284,8 +284,8 @@ def test_a_document_that_has_no_tokens_still_has_bytes() -> None:
     from tokenizers.normalizers import Strip
 
     tokenizer.backend_tokenizer.normalizer = Strip()
-    found = measured(subject_of(tiny(), tokenizer), ["ab", "  ", "c"])["bits_per_byte"]
-    assert (found.samples, found.details["tokens"], found.details["bytes"]) == (3, 3, 5)
+    metric = measured(subject_of(tiny(), tokenizer), ["ab", "  ", "c"])["bits_per_byte"]
+    assert (metric.samples, metric.details["tokens"], metric.details["bytes"]) == (3, 3, 5)
     with pytest.raises(RequestError, match=r"^the checkpoint's tokenizer makes no token of the texts$"):
         measured(subject_of(tiny(), tokenizer), ["  "])
 
@@ -298,19 +298,19 @@ def test_the_share_of_tokens_that_a_router_preserved() -> None:
         with torch.no_grad():
             took = model(torch.tensor(windows.tokens[start : stop - 1])[None]).preserved[0]
         preserved += sum(took[i - start - 1].item() for i in range(first, stop) if windows.owners[i] >= 0)
-    found = measured(subject_of(model), options=WindowOptions(16, 5))
-    total = found["perplexity"].details["tokens"]
+    metrics = measured(subject_of(model), options=WindowOptions(16, 5))
+    total = metrics["perplexity"].details["tokens"]
     assert 0 < preserved < total
-    assert {measurement.routed for measurement in found.values()} == {preserved / total}
+    assert {measurement.routed for measurement in metrics.values()} == {preserved / total}
 
 
 def test_a_threshold_that_none_reaches_is_adapt() -> None:
     base = tiny()
     adapt, route = (widened(base, layers=(1, 2), modules=("attention",), threshold=tau) for tau in (None, 2.0))
-    ours, theirs = (measured(subject_of(model)) for model in (route, adapt))
-    for metric in ours:
-        assert (ours[metric].value, ours[metric].stderr) == (theirs[metric].value, theirs[metric].stderr)
-    assert (ours["perplexity"].routed, theirs["perplexity"].routed) == (0.0, None)
+    routed, adapted = (measured(subject_of(model)) for model in (route, adapt))
+    for metric in routed:
+        assert (routed[metric].value, routed[metric].stderr) == (adapted[metric].value, adapted[metric].stderr)
+    assert (routed["perplexity"].routed, adapted["perplexity"].routed) == (0.0, None)
 
 
 def test_progress_reaches_all_windows() -> None:
@@ -331,9 +331,9 @@ def test_incomparable_measurements_have_different_versions() -> None:
         (DOCUMENTS, WindowOptions(length=16, packing="documents")),
         (DOCUMENTS[:3], WindowOptions(length=16)),
     ):
-        found = measured(subject, documents, options)["perplexity"]
-        versions.add(found.task_version)
-        assert found.way.task_version == found.task_version
+        perplexity = measured(subject, documents, options)["perplexity"]
+        versions.add(perplexity.task_version)
+        assert perplexity.way.task_version == perplexity.task_version
     assert len(versions) == 5
     assert measured(subject)["perplexity"].task_version == f"concat-16-16-{Corpus('y', 'z', DOCUMENTS).sha256[:12]}"
 
@@ -388,9 +388,9 @@ def draw_documents(generator: np.random.Generator, shape: tuple[int, ...]) -> tu
 
 def test_the_standard_error_is_the_spread_of_repetitions() -> None:
     losses, lengths = draw_documents(np.random.default_rng(0), (3000, 150))
-    found = [ratio(*pair) for pair in zip(losses, lengths, strict=True)]
-    spread = np.std([value for value, _ in found])
-    stderr = np.mean([error for _, error in found if error is not None])
+    ratios = [ratio(*pair) for pair in zip(losses, lengths, strict=True)]
+    spread = np.std([value for value, _ in ratios])
+    stderr = np.mean([error for _, error in ratios if error is not None])
     assert stderr == pytest.approx(spread, rel=0.05)
     naive = np.mean([np.std(y / x) / len(x) ** 0.5 for y, x in zip(losses, lengths, strict=True)])
     assert abs(naive / spread - 1) > 0.1  # the mean over documents, each counting the same, has another one
@@ -413,9 +413,9 @@ def test_of_equal_documents_the_error_is_the_means() -> None:
 
 
 def test_a_single_document_has_no_error() -> None:
-    found = measured(subject_of(tiny()), ["only one"])
-    assert {measurement.stderr for measurement in found.values()} == {None}
-    assert found["perplexity"].samples == 1
+    metrics = measured(subject_of(tiny()), ["only one"])
+    assert {measurement.stderr for measurement in metrics.values()} == {None}
+    assert metrics["perplexity"].samples == 1
 
 
 def test_nan_and_infinity_are_kept() -> None:
@@ -437,14 +437,14 @@ def test_the_error_of_a_change_is_the_jackknife_of_the_change() -> None:
     size = draw.integers(200, 400, 60).astype(float)
     hard = draw.normal(3, 1, 60)  # what both find hard
     first, second = (size * (hard + draw.normal(0, 0.05, 60) + shift) for shift in (0.0, 0.1))
-    found = paired_error(list(ratio_scores(first, size)), list(ratio_scores(second, size)))
+    error_of_difference = paired_error(list(ratio_scores(first, size)), list(ratio_scores(second, size)))
 
     def change(kept: np.ndarray) -> float:
         return float(second[kept].sum() / size[kept].sum() - first[kept].sum() / size[kept].sum())
 
     left_out = np.array([change(np.arange(60) != i) for i in range(60)])
     jackknife = math.sqrt(59 / 60 * ((left_out - left_out.mean()) ** 2).sum())
-    assert found is not None
-    assert found == pytest.approx(jackknife, rel=0.05)
-    errors = [ratio(one, size)[1] for one in (first, second)]
-    assert found < 0.1 * math.hypot(*(error for error in errors if error is not None))
+    assert error_of_difference is not None
+    assert error_of_difference == pytest.approx(jackknife, rel=0.05)
+    errors = [ratio(losses, size)[1] for losses in (first, second)]
+    assert error_of_difference < 0.1 * math.hypot(*(error for error in errors if error is not None))

@@ -98,8 +98,8 @@ def labels(*sources: str) -> list[str]:
 
 
 def test_labels_tell_the_checkpoints_apart(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("a/out", "b/out", "b/other", "x=y"):
-        shutil.copytree(world.checkpoint("llama"), tmp_path / place)
+    for path in ("a/out", "b/out", "b/other", "x=y"):
+        shutil.copytree(world.checkpoint("llama"), tmp_path / path)
     monkeypatch.chdir(tmp_path)
     assert labels("a/out") == labels(str(tmp_path / "a" / "out")) == labels("a/out/") == ["out"]
     assert labels("a/out", "b/other") == ["out", "other"]
@@ -136,8 +136,8 @@ def test_the_dtype_is_the_stored_one_on_a_cpu_and_bfloat16_on_a_gpu(
     assert [target.dtype for target in targets(sources, dtype=None, device=GPU)] == ["bfloat16"] * 4
     for target in targets(sources, dtype=None, device=CPU):
         for dtype in (target.dtype, "bfloat16"):
-            asked = dataclasses.replace(target, dtype=dtype)
-            model = load(asked, device=CPU, batch_size=None, seed=0).model
+            requested = dataclasses.replace(target, dtype=dtype)
+            model = load(requested, device=CPU, batch_size=None, seed=0).model
             assert {str(p.dtype) for p in model.parameters()} == {f"torch.{dtype}"}
     loaded: Any = load_model(describe(str(silent)))
     assert loaded.dtype == torch.bfloat16
