@@ -83,7 +83,7 @@ class Windows:
     def locate(self, index: int) -> tuple[int, int, int]:
         """Epoch, group and row of a window. Raises RequestError if the source has less than one window."""
         while not self._whole and (not self._ends or index >= self._ends[-1]):
-            self._look_at_next_group()
+            self._count_next_group()
         epoch, index = divmod(index, self._ends[-1]) if self._whole else (0, index)
         group = bisect_right(self._ends, index)
         return epoch, group, index - (self._ends[group - 1] if group else 0)
@@ -112,7 +112,7 @@ class Windows:
             yield epoch, group, rows
             done += rows
 
-    def _look_at_next_group(self) -> None:
+    def _count_next_group(self) -> None:
         chunks = self.group(len(self._ends))
         if chunks is None:
             self._whole = True

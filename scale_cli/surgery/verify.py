@@ -51,7 +51,7 @@ def prove_unchanged(base: Base, folder: Path, model_class: type[PreTrainedModel]
     if not proof.max_delta_logit <= proof.tolerance:  # also true for NaN
         raise RuntimeError(
             f"the upscaled model does not compute what {base.given} computes: max |delta logit| is "
-            f"{proof.max_delta_logit:.3g}, rounding explains {proof.tolerance:.3g}; nothing was written"
+            f"{proof.max_delta_logit:.3g}, the tolerance for rounding is {proof.tolerance:.3g}; nothing was written"
         )
     return proof
 

@@ -312,12 +312,12 @@ REFUSED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "a broken trained part": (
         spoil("run/trained.safetensors"),
         {},
-        "ROOT/run/trained.safetensors is damaged or no safetensors file (…",
+        "ROOT/run/trained.safetensors is damaged or not a safetensors file (…",
     ),
     "a broken base": (
         spoil("base/model.safetensors"),
         {},
-        "ROOT/base/model.safetensors is damaged or no safetensors file (…",
+        "ROOT/base/model.safetensors is damaged or not a safetensors file (…",
     ),
     "weights of another name": (
         lambda root: (root / "base" / "model.safetensors").rename(root / "base" / "other.safetensors"),
@@ -353,7 +353,9 @@ def test_a_base_that_is_gone(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.checkpoint("neox"), tmp_path / "base")
     run(str(tmp_path / "base"), tmp_path / "run", world.recipe("freeze", steps=1))
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(RequestError, match=r"was trained from .*/base, which is gone; put it back, or move both"):
+    with pytest.raises(
+        RequestError, match=r"was trained from .*/base, which does not exist; put it back, or move both"
+    ):
         export(str(tmp_path / "run"), tmp_path / "out")
 
 

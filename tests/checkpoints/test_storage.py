@@ -43,10 +43,10 @@ def test_tensors_and_their_rows_are_read_as_the_library_reads_them(tmp_path: Pat
                 assert same(stored[name][rows], tensor[rows])
 
 
-@pytest.mark.parametrize("piece_bytes", [7, 64, 1 << 21])
-def test_a_copy_in_pieces_of_any_size(piece_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces that end inside the old header, at it and behind it; the header grows by the new names."""
-    monkeypatch.setattr(storage, "PIECE_BYTES", piece_bytes)
+@pytest.mark.parametrize("chunk_bytes", [7, 64, 1 << 21])
+def test_a_copy_in_chunks_of_any_size(chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks end before, at and after the end of the old header; the new names make the header longer."""
+    monkeypatch.setattr(storage, "CHUNK_BYTES", chunk_bytes)
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(TENSORS, source, metadata={"format": "pt"})
     names, sha256 = copy_renamed(source, target, lambda name: f"somewhere.else.{name}")

@@ -1,4 +1,4 @@
-"""A data set of the hub without a hub: `org/name` is streamed from local files by the library's own readers."""
+"""A dataset of the hub without a hub: `org/name` is streamed from local files by the library's own readers."""
 
 from __future__ import annotations
 

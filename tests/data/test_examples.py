@@ -320,15 +320,15 @@ def test_sources_are_checked_before_they_are_read(world: World, tmp_path: Path) 
             (f"{text}:-1", data),
             "--data TMP/a.txt:-1,DATA: give every source a weight or none, as in a.txt:0.95,b.txt:0.05",
         ),
-        ((f"{text}:-1",), "--data TMP/a.txt:-1: a weight is a number, 0 at least; it is a share of the tokens"),
-        ((f"{text}:1e999",), "--data TMP/a.txt:1e999: a weight is a number, 0 at least; it is a share of the tokens"),
+        ((f"{text}:-1",), "--data TMP/a.txt:-1: a weight is a share of the tokens, a number of at least 0"),
+        ((f"{text}:1e999",), "--data TMP/a.txt:1e999: a weight is a share of the tokens, a number of at least 0"),
         (
             (f"{text}:0", f"{data}:0.0"),
-            "--data TMP/a.txt:0,DATA:0.0: all weights are 0; give one source at least a share",
+            "--data TMP/a.txt:0,DATA:0.0: all weights are 0; give at least one source a share",
         ),
         (
             (text, "org/x"),
-            "--data TMP/a.txt,org/x: the length of a data set of the hub is not known; give every source a weight, as "
+            "--data TMP/a.txt,org/x: the length of a dataset of the hub is not known; give every source a weight, as "
             "in a.txt:0.95,org/name:0.05",
         ),
     ):

@@ -110,7 +110,7 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubTexts:
-    """A data set `org/name` in three files, of which one is all that is held at a time."""
+    """A dataset `org/name` in three files, of which one is all that is held at a time."""
     stand_in(monkeypatch, tmp_path / "hub", train=TEXTS, test=[["only"]])
     return HubSource("org/name", "", "", "").open("--data org/name", "train")
 
@@ -200,7 +200,7 @@ def test_rows_without_a_text(hub: HubTexts, tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ConnectionError("down"), "no such file, and as a data set of the hub it is not in the cache and the hub "
+        (ConnectionError("down"), "no such file, and as a dataset of the hub it is not in the cache and the hub "
          "cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"),
         (FileNotFoundError("no such\n  file"), "no such file"),
         (ValueError("Bad shard"), "Bad shard"),
@@ -219,6 +219,6 @@ def test_a_stream_that_breaks_off(
 
 def test_a_hub_that_cannot_be_reached() -> None:
     assert refused(lambda: opened("org/no-such-set:config")) == (
-        "--data org/no-such-set:config: no such file, and as a data set of the hub it is not in the cache and the hub "
+        "--data org/no-such-set:config: no such file, and as a dataset of the hub it is not in the cache and the hub "
         "cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"
     )

@@ -308,7 +308,7 @@ def test_a_damaged_chunk_is_named(
     with pytest.raises(RequestError) as caught:
         cache_of(world, file, tmp_path / "cache").chunks()[0].load()
     assert str(caught.value).startswith(f"{cache.folder}/00000 is damaged: ")
-    assert str(caught.value).endswith("; remove it, and it is made again")
+    assert str(caught.value).endswith("; remove it, and it is written again")
     assert "\n" not in str(caught.value)
 
 

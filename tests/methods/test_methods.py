@@ -215,11 +215,11 @@ def test_a_family_whose_parts_are_unknown_is_refused(method: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preserve_layers": -1}, "--preserve-layers -1: a number of layers is at least 0"),
+        ({"preserve_layers": -1}, "--preserve-layers -1: a number of layers, at least 0"),
         ({"adapt_modules": ()}, "--adapt-modules is empty; choose attention, ffn or both"),
-        ({"lora_r": 0}, "--lora-r 0: a rank is at least 1"),
+        ({"lora_r": 0}, "--lora-r 0: a rank, at least 1"),
         ({"lora_alpha": 0}, "--lora-alpha 0: at least 1"),
-        ({"freeze_layers": -1}, "--freeze-layers -1: a number of layers is at least 0"),
+        ({"freeze_layers": -1}, "--freeze-layers -1: a number of layers, at least 0"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:

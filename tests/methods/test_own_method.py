@@ -146,7 +146,7 @@ def test_it_trains_saves_loads_and_exports(world: World, text: Path, tmp_path: P
     assert "lora_r" not in record["recipe"]
     assert record["data"][str(text)] == sha256_file(text)
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
-    assert "## Trained by rehearse" in card
+    assert "## Trained with rehearse" in card
     assert "| rehearse weight | 1.0 |" in card
     loaded = reload(tmp_path / "run")
     export(str(tmp_path / "run"), tmp_path / "out")
@@ -200,7 +200,7 @@ def test_killed_and_resumed_is_never_killed(world: World, text: Path, tmp_path: 
     train(source, tmp_path / "whole", recipe)
     with pytest.raises(KeyboardInterrupt):
         train(source, tmp_path / "run", recipe, progress=progress_that(ctrl_c, at=4))
-    with pytest.raises(RequestError, match=r"was begun with rehearse_weight 1\.0, not 2\.0; give"):
+    with pytest.raises(RequestError, match=r"was started with rehearse_weight 1\.0, not 2\.0; give"):
         train(source, tmp_path / "run", changed(recipe, rehearse_weight=2.0), resume=True)
     train(source, tmp_path / "run", recipe, resume=True)
     whole, resumed = tree(tmp_path / "whole"), tree(tmp_path / "run")
@@ -244,19 +244,17 @@ def test_its_options_are_checked(world: World, text: Path, tmp_path: Path) -> No
 def test_a_run_of_a_method_that_is_gone_names_it(world: World, text: Path, tmp_path: Path, registered: None) -> None:
     train(world.source("scale-preserve"), tmp_path / "run", recipe_of(world, text, steps=1))
     del METHODS["rehearse"]
-    with pytest.raises(
-        RequestError, match=r"run: method 'rehearse' is not installed; installed are fft, .*; install the"
-    ):
+    with pytest.raises(RequestError, match=r"run: method 'rehearse' is not installed; installed: fft, .*; install the"):
         reload(tmp_path / "run")
-    with pytest.raises(RequestError, match=r"^method 'rehearse' is not installed; installed are fft, "):
+    with pytest.raises(RequestError, match=r"^method 'rehearse' is not installed; installed: fft, "):
         find_method("rehearse")
 
 
 def test_a_name_and_a_yardstick_are_taken_once(registered: None) -> None:
     register(REHEARSE)  # the same again
-    with pytest.raises(ValueError, match="there is a method 'rehearse' already"):
+    with pytest.raises(ValueError, match="another method is named 'rehearse'"):
         register(dataclasses.replace(REHEARSE, lr=1.0))
-    with pytest.raises(ValueError, match="other: scale-adapt is the yardstick for width already"):
+    with pytest.raises(ValueError, match="other: scale-adapt is already the yardstick for width"):
         register(dataclasses.replace(REHEARSE, name="other", yardstick=True))
 
     @dataclass(frozen=True)

@@ -337,18 +337,18 @@ def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) ->
         ),
         (
             {"match": "height:4"},
-            "--match height:4: write depth:LAYERS or width:HIDDEN with ,heads=N and ,ffn=N after it if wanted, as in "
-            "depth:20 or width:256,ffn=1024",
+            "--match height:4: write depth:LAYERS or width:HIDDEN[,heads=N][,ffn=N], as in depth:20 or "
+            "width:256,ffn=1024",
         ),
-        ({"match_params": 0}, "--match-params 0: a share of the base's parameters, above 0, as in 0.15"),
-        ({"match_params": float("nan")}, "--match-params nan: a share of the base's parameters, above 0, as in 0.15"),
+        ({"match_params": 0}, "--match-params 0: a share of the base's parameters above 0, as in 0.15"),
+        ({"match_params": float("nan")}, "--match-params nan: a share of the base's parameters above 0, as in 0.15"),
         (
             {"match_params": 9},
             "--match-params 9: base widened by 16 features, the most, trains 0.91 of its parameters; choose up to "
             "0.91, or --init random",
         ),
-        ({"heads": 4}, "--heads 4 needs --hidden: how many features to add, as in --hidden 256"),
-        ({"layers": 4, "ffn": 4}, "--ffn 4 needs --hidden: how many features to add, as in --hidden 256"),
+        ({"heads": 4}, "--heads 4 needs --hidden, the number of features to add, as in --hidden 256"),
+        ({"layers": 4, "ffn": 4}, "--ffn 4 needs --hidden, the number of features to add, as in --hidden 256"),
         ({"layers": 3}, "--layers 3: base has 3 layers and block expansion only adds; choose 4 to 6"),
         (
             {"match": "depth:9"},
@@ -368,7 +368,7 @@ def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) ->
             "scale-preserve",
         ),
         ({"adapt_modules": "heads"}, "adapt_modules: 'heads' is not one of attention, ffn"),
-        ({"lora_r": 0}, "--lora-r 0: a rank is at least 1"),
+        ({"lora_r": 0}, "--lora-r 0: a rank, at least 1"),
         ({"batch_size": 0}, "--batch-size 0: at least 1"),
         ({"seq_length": 0}, "--seq-length 0: at least 1"),
         ({"revision": "main"}, "--revision main: {base} is a folder; a revision belongs to a hub id"),

@@ -98,14 +98,17 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     empty.write_text(json.dumps({"text": ""}) + "\n")
     for changes, message in (
         ({"eval_text": ("english",)}, "--eval-text 'english': write NAME=SOURCE, as in english=test.jsonl"),
-        ({"eval_text": ("a=x", "a=y")}, "--eval-text a=y: a is already x; names differ"),
-        ({"eval_text": ("a=x",), "eval_people": ("a=0:2",)}, "--eval-text: a is a name of --eval-people already"),
+        ({"eval_text": ("a=x", "a=y")}, "--eval-text a=y: a is already x; choose another name"),
+        (
+            {"eval_text": ("a=x",), "eval_people": ("a=0:2",)},
+            "--eval-text: a is also a name in --eval-people",
+        ),
         ({"eval_documents": 0}, "--eval-documents 0: at least 1"),
         ({"eval_text": (f"a={empty}",)}, f"--eval-text a={empty}: there is no text in it"),
         ({"eval_text": ("a=none.txt",)}, "--eval-text a=none.txt: no such file or folder"),
         (
             {"eval_text": ("a=org/set",), "eval_documents": None},
-            "--eval-text a=org/set: no such file, and of a data set of the hub say how many documents: "
+            "--eval-text a=org/set: no such file; for a dataset of the hub give the number of documents: "
             "--eval-documents N",
         ),
     ):

@@ -162,7 +162,7 @@ def test_ctrl_c_after_the_last_step_comes_when_the_run_is_finished(
     with pytest.raises(KeyboardInterrupt):
         train(source, out, recipe, progress=progress_that(ctrl_c, at=STEPS))
     assert outcome(out) == never_killed(recipe, source)
-    with pytest.raises(RequestError, match=r"^--resume: the run in .* is finished; train again from it, or into"):
+    with pytest.raises(RequestError, match=r"^--resume: the run in .* is finished; train from it, or choose"):
         train(source, out, recipe, resume=True)
 
 
@@ -177,7 +177,7 @@ def test_seconds_are_counted_over_all_parts(world: World, tmp_path: Path, monkey
 
 def test_resuming_needs_a_checkpoint_and_the_same_recipe(world: World, tmp_path: Path) -> None:
     source, recipe, out = world.source("fft"), world.recipe("fft"), tmp_path / "run"
-    with pytest.raises(RequestError, match=r"^--resume: .*run holds no checkpoint to go on from; train without"):
+    with pytest.raises(RequestError, match=r"^--resume: .*run has no checkpoint to resume from; train without"):
         train(source, out, recipe, resume=True)
     assert not out.exists()
     with pytest.raises(KeyboardInterrupt):
@@ -189,7 +189,7 @@ def test_resuming_needs_a_checkpoint_and_the_same_recipe(world: World, tmp_path:
         ({"people": "0:5"}, "people 0:4, not 0:5"),
         ({"method": "lora"}, "method fft, not lora"),
     ):
-        with pytest.raises(RequestError, match=f"^--resume: .* was begun with {message}; give the same options$"):
+        with pytest.raises(RequestError, match=f"^--resume: .* was started with {message}; give the same options$"):
             train(source, out, changed(recipe, **changes), resume=True)
     assert tree(out) == before
     (tmp_path / "moved").symlink_to(world.data)

@@ -193,7 +193,7 @@ def test_the_pointer_is_relative(world: World, tmp_path: Path) -> None:
     third = run(str(moved / "base"), tmp_path / "link" / "third", world.recipe("freeze", steps=1))
     assert same_model(reload(moved / "runs" / "third"), third.model)
     shutil.rmtree(moved / "base")
-    message = f"^{moved}/runs/first was trained from {moved}/base, which is gone; put it back"
+    message = f"^{moved}/runs/first was trained from {moved}/base, which does not exist; put it back"
     with pytest.raises(RequestError, match=message):
         describe(str(moved / "second"))
 
@@ -216,7 +216,7 @@ def test_from_scratch_depends_on_the_seed_and_not_on_the_weights(world: World, t
         "revision": None,
         "fingerprint": None,
     }
-    with pytest.raises(RequestError, match=r"has a config and no weights .*--from-scratch starts random ones"):
+    with pytest.raises(RequestError, match=r"has a config but no weights .*--from-scratch trains from random weights"):
         train(str(bare), tmp_path / "out", world.recipe("fft"))
 
 
@@ -340,7 +340,7 @@ def test_a_checkpoint_of_the_wrong_kind_is_refused(method: str, kind: Any, world
     }[needs[0]]
     with pytest.raises(RequestError) as caught:
         train(source, tmp_path / "out", world.recipe(method))
-    assert str(caught.value) == f"--method {method}: {source} is {KINDS[kind]}; it trains {wanted}"
+    assert str(caught.value) == f"--method {method}: {source} is {KINDS[kind]}; the method needs {wanted}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -355,9 +355,9 @@ def test_what_is_no_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
     before = tree(tmp_path)
     for source, message in (
         (tmp_path / "none", r"none: no such folder; give a checkpoint's folder or a hub id like org/name"),
-        (world.data, r"data is no checkpoint: it has neither config\.json nor trained\.json"),
-        (world.data / "manifest.json", r"manifest\.json is no checkpoint"),
-        (weightless, r"weightless has a config and no weights"),
+        (world.data, r"data is not a checkpoint: it has neither config\.json nor trained\.json"),
+        (world.data / "manifest.json", r"manifest\.json is not a checkpoint"),
+        (weightless, r"weightless has a config but no weights"),
         (broken, r"broken does not load: "),
         (alien, r"alien does not load: .*no-such-model"),
         ("org/no-such-model", r"^org/no-such-model: no such folder, and as a hub id it is not in the cache"),
