@@ -174,11 +174,11 @@ def _merged(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 def _write_config(folder: Path, root_folder: Path, form: Form, config: Any, dtype: str | None) -> str | None:
     """Write config.json, and for a widened model its code. dtype: None for the root's. Returns the config's dtype."""
     if form == "width":
-        own = AutoConfig.from_pretrained(root_folder)
-        own.collaborative, own.router = config.collaborative, config.router
-        own.dtype = dtype or own.dtype
-        save_with_code(own, folder)
-        return None if own.dtype is None else _name(own.dtype)
+        exported = AutoConfig.from_pretrained(root_folder)
+        exported.collaborative, exported.router = config.collaborative, config.router
+        exported.dtype = dtype or exported.dtype
+        save_with_code(exported, folder)
+        return None if exported.dtype is None else _name(exported.dtype)
     file = root_folder / "config.json"
     raw = json.loads(file.read_text(encoding="utf-8"))
     if dtype is None:

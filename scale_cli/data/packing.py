@@ -142,7 +142,7 @@ def interleave(weights: Sequence[float], count: int) -> tuple[np.ndarray, np.nda
     """The source of each of `count` windows, and its number in that source; two arrays (count,).
 
     Window k of a source with the share w is due at (k + 1/2) / w, and windows come in the order in which they are due.
-    So every prefix holds the sources in their shares, as evenly as possible, and a longer run begins like a shorter
+    So every prefix contains the sources in their shares, as evenly as possible, and a longer run begins like a shorter
     one. `datasets.interleave_datasets` does neither: its shares are of documents, whatever their lengths, and its order
     is a generator's state, not a function of the index.
     """

@@ -75,7 +75,7 @@ class Chunk:
 
 
 class TokenCache:
-    """The chunks of one source, made on first request. Of several processes one makes a chunk and the others wait."""
+    """The chunks of one source, made on first request. If several processes need a chunk, one makes it."""
 
     def __init__(
         self, texts: Texts, tokenizer: Any, end: int, cache: Path, progress: Callable[[int], None] | None = None
@@ -143,8 +143,8 @@ class TokenCache:
         self._reading = None  # in case of an exception below
         state, tokens, lengths = None, [np.empty(0, self.dtype)], [np.empty(0, np.uint32)]
         token_count = empty = 0
-        wanted = min(FIRST_TOKENS << number, MOST_TOKENS)
-        while token_count < wanted:
+        target = min(FIRST_TOKENS << number, MOST_TOKENS)
+        while token_count < target:
             batch, state = next(batches, (None, state))
             if batch is None:
                 break
@@ -162,7 +162,7 @@ class TokenCache:
         self._reading = (number + 1, batches)
         documents = sum(map(len, lengths))
         about = {"documents": documents, "tokens": token_count, "dtype": self.dtype.name, "empty": empty}
-        about |= {"last": token_count < wanted, "state": state}
+        about |= {"last": token_count < target, "state": state}
         with new_folder(folder) as new:
             np.concatenate(tokens).tofile(new / "tokens.bin")
             np.concatenate(lengths).tofile(new / "lengths.bin")

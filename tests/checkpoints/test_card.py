@@ -1,4 +1,4 @@
-"""The model card: its words, what it inherits, and that it goes into everything that is written."""
+"""The model card: its text, the inherited fields, and its presence in every written folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def base(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_words(base: Path, tmp_path: Path) -> None:
+def test_the_text(base: Path, tmp_path: Path) -> None:
     upscale(str(base), tmp_path / "wide", by="width", hidden=8, ffn=9, seed=3)
     digest = sha256_file(base / "model.safetensors")
     record = json.loads((tmp_path / "wide" / "upscale.json").read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ def test_every_output_has_a_card_that_the_hub_understands(by: str, world: World,
     assert "| `model.safetensors` | equal |" in text(tmp_path / "again")
 
 
-def test_a_run_says_how_to_make_it_whole(finished: Any) -> None:
+def test_the_card_of_a_run_tells_how_to_export_it(finished: Any) -> None:
     part, whole = (text(finished(method).folder) for method in ("lora", "fft"))
     assert "    scale export run FOLDER\n" in part
     assert 'from_pretrained("run")' not in part
@@ -167,7 +167,7 @@ def test_a_run_says_how_to_make_it_whole(finished: Any) -> None:
     assert "lora r" not in whole
 
 
-def test_a_chain_is_told_from_its_beginning(world: World, tmp_path: Path) -> None:
+def test_the_card_lists_every_step_of_a_chain(world: World, tmp_path: Path) -> None:
     run(world.source("scale-preserve"), tmp_path / "a", world.recipe("scale-preserve", steps=1))
     run(str(tmp_path / "a"), tmp_path / "b", world.recipe("scale-adapt", steps=1))
     export(str(tmp_path / "b"), tmp_path / "c")
@@ -205,7 +205,7 @@ def test_a_new_card_replaces_the_old_one(base: Path, tmp_path: Path) -> None:
         b"---\nlicense: \xff\n---\n",
     ],
 )
-def test_a_card_that_says_no_licence(card: str | bytes | None, tmp_path: Path) -> None:
+def test_a_card_without_a_licence(card: str | bytes | None, tmp_path: Path) -> None:
     folder = base_folder(tmp_path / "base")
     if card is not None:
         (folder / "README.md").write_bytes(card if isinstance(card, bytes) else card.encode())
@@ -234,10 +234,10 @@ def test_a_hub_id_is_named_with_its_commit(tmp_path: Path, monkeypatch: pytest.M
     export(str(tmp_path / "deep"), tmp_path / "out")
     assert front(tmp_path / "out")["base_model"] == "org/model"
     export_base(str(tmp_path / "deep"), tmp_path / "again")
-    assert "base_model" not in front(tmp_path / "again")  # it is that model, not made from it
+    assert "base_model" not in front(tmp_path / "again")  # a restored base is that model itself
 
 
-def test_what_others_made_their_model_from_is_not_our_base(base: Path, world: World, tmp_path: Path) -> None:
+def test_the_base_model_in_a_foreign_card_is_not_inherited(base: Path, world: World, tmp_path: Path) -> None:
     assert origin(base).base_model is None
     assert origin(base, hub_id="org/x").base_model == "org/x"
     upscale(str(base), tmp_path / "wide", by="width", hidden=8, verify=False)
@@ -265,7 +265,7 @@ def test_no_network_is_used(base: Path, tmp_path: Path, monkeypatch: pytest.Monk
     export(str(tmp_path / "wide"), tmp_path / "out")
 
 
-def test_an_unfinished_run_says_so(world: World, tmp_path: Path) -> None:
+def test_the_card_of_an_unfinished_run(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-2"
     folder.mkdir()
     options = {"lora_r": 4, "adapt_modules": ["attention"]}
@@ -277,6 +277,6 @@ def test_an_unfinished_run_says_so(world: World, tmp_path: Path) -> None:
     assert "| state | checkpoint of an unfinished run |" in card
 
 
-def test_a_record_of_something_else_is_no_step(tmp_path: Path) -> None:
+def test_a_record_of_another_command_is_not_a_step(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text('{"command": "bench"}', encoding="utf-8")
     assert history(tmp_path) == []

@@ -1,4 +1,4 @@
-"""What is sent to the hub arrives byte for byte; a server of our own on this machine stands in for it."""
+"""Uploaded files arrive byte for byte at the hub, for which a local server stands in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RunCli = Callable[..., Any]
 
 
 def test_from_a_shell(server: Hub, world: World, tmp_path: Path) -> None:
-    """In a process of its own, told by the library's own variables where the hub is."""
+    """In a separate process, which finds the hub by the library's environment variables."""
     folder = world.checkpoint("neox", "width")
     program = "import sys; from scale_cli.cli import main; sys.exit(main())"
     words = ["push", str(folder), "org/wide", "--private", "--revision", "try/1", "--message", "first", "--json"]
@@ -73,7 +73,7 @@ def test_a_run_arrives_as_a_whole_folder(
 
 
 NOT_KNOWN = "not logged in, or the token is invalid; set HF_TOKEN, or run: hf auth login"
-# What is wrong, and the words after the repository's name.
+# The fault, and the message after the repository's name.
 REFUSED: dict[str, tuple[Callable[[Hub, pytest.MonkeyPatch], object], str]] = {
     "no token": (lambda _, patch: patch.setenv("HF_TOKEN", ""), NOT_KNOWN),
     "a wrong token": (lambda _, patch: patch.setenv("HF_TOKEN", "hf_wrong"), NOT_KNOWN),

@@ -1,4 +1,4 @@
-"""The base comes back bit for bit: files, config and tokenizer, whatever was made from it and trained on it."""
+"""The base is restored bit for bit, with config and tokenizer, from every checkpoint that was made from it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ UPSCALINGS: dict[str, dict[str, Any]] = {
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    """What the weight files of a folder hold."""
+    """The tensors in the weight files of a folder."""
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def assert_is_base(out: Path, base: Path) -> None:
-    """`out` is `base`: bitwise the same tensors, and the same bytes in every other file but the index and the card."""
+    """`out` equals `base`: the tensors bitwise, and all other files but the index and the card byte for byte."""
     found, expected = tensors_of(out), tensors_of(base)
     assert found.keys() == expected.keys()
     for name in expected:
@@ -124,7 +124,7 @@ def test_from_a_deepened_model_that_the_library_saved_again(tmp_path: Path) -> N
 
 
 def test_a_file_whose_header_is_not_padded(tmp_path: Path) -> None:
-    """As safetensors wrote them before it aligned the data."""
+    """As older versions of safetensors wrote files, without aligned data."""
     base = base_folder(tmp_path / "base", "neox")
     file = base / "model.safetensors"
     content = file.read_bytes()
@@ -214,7 +214,7 @@ def test_renumbering_is_undone(layers: tuple[int, int]) -> None:
 
 
 def test_saved_tokenizers_are_the_bases(world: World, tmp_path: Path) -> None:
-    """A run saves its tokenizer too, in the library's present form; the base's own files are given back."""
+    """A run also saves a tokenizer, in the library's current form; the restored files are the base's own."""
     base = save(load(world.checkpoint("llama")), tmp_path / "base", world.tokenizer)
     file = base / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8"))), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A run on a hub id records the commit and loads it again; nothing but safetensors is ever loaded."""
+"""A run on a hub id records the commit and loads it again. Only safetensors are ever loaded."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def test_a_run_loads_the_commit_that_it_was_trained_from(
     assert same_tensors(reload(tmp_path / "out").state_dict(), before)
     assert set(hub.asked) == {OLD}
     pointer = json.loads((run / "trained.json").read_text(encoding="utf-8"))
-    (run / "trained.json").write_text(json.dumps(pointer | {"revision": None}), encoding="utf-8")  # as they once were
+    # as older runs wrote it
+    (run / "trained.json").write_text(json.dumps(pointer | {"revision": None}), encoding="utf-8")
     assert not same_tensors(reload(run).state_dict(), before)
 
 
@@ -110,7 +111,7 @@ def test_a_revision_belongs_to_a_hub_id(world: World, tmp_path: Path) -> None:
 
 
 class Payload:
-    """What a pickle can do when it is loaded."""
+    """A pickle that runs code when it is loaded."""
 
     def __init__(self, act: Callable[..., Any], *words: Any) -> None:
         self.act, self.words = act, words
@@ -134,7 +135,7 @@ def test_a_pickle_is_never_loaded(hub: FakeHub, world: World, tmp_path: Path) ->
     with pytest.raises(RequestError, match=f"^{ID} does not load: "):
         load_model(describe(ID))
     assert not (tmp_path / "executed").exists()
-    pickle.loads(pickle.dumps(payload))  # which is what a loaded one would have done
+    pickle.loads(pickle.dumps(payload))  # loading the file would have had this effect
     assert (tmp_path / "executed").exists()
 
 

@@ -1,4 +1,4 @@
-"""Safetensors files as files: what is copied, read in part and written is what the library reads and writes."""
+"""Safetensors files: copies, partial reads and written files agree with the safetensors library."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TENSORS = {name: torch.arange(12).reshape(4, 3).to(dtype) for name, dtype in sto
 
 
 def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Bitwise: not every dtype can be compared."""
+    """Compares bytes, because some dtypes have no comparison."""
     bits = [tensor.reshape(-1).view(torch.uint8) for tensor in (found, expected)]
     return found.dtype == expected.dtype and found.shape == expected.shape and torch.equal(*bits)
 
@@ -69,8 +69,8 @@ def test_files_are_copied_under_their_own_names(tmp_path: Path) -> None:
 def test_shards_hold_what_was_given_each_tensor_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "SHARD_BYTES", 120)
     writer = ShardWriter(tmp_path, "added")
-    for name, tensor in reversed(TENSORS.items()):  # three bytes first, after which all would lie askew
-        writer.add(name, tensor if tensor.ndim != 2 else tensor.T.contiguous().T)  # also what does not lie in one piece
+    for name, tensor in reversed(TENSORS.items()):  # three bytes first, which would misalign the others
+        writer.add(name, tensor if tensor.ndim != 2 else tensor.T.contiguous().T)  # also a non-contiguous tensor
     writer.flush()
     writer.flush()  # with nothing to write
     assert writer.parameters == sum(tensor.numel() for tensor in TENSORS.values())

@@ -23,7 +23,7 @@ TEXTS = ["one\n\n\ntwo", "셋", " ", "four\u2028lines"]
 
 
 def write(folder: Path) -> None:
-    """The texts in every form, in a field `text` and in one `body`; an empty one among the rows."""
+    """The texts in every format, in a field `text` and in a field `body`, with an empty one among the rows."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"text": text, "body": text.upper()} for text in [*TEXTS[:2], "", *TEXTS[2:]]]
     (folder / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
@@ -44,7 +44,7 @@ def test_files_folders_and_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     upper = [text.upper() for text in TEXTS]
     assert documents(tmp_path / "a.jsonl") == documents(tmp_path / "b.parquet") == TEXTS
     assert documents(f"{tmp_path}/a.jsonl:body") == documents(f"{tmp_path}/b.parquet:body") == upper
-    assert documents(tmp_path / "c0.txt") == TEXTS[:1]  # blank lines do not part a text
+    assert documents(tmp_path / "c0.txt") == TEXTS[:1]  # blank lines do not split a text
     assert documents(tmp_path / "d.csv") == documents(f"{tmp_path}/*.csv") == ["from a table"]
     assert documents(f"{tmp_path}/c*.txt") == TEXTS
     assert documents(f"{tmp_path}/*.jsonl:body") == upper

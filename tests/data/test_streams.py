@@ -1,4 +1,4 @@
-"""Training from streams and mixtures: bitwise resumed, and tokenised once for all runs."""
+"""Training on streams and mixtures: bitwise resumption, and tokens that are made once for all runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LENGTH = 32
 
 @pytest.fixture
 def texts(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The dataset `org/name`, cut into chunks of about 256 and 512 tokens; the texts it streams."""
+    """The texts of the dataset `org/name`, whose chunks have about 256 and 512 tokens."""
     texts = read_biographies(world.data)
     stand_in(monkeypatch, tmp_path / "hub", train=[texts[:10], texts[10:30], texts[30:]])
     monkeypatch.setattr(sources, "BATCH_CHARACTERS", 200)
@@ -84,7 +84,7 @@ def test_a_stream_is_read_as_training_reaches_it(world: World, texts: list[str],
 def test_killed_and_resumed_is_never_killed(
     world: World, texts: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of a stream and of a mixture, with the tokens at hand and with them gone."""
+    """In the middle of a stream and of a mixture, with the cached tokens and without."""
     data = ("org/name:0.8", f"{file}:0.2")
     source = world.source("scale-preserve")
 

@@ -1,4 +1,4 @@
-"""A method that another package brings: everything about it is in this file, and every command takes it."""
+"""A method of another package: this file contains its whole definition, and every command accepts it."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ LENGTH = 16
 
 @dataclass(frozen=True)
 class RehearseOptions:
-    """Texts to rehearse, and how much they count."""
+    """The rehearsed texts and the weight of their loss."""
 
-    rehearse: Path | None = option(None, help="Texts on which the prediction stays near the base's.")
-    rehearse_rows: int = option(2, help="Sequences of them beside each batch.")
+    rehearse: Path | None = option(None, help="Texts on which predictions should stay close to the base's.")
+    rehearse_rows: int = option(2, help="Rehearsed sequences per batch.")
     rehearse_weight: float = option(1.0, help="Weight of the KL to the base.")
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ def texts(request: Request) -> ExtraData:
 
 
 def loss(step: Step) -> Tensor:
-    """The model's own loss and the KL of its prediction from the frozen base's on the texts."""
+    """The model's own loss plus the KL divergence of its predictions from the frozen base's on the texts."""
     assert step.extra is not None
     own, _ = step.forward()
     tokens = step.extra["input_ids"]
@@ -87,7 +87,7 @@ def loss(step: Step) -> Tensor:
 
 
 def cost(model: Any) -> Cost:
-    """A step reads half as many extra tokens again."""
+    """The extra tokens are half as many as the training tokens."""
     alone = METHODS["scale-preserve"].cost(model)
     return dataclasses.replace(alone, training=1.5 * alone.training)
 
@@ -106,12 +106,12 @@ REHEARSE = Method(
     keeps_base=True,
 )
 
-# -- what becomes of it ----------------------------------------------------------------------------------------------
+# -- in use ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def registered() -> Iterator[None]:
-    """The method is registered, and gone afterwards."""
+    """Registers the method for the duration of a test."""
     before = set(METHODS)
     register(REHEARSE)
     yield
@@ -178,7 +178,7 @@ def test_without_weight_it_is_scale_preserve_and_with_it_predictions_stay(
 
 @pytest.mark.usefixtures("registered")
 def test_another_text_would_be_seen_and_batches_add_up(world: World, text: Path, tmp_path: Path) -> None:
-    """A step of two batches with one extra row each is a step of one batch with two, up to the order of additions."""
+    """Two batches with one extra row each equal one batch with two extra rows, up to the order of additions."""
     other = tmp_path / "other.txt"
     other.write_text("a b c d e f g " * 40, encoding="utf-8")
     cases: dict[str, dict[str, Any]] = {
@@ -251,7 +251,7 @@ def test_a_run_of_a_method_that_is_gone_names_it(world: World, text: Path, tmp_p
 
 
 def test_a_name_and_a_yardstick_are_taken_once(registered: None) -> None:
-    register(REHEARSE)  # the same again
+    register(REHEARSE)  # registering the same object twice is allowed
     with pytest.raises(ValueError, match="another method is named 'rehearse'"):
         register(dataclasses.replace(REHEARSE, lr=1.0))
     with pytest.raises(ValueError, match="other: scale-adapt is already the yardstick for width"):
@@ -266,11 +266,11 @@ def test_a_name_and_a_yardstick_are_taken_once(registered: None) -> None:
         load_recipe(TrainRecipe, None, {"data": "x"})
 
 
-# -- what is stored --------------------------------------------------------------------------------------------------
+# -- stored tensors --------------------------------------------------------------------------------------------------
 
 
 def test_a_method_stores_and_merges_what_it_adds(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One factor of the final norm's output trains, beside a count of steps that is no parameter."""
+    """A single trained factor on the final norm's output, and a step count that is a buffer, not a parameter."""
 
     class Scaled(nn.Module):
         def __init__(self, norm: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Perplexity while training: the numbers of `scale eval` at each measured step, recorded with their errors."""
+"""Perplexity during training: at each measured step equal to that of `scale eval`, with standard errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def options(texts: dict[str, Path], **changes: Any) -> dict[str, Any]:
 
 
 def by_scale_eval(checkpoint: str, texts: dict[str, Path]) -> dict[str, float]:
-    """What `scale eval --perplexity` gives for the same documents in windows of the same length."""
+    """The result of `scale eval --perplexity` for the same documents in windows of the same length."""
     corpora = read_corpora([f"{name}={texts[name]}" for name in ("english", "korean")], limit=4)
     (result,) = evaluate([f"x={checkpoint}"], [PerplexityJob(corpus, WindowOptions(24)) for corpus in corpora])
     return {f"{m.task.partition(':')[2]}/{m.metric}": m.value for m in result.measurements}

@@ -1,4 +1,4 @@
-"""A training recipe is checked when it is made, and knows its own defaults."""
+"""A training recipe is checked on construction and has the documented defaults."""
 
 from __future__ import annotations
 
