@@ -102,7 +102,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[[], No
         (3e38, 4, 2),  # checkpoint 4 has finite weights that give NaN in the next step
     ],
 )
-def test_a_loss_that_is_no_number_stops_the_run(
+def test_a_loss_that_is_nan_or_infinite_stops_the_run(
     value: float, at: int, good: int, world: World, tmp_path: Path, poison: Callable[[float], Callable[[], None]]
 ) -> None:
     out = tmp_path / "run"
@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
         train(world.source("fft", "neox"), out, recipe, progress=progress_that(poison(value), at=at))
     assert str(caught.value) == (
         f"the loss is NaN or infinite at step 6; the last good checkpoint is {out}/checkpoint-{good}; train from "
-        "there or anew with a lower --lr (given 0.01) or a longer --warmup"
+        "it or anew with a lower --lr (given 0.01) or a longer --warmup"
     )
     assert last_checkpoint(out) == out / f"checkpoint-{good}"
     assert {path.name for path in out.iterdir()} == {"recipe.yaml", *(f"checkpoint-{step}" for step in (2, good))}
