@@ -1,4 +1,4 @@
-"""Tiny models that several tests use: bases of every family with no trivial value in them, widened ones, and files."""
+"""Tiny models for many tests: bases of every family without trivial values, widened models, and model folders."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ ADDED = {"hidden_size": 6, "intermediate_size": 10}
 
 
 def tiny_base(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
-    """A causal LM of the library, in eval mode. Norms and biases are random too, so that none can be left out unseen.
+    """A causal LM of the library, in eval mode. Norms and biases are random too, so a test fails if one is left out.
 
     name: of `BASES`; changes: of its config.
     """
@@ -100,7 +100,7 @@ def tiny_base(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, *
 
 @torch.no_grad()
 def randomise(model: torch.nn.Module, *, seed: int, names: str = "") -> None:
-    """Give every parameter with `names` in its name random values, gains and biases around those of a new model."""
+    """Set every parameter with `names` in its name to random values; gains and biases around those of a new model."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if names in name:
@@ -135,7 +135,7 @@ def widened(
 
 
 def without_w12(model: Any) -> Any:
-    """A copy whose W12 are all zero and that has one path: what the preserve branch computes."""
+    """A copy with zero W12 and without a router, which computes the preserve branch."""
     masked = copy.deepcopy(model)
     masked.config.router = None
     with torch.no_grad():
@@ -151,7 +151,7 @@ def probe(batch: int = 2, length: int = 11, *, seed: int = 2) -> Tensor:
 
 
 def base_folder(folder: Path, name: str = "llama-grouped", *, shard: str = "1GB", **changes: Any) -> Path:
-    """A tiny base saved by the library into `folder`, with stand-ins for a tokenizer's files."""
+    """The folder of a tiny base saved by the library, with stand-ins for a tokenizer's files."""
     tiny_base(name, **changes).save_pretrained(folder, max_shard_size=shard)
     (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text('{"a": "한"}', encoding="utf-8")
@@ -159,7 +159,7 @@ def base_folder(folder: Path, name: str = "llama-grouped", *, shard: str = "1GB"
 
 
 def load(folder: Path) -> Any:
-    """The model in a folder, by the library's Auto class; its files hold its tensors, all of them and no others."""
+    """The model in a folder, loaded by the Auto class. Fails unless the files contain exactly the model's tensors."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     model, info = loaded
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))

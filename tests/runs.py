@@ -1,4 +1,4 @@
-"""A tiny world to train in: biographies of 24 people, a tokenizer, checkpoints of every kind, and short recipes of
+"""A tiny world for training: biographies of 24 people, a tokenizer, checkpoints of every kind, and short recipes of
 trainings and benchmarks."""
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from tests.helpers import tiny_base
 
 PEOPLE = 24
 BASES = {"llama": "llama-grouped", "neox": "neox"}
-"""Of each family the base in `tests.helpers`; the head of llama is tied."""
+"""The base of each family in `tests.helpers`; the head of llama is tied."""
 PARTIAL = [name for name, method in METHODS.items() if not method.trains_all]
-"""The methods that train a part, whose runs hold that part and a pointer to the base."""
+"""The methods that do not train every tensor. Their runs store trained tensors and a pointer to the base."""
 
 
 @dataclass(frozen=True)
 class World:
-    """folder: holds all. data: what gen-bios wrote. tokenizer: trained on it, and saved with every checkpoint."""
+    """folder: contains everything. data: a gen-bios folder. tokenizer: trained on it, saved with every checkpoint."""
 
     folder: Path
     data: Path
     tokenizer: PreTrainedTokenizerFast
 
     def checkpoint(self, family: str, kind: str = "plain") -> Path:
-        """That of a family ("llama", "neox") and kind ("plain", "width", "depth"): float32, two base layers."""
+        """The checkpoint of a family ("llama", "neox") and a kind: float32, two layers of the base."""
         return self.folder / f"{family}-{kind}"
 
     def source(self, method: str, family: str = "llama") -> str:
@@ -57,7 +57,7 @@ class World:
         return str(self.checkpoint(family, METHODS[method].needs[0]))
 
     def recipe(self, method: str, **changes: Any) -> TrainRecipe:
-        """Four steps on the questions of four people, with everything large enough to leave a trace."""
+        """Four steps on the questions of four people, with rates large enough for visible effects."""
         options: dict[str, Any] = {
             "method": method,
             "data": (str(self.data),),
@@ -120,7 +120,7 @@ def same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool
 
 
 def progress_that(act: Callable[[], None], *, at: int) -> Callable[[int, int], None]:
-    """A progress callback that does something after a step."""
+    """A progress callback that calls `act` after step `at`."""
 
     def progress(step: int, steps: int) -> None:
         if step == at:
@@ -131,9 +131,9 @@ def progress_that(act: Callable[[], None], *, at: int) -> Callable[[int, int], N
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, and the very model that was trained, in eval mode (under lora still wrapped by peft).
+    """A finished run and the trained model object, in eval mode (for lora still wrapped by peft).
 
-    untrained: every tensor of it before the first step, by name.
+    untrained: the model's tensors before the first step, by name.
     """
 
     folder: Path
@@ -144,7 +144,7 @@ class Run:
 def run(
     source: str, folder: Path, recipe: TrainRecipe, *, apply: Callable[..., Any] | None = None, **options: Any
 ) -> Run:
-    """Train as `scale train` does, and keep the model. apply: in place of the method's own."""
+    """Train as `scale train` does, and keep the model. apply: used instead of the method's own."""
     seen: list[tuple[Any, dict[str, torch.Tensor]]] = []
     method = METHODS[recipe.method]
 
@@ -156,12 +156,12 @@ def run(
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, method.name, dataclasses.replace(method, apply=watched))
         train(source, folder, recipe, **options)
-    model, untrained = seen[-1]  # after those of the runs that the source stands on
+    model, untrained = seen[-1]  # the earlier ones belong to previous runs of the source
     return Run(folder, model.eval(), untrained)
 
 
 def as_loaded(model: Any) -> Any:
-    """What loading a run with this trained model gives: the model itself, a LoRA merged into its base."""
+    """The model that loading a run returns: this trained model itself, or LoRA merged into its base."""
     return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
@@ -180,12 +180,12 @@ ROOT = Path(__file__).parents[1]
 
 @contextlib.contextmanager
 def silent(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
-    """Progress of a stage that is not shown."""
+    """Progress of a stage without output."""
     yield lambda **steps: None
 
 
 def interrupting(stage: str, step: int | None) -> Any:
-    """Progress that presses Ctrl-C at a step of a stage (None: the first that it shows), with a list `begun` of the
+    """Progress that sends SIGINT at a step of a stage (None: the first reported one), with a list `begun` of the
     labels, lengths and starts of the stages."""
     begun: list[tuple[str, int | None, int]] = []
 
@@ -204,12 +204,12 @@ def interrupting(stage: str, step: int | None) -> Any:
 
 
 def values(result: BenchResult) -> dict[str, dict[str, float]]:
-    """The values that a benchmark has measured, by the label of the checkpoint and the name of the measurement."""
-    return {found.checkpoint.label: {m.name: m.value for m in found.measurements} for found in result.results}
+    """A benchmark's measured values, by the checkpoint's label and the measurement's name."""
+    return {each.checkpoint.label: {m.name: m.value for m in each.measurements} for each in result.results}
 
 
 def in_processes(count: int, folder: Path, *words: object, before: str = "") -> str:
-    """What a command of `scale` prints, run by as many processes as torchrun starts; it must succeed.
+    """The output of a `scale` command in `count` processes of torchrun. The command must succeed.
 
     before: a line of Python that each process runs first.
     """
@@ -312,5 +312,5 @@ def continual_bench(folder: Path, checkpoint: Path, /, **changes: Any) -> str:
 
 
 def held_out(source: object, role: str, *, documents: int) -> dict[str, Any]:
-    """A held-out text of a recipe, two documents of it measured while training."""
+    """A held-out text of a recipe; two of its documents are measured during training."""
     return {"source": str(source), "role": role, "documents": documents, "documents_while_training": 2}

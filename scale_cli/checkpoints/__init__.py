@@ -1,1 +1,1 @@
-"""Checkpoints of every kind: what a folder is, loading it, its files and card, export, restore, push."""
+"""Checkpoints of every kind: describing and loading them, their files and model cards, export, restore, push."""

@@ -1,7 +1,7 @@
-"""The model card of everything that is written: what it is, from what and how it was made, how to load and cite it.
+"""The model card of every folder that is written: its origin, how it was made, how to load and cite it.
 
-A card is made from the JSON files beside the weights (`upscale.json`, `record.json`, `trained.json`, `export.json`) and
-repeats them, nothing else. Its text is in the templates beside this file.
+A card contains only information from the JSON files beside the weights (`upscale.json`, `record.json`, `trained.json`,
+`export.json`). Its text is in the templates beside this file.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from scale_cli.methods import METHODS, own_values
 
 CARD = "README.md"
 UPSCALE, RECORD, POINTER, EXPORT = "upscale.json", "record.json", "trained.json", "export.json"
-"""The files that record how a folder was made; a run's pointer stands in for its record until that is written."""
+"""The files that record how a folder was made. Until a run's record is written, its pointer is used instead."""
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-"""The files of a base that its licence wants passed on with every copy and derivative."""
+"""The files of a base that licences require in every copy and derivative."""
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -30,17 +30,17 @@ _UPSCALE = ("by", "sizes", "initialisation", "new_layers", "seed", "parameters",
 _RUN = ("tokens", "seconds", "trained_parameters", "total_parameters", "metrics")
 """The fields of upscale.json and of a run's record that a card shows."""
 _RECIPE = ("objective", "steps", "batch_size", "gradient_accumulation_steps", "seq_length", "lr", "schedule", "seed")
-"""The keys of a training recipe that it shows besides method and options, in its order."""
+"""The keys of a training recipe that a card shows after the method and its options, in this order."""
 _SHA256_DIGITS = 64
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a card inherits from the folder that its own was made from.
+    """The information that a card inherits from the source, the folder that the new one was made from.
 
-    folder: that folder; its licence files are passed on.
+    folder: the source; its licence files are copied.
     base_model: the hub id of the first model in the chain, None if no hub id is known.
-    licence: the licence fields of its own card's front matter; empty if it has none.
+    licence: the licence fields in the front matter of the source's card, empty if there are none.
     """
 
     folder: Path
@@ -49,21 +49,21 @@ class Origin:
 
 
 def origin(folder: Path, *, hub_id: str | None = None) -> Origin:
-    """What a card inherits from `folder`. hub_id: of which the folder is the local copy, if it is one."""
+    """The information that a card inherits from `folder`. hub_id: that of the model, if the folder is its snapshot."""
     front = _front_matter(folder / CARD)
     licence = {name: str(front[name]) for name in LICENCE_FIELDS if isinstance(front.get(name), str)}
     base_model = hub_id
     if hub_id is None and any((folder / name).is_file() for name in (UPSCALE, RECORD, POINTER, EXPORT)):
-        stated = front.get("base_model")  # written by us: in a card of others it is what *their* model came from
+        stated = front.get("base_model")  # only in our own cards; in others it is the model that *they* started from
         base_model = stated if isinstance(stated, str) else None
     return Origin(folder, base_model, licence)
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """The steps by which a folder was made, from its files, the oldest first: upscaling, training.
+    """The steps by which a folder was made, upscaling and training, oldest first, from the folder's files.
 
-    Each holds what a card shows of it, under "step" its kind. Folders and files appear by name alone, without their
-    path; data sets and models of the hub with their owner.
+    Each step contains the values that a card shows, and its kind under "step". Folders and files are given by name,
+    without their path; datasets and models of the hub with their owner.
     """
     if (folder / EXPORT).is_file():
         return list(_read(folder / EXPORT)["history"])
@@ -71,23 +71,24 @@ def history(folder: Path) -> list[dict[str, Any]]:
     if (folder / UPSCALE).is_file():
         record = _read(folder / UPSCALE)
         base = record["base"]
-        of_base = {
+        base_fields = {
             "base": base["id"] if "id" in base else Path(base["path"]).name,
             "revision": base.get("revision"),
             "weights_sha256": base["weights_sha256"],
         }
-        steps.append({"step": "upscale"} | of_base | {name: record[name] for name in _UPSCALE if name in record})
+        steps.append({"step": "upscale"} | base_fields | {name: record[name] for name in _UPSCALE if name in record})
     record = _read(folder / RECORD) if (folder / RECORD).is_file() else {}
     if record.get("command") == "train":
         source, revision = record["base"]["source"], record["base"].get("revision")
-        older = record["base"]["fingerprint"] is None and source.count("/") == 1 and source[0] not in "./~"
-        named = {
-            "from": source if revision or older else Path(source).name,
+        # Older records of a hub id have no revision.
+        is_old_hub_id = record["base"]["fingerprint"] is None and source.count("/") == 1 and source[0] not in "./~"
+        run_fields = {
+            "from": source if revision or is_old_hub_id else Path(source).name,
             "revision": revision,
-            "data": [_data(words, digest) for words, digest in record["data"].items()],
+            "data": [_data(given, digest) for given, digest in record["data"].items()],
             "recipe": _shown(record["recipe"]),
         }
-        steps.append({"step": "train"} | named | {name: record[name] for name in _RUN})
+        steps.append({"step": "train"} | run_fields | {name: record[name] for name in _RUN})
     elif (folder / POINTER).is_file():
         pointer = _read(folder / POINTER)
         recipe = pointer["options"] | {"method": pointer["method"], "from_scratch": pointer["from_scratch"]}
@@ -96,33 +97,32 @@ def history(folder: Path) -> list[dict[str, Any]]:
 
 
 def _shown(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The values of a recipe that a card shows, in its order. Older recipes hold the options of all methods."""
+    """The values of a recipe that a card shows, in order. Older recipes contain the options of all methods."""
     method = METHODS.get(recipe["method"])
     options = own_values(method, recipe) if method else {}
-    given = {name: recipe.get(name) for name in ("method", "from_scratch", *options, *_RECIPE)}
-    return {name: value for name, value in given.items() if value is not None and value is not False}
+    values = {name: recipe.get(name) for name in ("method", "from_scratch", *options, *_RECIPE)}
+    return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
-def _data(words: str, digest: str) -> tuple[str, str]:
-    """A source of `--data` as a card names it, a data set of the hub with its owner, a file by its name; its digest."""
-    return (words if _is_commit(digest) else Path(words).name, digest)
+def _data(given: str, digest: str) -> tuple[str, str]:
+    """The name of a source of `--data` in a card, without a file's path but with a dataset's owner; and its digest."""
+    return (given if _is_commit(digest) else Path(given).name, digest)
 
 
 def _is_commit(digest: str) -> bool:
-    """Whether data is identified by the commit of a data set of the hub, and not by a sha256."""
+    """Whether a digest of data is the commit of a dataset of the hub, not a sha256."""
     return len(digest) != _SHA256_DIGITS
 
 
 def write_card(
     folder: Path, *, name: str, form: Form, source: Origin, steps: Sequence[dict[str, Any]], whole: bool = True
 ) -> None:
-    """Write README.md into `folder` over any that is there, and beside it the licence files of `source`.
+    """Write README.md into `folder`, replacing an existing one, and copy the licence files of `source`.
 
-    name: of the model: its folder or hub id.
-    form: upscaled by width, by depth, or a plain Hugging Face model.
-    steps: how it was made, the oldest first, as `history` returns them; {"step": "base"} at the end for a base that was
-        taken back.
-    whole: the folder loads by itself; False for a run that trained a part.
+    name: the model's folder name or hub id.
+    form: "width" or "depth" if the model was upscaled by it, else "plain".
+    steps: how the model was made, oldest first, as `history` returns them. A restored base has the step "base".
+    whole: whether the folder loads by itself; False for a run that stores only trained tensors.
     """
     for pattern in LICENCES:
         for file in source.folder.glob(pattern):
@@ -136,7 +136,7 @@ def card_text(*, name: str, form: Form, source: Origin, steps: Sequence[dict[str
     recipes = [step["recipe"] for step in steps if step["step"] == "train"]
     methods = [recipe["method"] for recipe in recipes]
     if from_scratch := any(recipe.get("from_scratch") for recipe in recipes):
-        source = replace(source, base_model=None, licence={})  # only its config was taken
+        source = replace(source, base_model=None, licence={})  # only its config was used
     return _template().render(
         front=_front(form, source, methods, steps, whole=whole),
         name=name,
@@ -163,11 +163,11 @@ def _template() -> Any:
 def _front(form: Form, source: Origin, methods: Sequence[str], steps: Sequence[dict[str, Any]], *, whole: bool) -> str:
     from huggingface_hub import ModelCardData
 
-    taken_back = any(step["step"] == "base" for step in steps)
+    is_restored_base = any(step["step"] == "base" for step in steps)
     upscaled = {"width": "width-upscaled", "depth": "depth-upscaled"}.get(form)
     tags = ["scale", *([upscaled] if upscaled else []), *methods]
     data = ModelCardData(
-        base_model=None if taken_back else source.base_model,  # it is that model, and not made from it
+        base_model=None if is_restored_base else source.base_model,  # a restored base is that model itself
         library_name="transformers" if whole else None,
         pipeline_tag="text-generation",
         tags=tags,
@@ -182,7 +182,7 @@ def _licence(source: Origin) -> dict[str, Any]:
 
 
 def _front_matter(file: Path) -> dict[str, Any]:
-    """The front matter of a card, empty if there is no card or none that can be read: others wrote it."""
+    """The front matter of a card; empty without a card or if it cannot be read, as others may have written it."""
     from huggingface_hub.repocard import metadata_load
     from yaml import YAMLError
 

@@ -1,8 +1,8 @@
-"""The files beside the weights: config and model code of a widened model, the tokenizer, how to generate.
+"""The files beside the weights: config and model code of a widened model, tokenizer, generation config.
 
-The tokenizer of a widened model is of the very class that the library takes for its base. `AutoTokenizer` picks a class
-by the config's model_type before it looks at tokenizer_config.json, and a widened model has another model_type than its
-base. Two classes may split the same text otherwise, so tokenizer_config.json names the base's.
+The tokenizer of a widened model has the class that the library uses for its base. `AutoTokenizer` chooses a class by
+the config's model_type, and only then by tokenizer_config.json. A widened model has its own model_type, and another
+class may tokenise differently, so the base's class is written to tokenizer_config.json.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ COMPANIONS = (
     "chat_template*",
     "generation_config.json",
 )
-"""The files beside the weights that an upscaled checkpoint takes over: the tokenizer's, and how to generate."""
+"""The files beside the weights that an upscaled checkpoint copies: the tokenizer's and the generation config."""
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy the tokenizer's files and the generation config of the folder `source`."""
+    """Copy the tokenizer's files and the generation config from the folder `source`."""
     for pattern in COMPANIONS:
         for file in source.glob(pattern):
             if file.is_file():
@@ -43,37 +43,35 @@ def copy_companions(source: Path, folder: Path) -> None:
 
 
 def save_with_code(config: ScaleConfig, folder: Path) -> None:
-    """Write config.json and beside it the model's code: the folder loads where this package is not installed."""
+    """Write config.json and the model's code, so the folder loads without this package."""
     config.architectures = [ScaleForCausalLM.__name__]
     module = ScaleForCausalLM.__module__.rpartition(".")[2]
     config.auto_map = {"AutoModelForCausalLM": f"{module}.{ScaleForCausalLM.__name__}"}
-    custom_object_save(ScaleForCausalLM, folder)  # the files; of a class it would enter its metaclass in auto_map
-    config.save_pretrained(folder)  # enters its own class
+    custom_object_save(ScaleForCausalLM, folder)  # copies files only: with `config` it would enter the metaclass
+    config.save_pretrained(folder)  # adds the config's own class to auto_map
 
 
 def keep_tokenizer_class(folder: Path, base_config: PreTrainedConfig) -> str | None:
-    """Name the base's tokenizer class in the tokenizer_config.json of a widened model's folder.
+    """Write the base's tokenizer class to the tokenizer_config.json of a widened model's folder.
 
-    folder: holds the base's tokenizer files. base_config: the base's config, by whose model_type the library picks.
-    Returns the text of tokenizer_config.json as it was, or None if it stays, because the library takes the same class
-    for both, or there is no tokenizer that it loads.
+    folder: contains the base's tokenizer files. base_config: the base's config, whose model_type determines the class.
+    Returns the previous text of tokenizer_config.json. Returns None and changes nothing if the library uses the same
+    class for base and widened model, or if no tokenizer loads.
     """
     file = folder / TOKENIZER_CONFIG
-    of_base = _class_name(folder, base_config)
-    if of_base is None or not file.is_file() or of_base == _class_name(folder, ScaleConfig()):
+    base_class = _class_name(folder, base_config)
+    if base_class is None or not file.is_file() or base_class == _class_name(folder, ScaleConfig()):
         return None
     before = file.read_text(encoding="utf-8")
-    stated = json.loads(before) | {"tokenizer_class": of_base}
-    write_text(file, json.dumps(stated, indent=2, ensure_ascii=False) + "\n")
+    changed = json.loads(before) | {"tokenizer_class": base_class}
+    write_text(file, json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
     return before
 
 
 def load_tokenizer(source: str | Path, config: PreTrainedConfig) -> Any:
-    """The tokenizer of the folder or hub id `source`; of a widened model, that which the library loads for its base.
+    """The tokenizer of a folder or hub id, for a widened model the one that the library loads for its base.
 
-    config: the model's.
-
-    Runs no code of the folder. Raises OSError or ValueError if there is none that loads.
+    config: the model's. No code of the folder is run. Raises OSError or ValueError if no tokenizer loads.
     """
     if isinstance(config, ScaleConfig):
         config = config.build_base_config()
@@ -83,5 +81,5 @@ def load_tokenizer(source: str | Path, config: PreTrainedConfig) -> Any:
 def _class_name(folder: Path, config: PreTrainedConfig) -> str | None:
     try:
         return type(AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)).__name__
-    except Exception:  # none, one that needs another package, or a damaged one, on which the library raises anything
+    except Exception:  # no tokenizer, a missing package, or damaged files, for which the library raises any error
         return None

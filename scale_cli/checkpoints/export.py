@@ -1,4 +1,4 @@
-"""Any checkpoint as an ordinary Hugging Face folder: the tensors of its runs put together with those of their base."""
+"""Export of any checkpoint to an ordinary Hugging Face folder: the tensors of its runs combined with the base's."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, require_room, to_json, write_text
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""The dtypes to which an export casts, by name."""
+"""The dtypes of an export, by name."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A finished export.
+    """The result of an export.
 
-    form: upscaled by width or by depth, or a plain Hugging Face model.
-    dtype: in which it loads, None if its config names none. parameters: a tied head counted once.
-    size_bytes: of all its files. seconds: wall time.
-    weights_sha256: of a base taken back, by weight file: "equal" to what was upscaled, "not recorded", or "written
-        anew" if it was read from a file that held more than the base; None for any other export.
+    form: "width" or "depth" if the model was upscaled by it, else "plain".
+    dtype: the dtype in the config, in which the folder loads; None if the config has none.
+    parameters: a tied head counts once. size_bytes: of all files. seconds: wall time.
+    weights_sha256: for a restored base, the comparison of each weight file with the one that was upscaled: "equal",
+        "not recorded", or "written anew" if its tensors came from a file with other tensors too. None for every other
+        export.
     """
 
     out: Path
@@ -65,15 +66,15 @@ def export(
     name: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> ExportResult:
-    """Write the checkpoint `source` as a whole Hugging Face folder that computes what it computes.
+    """Write the checkpoint `source` as a complete Hugging Face folder with the same function.
 
-    source: a folder of any kind, a run or a checkpoint of an unfinished one, a hub id.
-    dtype: "float32", "bfloat16" or "float16" for all weights; None keeps each as it is stored, and the folder loads in
-        the dtype in which the run was evaluated.
-    name: of the model in its card; None: the name of `out`.
-    progress: called with tensors done and tensors in all.
-    Tensors pass one at a time; only a model that a method merges, as LoRA's, is loaded as a whole.
-    Raises RequestError for a checkpoint that cannot be exported; `out` does not exist then.
+    source: a folder of any kind, a finished or unfinished run, or a hub id.
+    dtype: "float32", "bfloat16" or "float16" for all weights; None keeps the stored dtypes. The folder of a run then
+        loads in the dtype of the trained tensors.
+    name: the model's name in its card; None: the name of `out`.
+    progress: called with the number of written tensors and of all tensors.
+    Tensors are copied one at a time. A model is loaded as a whole only if its method merges it, as LoRA does.
+    Raises RequestError for a checkpoint that cannot be exported; `out` is then not written.
     """
     if dtype is not None and dtype not in DTYPES:
         raise RequestError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
@@ -95,7 +96,7 @@ def export(
         others = _merged(checkpoint) if tensors is None else ()
         write_weights(folder, tensors or {}, dtype=cast, others=others, progress=progress)
         loads_in = dtype or (_name(trained_dtype(checkpoint)) if runs else None)
-        stated = _write_config(folder, root_folder, form, model.config, loads_in)
+        config_dtype = _write_config(folder, root_folder, form, model.config, loads_in)
         copy_companions(root_folder, folder)
         tokenizer_config = None
         if form == "width":
@@ -106,15 +107,15 @@ def export(
         write_text(folder / EXPORT, to_json(record) + "\n")
         write_card(folder, name=name or out.resolve().name, form=form, source=inherited, steps=steps)
         size_bytes = sum(file.stat().st_size for file in folder.iterdir())
-    return ExportResult(out, form, stated, model.num_parameters(), size_bytes, time.perf_counter() - start)
+    return ExportResult(out, form, config_dtype, model.num_parameters(), size_bytes, time.perf_counter() - start)
 
 
 def _places(checkpoint: Checkpoint, root_folder: Path, model: Any) -> dict[str, Place] | None:
-    """The place of each stored tensor of a checkpoint: in the last run that trained it, or else at the root.
+    """The place of each tensor of a checkpoint: in the last run that trained it, else in the root's files.
 
-    model: its skeleton.
-    None if the root's files name tensors otherwise than the library writes them now, so that only the library can load
-    them. Raises RequestError if a weight file is damaged or missing.
+    model: the checkpoint's skeleton.
+    Returns None if the root's files use other tensor names than the library writes now; then the model must be loaded.
+    Raises RequestError if a weight file is damaged or missing.
     """
     root, *runs = checkpoint.chain
     stored: dict[str, StoredTensor] = {}
@@ -133,29 +134,29 @@ def _places(checkpoint: Checkpoint, root_folder: Path, model: Any) -> dict[str, 
     for run in runs:
         trained |= stored_tensors({run.folder / TRAINED_TENSORS: None})
     for tied in _tied_names(model):
-        files_say = {in_files[name] for name in tied}
-        if None in files_say or (at_root & tied and not stored.keys() & files_say):
+        file_names = {in_files[name] for name in tied}
+        if None in file_names or (at_root & tied and not stored.keys() & file_names):
             return None
         for name in trained.keys() & tied:
-            for other in files_say:  # what the root has under another name is as it was before training
+            for other in file_names:  # a tensor of the root under another name has its values before training
                 places.pop(str(other), None)
             places[str(in_files[name])] = Place(name, trained[name])
     return places
 
 
 def _names_in_files(model: Any) -> dict[str, str | None]:
-    """The name under which the library writes each parameter; None if it does not write it as it is."""
+    """The name under which the library writes each parameter; None if it writes the parameter in another form."""
     once = dict(model.named_parameters())
     every = dict(model.named_parameters(remove_duplicate=False))
     names: dict[str, str | None] = {}
-    for parameters in (once, *({name: every[name]} for name in every.keys() - once.keys())):  # never one twice
+    for parameters in (once, *({name: every[name]} for name in every.keys() - once.keys())):  # each tensor only once
         written = {id(tensor): name for name, tensor in revert_weight_conversion(model, parameters).items()}
         names |= {name: written.get(id(parameter)) for name, parameter in parameters.items()}
     return names
 
 
 def _tied_names(model: Any) -> list[set[str]]:
-    """The names of every parameter of a model: several where tensors are tied."""
+    """The names of each parameter of a model; tied tensors have several."""
     names: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)
@@ -163,7 +164,7 @@ def _tied_names(model: Any) -> list[set[str]]:
 
 
 def _merged(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of the loaded model, tied ones once, under the names that the library writes."""
+    """The tensors of the loaded model under the names that the library writes; tied tensors once."""
     model = load_model(checkpoint)
     tied = {name for names in _tied_names(model) for name in names} - {name for name, _ in model.named_parameters()}
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
@@ -171,27 +172,27 @@ def _merged(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 
 
 def _write_config(folder: Path, root_folder: Path, form: Form, config: Any, dtype: str | None) -> str | None:
-    """Write config.json, for a widened model with the code beside it. Returns the dtype that it states."""
+    """Write config.json, and for a widened model its code. dtype: None for the root's. Returns the config's dtype."""
     if form == "width":
-        own = AutoConfig.from_pretrained(root_folder)
-        own.collaborative, own.router = config.collaborative, config.router
-        own.dtype = dtype or own.dtype
-        save_with_code(own, folder)
-        return None if own.dtype is None else _name(own.dtype)
+        exported = AutoConfig.from_pretrained(root_folder)
+        exported.collaborative, exported.router = config.collaborative, config.router
+        exported.dtype = dtype or exported.dtype
+        save_with_code(exported, folder)
+        return None if exported.dtype is None else _name(exported.dtype)
     file = root_folder / "config.json"
     raw = json.loads(file.read_text(encoding="utf-8"))
     if dtype is None:
         shutil.copyfile(file, folder / "config.json")
         return raw.get("dtype") or raw.get("torch_dtype")
-    raw.pop("torch_dtype", None)  # its name before version 5 of the library
+    raw.pop("torch_dtype", None)  # the name of dtype before version 5 of the library
     write_text(folder / "config.json", json.dumps(raw | {"dtype": dtype}, indent=2, ensure_ascii=False) + "\n")
     return dtype
 
 
 def _write_upscale(root_folder: Path, folder: Path, tokenizer_config: str | None) -> None:
-    """Write upscale.json, if the root has one, with the names of the tensors that training added.
+    """Write the root's upscale.json, if it has one, with the names of the tensors that training added.
 
-    tokenizer_config: the text of tokenizer_config.json, if the export has changed it.
+    tokenizer_config: the text of tokenizer_config.json before the export changed it; None if it did not.
     """
     file = root_folder / UPSCALE
     if file.is_file():

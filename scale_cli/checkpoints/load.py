@@ -1,7 +1,7 @@
-"""Checkpoints: what kind a folder is, loading any of them, and writing what a run trained beside a pointer to its base.
+"""Checkpoints: describing and loading every kind, and writing a run's trained tensors with a pointer to its base.
 
 A checkpoint is a Hugging Face folder (plain, or upscaled by `scale upscale`), a hub id, or the folder of a run that
-trained only a part: `trained.safetensors` with those tensors and `trained.json` with the method and the base.
+stores only trained tensors: `trained.safetensors` contains them, `trained.json` the method and the base.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ TRAINED_POINTER = POINTER
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint is, known before anything heavy is loaded.
+    """The description of a checkpoint. No weights are loaded.
 
-    source: the folder, or the hub id.
-    folder: the folder, or the local snapshot of the hub id, which `describe` has read.
-    kind: of the model that loading returns.
+    source: the folder or the hub id.
+    folder: the folder, or the local snapshot of the hub id.
+    kind: the kind of the model that loading returns.
     new_layers: indices of the blocks that block expansion added; empty unless kind is "depth".
-    method: the method that trained it, None for a checkpoint that no run of ours wrote.
-    options: the method's options, as the run's pointer holds them.
-    base: the checkpoint that a run trained from; None unless the folder holds a trained part and a pointer.
-    from_scratch: the base's weights are not needed, all are stored.
+    method: name of the method of a run with a pointer, else None.
+    options: the method's options in the pointer, else None.
+    base: the checkpoint that the run was trained from; None for a Hugging Face folder or hub id.
+    from_scratch: the run started from random weights, so all weights are stored and the base's are not needed.
     revision: the commit of a hub id, None for a folder.
     """
 
@@ -55,38 +55,39 @@ class Checkpoint:
 
     @property
     def chain(self) -> list[Checkpoint]:
-        """The checkpoints that this one stands on and itself, first a Hugging Face folder or hub id, then the runs."""
+        """The Hugging Face folder or hub id at the beginning, the runs that follow, and last this checkpoint."""
         return [self] if self.base is None else [*self.base.chain, self]
 
     @property
     def root(self) -> str:
-        """The Hugging Face folder or hub id at the beginning of the chain: it has config and tokenizer."""
+        """The Hugging Face folder or hub id at the beginning of the chain; it has the config and the tokenizer."""
         return self.chain[0].source
 
     @property
     def trained_by(self) -> tuple[Method, Any]:
-        """The method of a run, and its options. Raises RequestError for a method that is not installed."""
+        """The method of a run and its options. Raises RequestError if the method is not installed."""
         assert self.method is not None
         assert self.options is not None
         try:
             method = find_method(self.method)
         except RequestError as error:
-            raise RequestError(f"{self.source}: {error}; install the package that brings it") from error
+            raise RequestError(f"{self.source}: {error}; install the package that provides it") from error
         return method, load_recipe(method.options, None, own_values(method, dict(self.options)))
 
 
 def describe(source: str, *, from_scratch: bool = False, revision: str | None = None) -> Checkpoint:
-    """What the checkpoint at `source` is. Reads only JSON; of a hub id card and licence are fetched as well.
+    """The description of the checkpoint at `source`, a folder or a hub id.
 
-    from_scratch: only a config is needed, no weights. revision: branch, tag or commit of a hub id.
-    Raises RequestError for a folder that is missing or holds no checkpoint.
+    Only JSON files are read. For a hub id the model card and licence files are fetched as well.
+    from_scratch: only the config is needed, no weights. revision: branch, tag or commit of a hub id.
+    Raises RequestError if there is no checkpoint at `source`.
     """
     source = os.path.expanduser(source)
     folder = Path(source)
     if not folder.exists():
         snapshot = fetch(source, ["*.json", CARD, *LICENCES], revision=revision)
-        found = describe(str(snapshot), from_scratch=True)
-        return dataclasses.replace(found, source=source, revision=snapshot.name)
+        described = describe(str(snapshot), from_scratch=True)
+        return dataclasses.replace(described, source=source, revision=snapshot.name)
     if revision is not None:
         raise RequestError(f"--revision {revision}: {source} is a folder; a revision belongs to a hub id")
     if (folder / TRAINED_POINTER).is_file():
@@ -105,9 +106,11 @@ def describe(source: str, *, from_scratch: bool = False, revision: str | None = 
             from_scratch=pointer["from_scratch"],
         )
     if not (folder / "config.json").is_file():
-        raise RequestError(f"{source} is no checkpoint: it has neither config.json nor {TRAINED_POINTER}")
+        raise RequestError(f"{source} is not a checkpoint: it has neither config.json nor {TRAINED_POINTER}")
     if not from_scratch and not any(folder.glob("*.safetensors")):
-        raise RequestError(f"{source} has a config and no weights (*.safetensors); --from-scratch starts random ones")
+        raise RequestError(
+            f"{source} has a config but no weights (*.safetensors); --from-scratch trains from random weights"
+        )
     upscale = json.loads(path.read_text(encoding="utf-8")) if (path := folder / "upscale.json").is_file() else {}
     if upscale.get("by") == "depth":
         return Checkpoint(source, folder, "depth", tuple(upscale["new_layers"]))
@@ -115,16 +118,16 @@ def describe(source: str, *, from_scratch: bool = False, revision: str | None = 
 
 
 def lineage(checkpoint: Checkpoint) -> tuple[Origin, list[dict[str, Any]]]:
-    """The origin that a card names, and the steps by which the checkpoint was made, the oldest first."""
+    """The origin for a card, and the steps by which the checkpoint was made, oldest first."""
     root = checkpoint.chain[0]
     steps = [step for part in checkpoint.chain for step in history(part.folder)]
     return origin(root.folder, hub_id=None if root.revision is None else root.source), steps
 
 
 def weights_folder(root: Checkpoint) -> Path:
-    """The local folder of a Hugging Face checkpoint with its weights, which are fetched for a hub id.
+    """The local folder of a Hugging Face checkpoint with its weights. For a hub id they are fetched.
 
-    Raises RequestError for a hub id without safetensors: nothing else is ever loaded.
+    Raises RequestError for a hub id without safetensors.
     """
     if root.revision is None:
         return root.folder
@@ -134,12 +137,14 @@ def weights_folder(root: Checkpoint) -> Path:
     patterns = ["config.json", "*.py", "*.safetensors", INDEX, *COMPANIONS]
     folder = fetch(root.source, patterns, revision=root.revision)
     if not any(folder.glob("*.safetensors")):
-        raise RequestError(f"{root.source} has no weights as safetensors, which alone are loaded; give another")
+        raise RequestError(
+            f"{root.source} has no safetensors, and other weight files are not loaded; give another model"
+        )
     return folder
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's tokenizer. Raises RequestError if it or the config does not load."""
+    """The checkpoint's tokenizer. Raises RequestError if the tokenizer or the config does not load."""
     from scale_cli.checkpoints.companions import COMPANIONS, load_tokenizer
 
     config = config_of(checkpoint)
@@ -154,7 +159,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
 
 
 def config_of(checkpoint: Checkpoint) -> Any:
-    """The config of a checkpoint that is not loaded. Raises RequestError if the library does not know it."""
+    """The config at the root of a checkpoint. Raises RequestError if the library cannot load it."""
     from transformers import AutoConfig
 
     import scale_cli.model  # noqa: F401  (registers the class)
@@ -166,10 +171,10 @@ def config_of(checkpoint: Checkpoint) -> Any:
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: Any = None) -> Any:
-    """The model of any checkpoint on the CPU, in eval mode.
+    """The model of any checkpoint, on the CPU, in eval mode.
 
-    dtype: of its floating-point weights; None: as stored, for a run as its trained tensors are stored.
-    Raises RequestError if it is no causal language model, or damaged.
+    dtype: of the floating-point weights; None: the stored dtype, for a run that of its trained tensors.
+    Raises RequestError if the checkpoint is damaged or not a causal language model.
     """
     if checkpoint.base is None:
         return _load_root(checkpoint, dtype).eval()
@@ -185,7 +190,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: Any = None) -> Any:
 
 
 def random_model(checkpoint: Checkpoint) -> Any:
-    """A float32 model with random weights of the checkpoint's config; seed torch before."""
+    """A float32 model with the checkpoint's config and random weights from torch's global generator."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -196,9 +201,9 @@ def random_model(checkpoint: Checkpoint) -> Any:
 
 
 def skeleton(checkpoint: Checkpoint) -> Any:
-    """The model of any checkpoint without values: parameters and config are those of the loaded model.
+    """The model of any checkpoint on the meta device, with the parameters and the config of the loaded model.
 
-    Raises RequestError for a config from which the library makes no causal language model.
+    Raises RequestError if the library cannot build a causal language model from the config.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -213,13 +218,13 @@ def skeleton(checkpoint: Checkpoint) -> Any:
         raise RequestError(f"{root.source} does not load: {_first_line(error)}") from error
     for run in runs:
         method, options = run.trained_by
-        if method.merged is None:  # else the parameters are those of the checkpoint before
+        if method.merged is None:  # a merged model has the parameters of the previous checkpoint
             model = method.apply(model, options, run.new_layers)
     return model
 
 
 def trained_dtype(checkpoint: Checkpoint) -> Any:
-    """The dtype that loading gives a run: that of its stored tensors."""
+    """The dtype in which a run is loaded: that of its stored tensors."""
     from safetensors import safe_open
 
     with safe_open(checkpoint.folder / TRAINED_TENSORS, framework="pt") as tensors:
@@ -227,7 +232,7 @@ def trained_dtype(checkpoint: Checkpoint) -> Any:
 
 
 def save_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors to `folder`. tensors: as `Method.stored` returns them."""
+    """Write tensors to `folder`. tensors: by name, as `Method.stored` returns them."""
     from safetensors.torch import save_file
 
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -235,7 +240,10 @@ def save_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def load_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Fill tensors with the values that `save_trained` wrote. Raises RuntimeError if names or shapes differ."""
+    """Fill tensors, in place, with the values that `save_trained` wrote.
+
+    Raises RuntimeError if names or shapes differ.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -246,18 +254,18 @@ def load_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             if tensor.shape != stored[name].shape:
-                raise RuntimeError(f"{name}: {tuple(stored[name].shape)} stored, {tuple(tensor.shape)} wanted")
+                raise RuntimeError(f"{name}: stored with shape {tuple(stored[name].shape)}, not {tuple(tensor.shape)}")
             tensor.copy_(stored[name])
 
 
 def save_pointer(base: Checkpoint, folder: Path, method: str, options: Any, *, from_scratch: bool = False) -> None:
-    """Write how to get from the base to the model whose trained tensors lie in `folder`.
+    """Write the pointer from the trained tensors in `folder` to their base, with the method and its options.
 
-    options: the method's own. The commit of a hub id is written too, so the same weights are loaded again.
+    options: the method's own. The pointer contains the commit of a hub id, so the same weights are loaded again.
     """
     is_folder = base.revision is None
     pointer = {
-        # Relative, so that both may be moved together; by real paths, as ".." does not lead back through a link.
+        # Relative, so both can be moved together. Real paths, because ".." after a symbolic link leads elsewhere.
         "base": os.path.relpath(os.path.realpath(base.source), os.path.realpath(folder)) if is_folder else base.source,
         "base_is_folder": is_folder,
         "revision": base.revision,
@@ -288,7 +296,9 @@ def _base_of(source: str, pointer: dict[str, Any]) -> str:
         return str(pointer["base"])
     base = os.path.normpath(os.path.join(os.path.realpath(source), pointer["base"]))
     if not os.path.isdir(base):
-        raise RequestError(f"{source} was trained from {base}, which is gone; put it back, or move both together")
+        raise RequestError(
+            f"{source} was trained from {base}, which does not exist; put it back, or move both together"
+        )
     return base
 
 

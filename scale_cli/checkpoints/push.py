@@ -1,4 +1,4 @@
-"""A checkpoint sent to the Hugging Face Hub."""
+"""Uploading a checkpoint to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from scale_cli.core.errors import RequestError
 
 @dataclass(frozen=True)
 class PushResult:
-    """What was sent, or in a dry run would be.
+    """The result of an upload or of a dry run.
 
-    private: asked for; without it the hub's default for the owner counts.
-    files: their sizes in bytes by their names on the hub.
-    exported: a run was put together into a whole folder first.
-    url: of the commit, None in a dry run.
+    private: whether a new repository is made private; False means the hub's default for its owner.
+    files: size in bytes by name on the hub.
+    exported: whether a run was exported to a complete folder first.
+    url: address of the commit, None in a dry run.
     """
 
     repo_id: str
@@ -41,13 +41,13 @@ def push(
     message: str | None = None,
     dry_run: bool = False,
 ) -> PushResult:
-    """Send a checkpoint to the hub; a run is exported first, so what arrives loads anywhere.
+    """Upload a checkpoint to the hub. A run is exported first, so the uploaded folder loads anywhere.
 
     source: a folder of any kind.
-    repo_id: `owner/name`; the repository is created if it is not there, and only then counts `private`.
-    revision: a branch, created if it is not there; None: the main one.
-    dry_run: only say what would be sent; no network is used, unless a run's base is a hub id that is not in the cache.
-    Raises RequestError for a name that none can have, a source that is no folder, and whatever the hub refuses.
+    repo_id: `owner/name`; created if it does not exist. `private` applies only to a new repository.
+    revision: a branch, created if it does not exist; None: the main branch.
+    dry_run: upload nothing. No network is used, unless a run's base is a hub id that is not in the cache.
+    Raises RequestError for an invalid name, a source that is not a folder, and every refusal of the hub.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, and not marked so
@@ -57,22 +57,22 @@ def push(
     )
 
     if repo_id.count("/") != 1:
-        raise RequestError(f"{repo_id}: no name for a repository; give owner/name")
+        raise RequestError(f"{repo_id}: not a repository name; give owner/name")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise RequestError(f"{repo_id}: no name for a repository: {_first_line(error)}") from error
+        raise RequestError(f"{repo_id}: not a repository name: {_first_line(error)}") from error
     if not Path(source).is_dir():
         raise RequestError(f"{source}: no such folder; push sends the folder of a model or of a run")
-    describe(source)  # refuses what is no checkpoint
+    describe(source)  # raises RequestError unless it is a checkpoint
     exported = any((Path(source) / name).is_file() for name in (POINTER, RECORD))
     message = message or f"Upload {repo_id.rpartition('/')[2]} by scale"
     with _whole_folder(Path(source), repo_id) if exported else _as_it_is(Path(source)) as folder:
-        found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        sent = filter_repo_objects(found, ignore_patterns=DEFAULT_IGNORE_PATTERNS)
-        files = {name: found[name].stat().st_size for name in sent}
+        paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        sent = filter_repo_objects(paths, ignore_patterns=DEFAULT_IGNORE_PATTERNS)
+        files = {name: paths[name].stat().st_size for name in sent}
         if CARD not in files:
-            raise RequestError(f"{source} holds no {CARD}; make it by: scale export {source} FOLDER, and push that")
+            raise RequestError(f"{source} has no {CARD}; run scale export {source} FOLDER, and push FOLDER")
         url = None if dry_run else _send(folder, repo_id, private=private, revision=revision, message=message)
     return PushResult(repo_id, private, revision or "main", message, files, exported, url)
 
@@ -93,7 +93,7 @@ def _as_it_is(source: Path) -> Iterator[Path]:
 
 
 def _send(folder: Path, repo_id: str, *, private: bool, revision: str | None, message: str) -> str:
-    """Create repository and branch where they are not there, and commit the folder. Returns the commit's address."""
+    """Create repository and branch if they do not exist, and commit the folder. Returns the commit's address."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]  # of the client it uses
@@ -105,17 +105,17 @@ def _send(folder: Path, repo_id: str, *, private: bool, revision: str | None, me
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
     except OfflineModeIsEnabled as error:
-        raise RequestError(f"{repo_id}: HF_HUB_OFFLINE is set and nothing can be sent; unset it") from error
+        raise RequestError(f"{repo_id}: HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status == 401:
             raise RequestError(
-                f"{repo_id}: not logged in, or with a token that the hub does not know; set HF_TOKEN, or: hf auth login"
+                f"{repo_id}: not logged in, or the token is invalid; set HF_TOKEN, or run: hf auth login"
             ) from error
         reason = error.server_message or _first_line(error)
         raise RequestError(f"{repo_id}: the hub refuses it ({status}): {reason}") from error
     except ValueError as error:
-        if not isinstance(error.__cause__, HfHubHTTPError):  # it says so of a card's front matter alone
+        if not isinstance(error.__cause__, HfHubHTTPError):  # the hub's refusal of a card's front matter has this cause
             raise
         raise RequestError(f"{repo_id}: the hub refuses it: {' '.join(str(error).split())}") from error
     except ClientError as error:

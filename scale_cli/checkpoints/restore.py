@@ -1,4 +1,4 @@
-"""The base taken back out of what was made from it, bit for bit."""
+"""Restoring the base from an upscaled or trained checkpoint, bit for bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scale_cli.checkpoints.card import EXPORT, UPSCALE, history, write_card
 from scale_cli.checkpoints.companions import TOKENIZER_CONFIG, copy_companions
 from scale_cli.checkpoints.export import ExportResult
 from scale_cli.checkpoints.load import describe, lineage, skeleton, weights_folder
-from scale_cli.checkpoints.storage import PIECE_BYTES, stored_tensors, weight_files
+from scale_cli.checkpoints.storage import CHUNK_BYTES, stored_tensors, weight_files
 from scale_cli.checkpoints.weights import Place, Progress, write_weights
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, require_room, write_text
@@ -24,15 +24,15 @@ from scale_cli.methods import METHODS
 from scale_cli.model.families import family_of
 
 PREFIX = "base-"
-"""The beginning of the names that upscaling gives to the base's weight files."""
+"""The prefix that upscaling gives to the names of the base's weight files."""
 
 
 @dataclass(frozen=True)
 class _Base:
-    """How the base lies in the checkpoint at the root.
+    """The base inside the root checkpoint.
 
-    config: the text of its config.json. tokenizer_config: that of tokenizer_config.json, None if the root's is equal.
-    name: returns the name in the base of a tensor of the root, None for an added tensor.
+    config: the text of its config.json. tokenizer_config: the text of its tokenizer_config.json, None if the root's is
+    the same. name: (name of a tensor of the root) -> its name in the base, None for an added tensor.
     """
 
     config: str
@@ -43,11 +43,11 @@ class _Base:
 def export_base(source: str, out: Path, *, progress: Progress = lambda done, total: None) -> ExportResult:
     """Write the base of the checkpoint `source` as it was before upscaling and training.
 
-    source: an upscaled folder, also one that the library saved again or `export` wrote, or a run; for a run that
-        trained a part of a plain model the base is that model.
-    Tensors are bitwise the base's. A weight file that upscaling copied is written as it was, header and all, and
-    checked against the sha256 in upscale.json.
-    Raises RequestError if no base is in it, or not the one it was made from; `out` does not exist then.
+    source: an upscaled folder, also one written by `export` or by the library's `save_pretrained`, or a run. The base
+        of a run on a plain model is that model.
+    Tensors are bitwise the base's. A weight file that upscaling copied is restored with its header and checked against
+    the sha256 in upscale.json.
+    Raises RequestError if `source` contains no base, or a changed one; `out` is then not written.
     """
     start = time.perf_counter()
     root = describe(source).chain[0]
@@ -76,7 +76,7 @@ def export_base(source: str, out: Path, *, progress: Progress = lambda done, tot
 
 
 def _find_base(source: str) -> _Base:
-    """How the base lies in a checkpoint. Raises RequestError if there is none in it."""
+    """The base inside a checkpoint. Raises RequestError if there is none."""
     checkpoint = describe(source)
     root, *runs = checkpoint.chain
     methods = {str(run.method) for run in runs}
@@ -84,14 +84,14 @@ def _find_base(source: str) -> _Base:
         methods |= {step["recipe"]["method"] for step in history(root.folder) if step["step"] == "train"}
     if whole := [name for name in methods if name in METHODS and METHODS[name].trains_all]:
         raise RequestError(
-            f"--base: {source} was trained by {whole[0]}, which changes every tensor, and nothing of its base is left "
-            "in it; take the checkpoint it was trained from"
+            f"--base: {source} was trained by {whole[0]}, which changes every tensor, so it does not contain its base; "
+            "give the checkpoint that it was trained from"
         )
     config_text = (root.folder / "config.json").read_bytes().decode()
     if root.kind == "plain":
         if not runs:
             raise RequestError(
-                f"--base: {source} is neither upscaled nor a run, so no other model is in it; export it without --base"
+                f"--base: {source} is neither upscaled nor a run, so it contains no base; export it without --base"
             )
         return _Base(config_text, None, lambda name: name)
     config = json.loads(config_text)
@@ -108,15 +108,15 @@ def _find_base(source: str) -> _Base:
 
 
 def _upscale_record(folder: Path) -> dict[str, Any]:
-    """The contents of upscale.json; empty if the library has saved a widened model again, without it."""
+    """The contents of upscale.json; empty without one, as when the library has saved a widened model."""
     file = folder / UPSCALE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def renumbered(name: str, prefix: str, new_layers: tuple[int, ...]) -> str | None:
-    """The name that a tensor of a deepened model has in its base, None for those of a new layer.
+    """The name of a deepened model's tensor in its base, None for a tensor of a new layer.
 
-    prefix: the beginning of the names of all layers' tensors; the layer's index and a dot follow.
+    prefix: the beginning of the names of layers' tensors, before the layer's index and a dot.
     """
     if not name.startswith(prefix):
         return name
@@ -127,9 +127,9 @@ def renumbered(name: str, prefix: str, new_layers: tuple[int, ...]) -> str | Non
 
 
 def _verdicts(source: str, root_folder: Path, folder: Path, copied: dict[str, Path]) -> dict[str, str]:
-    """Each weight file of the base in `folder` compared with upscale.json; `copied` are those written whole.
+    """The comparison of each weight file in `folder` with upscale.json. copied: files that were copied as a whole.
 
-    Raises RequestError if such a file is not the one that was upscaled, or if an export has cast the base.
+    Raises RequestError if a copied file differs from the one that was upscaled, or if an export has cast the base.
     """
     record = _upscale_record(root_folder)
     recorded = record["base"]["weights_sha256"] if record else {}
@@ -143,29 +143,29 @@ def _verdicts(source: str, root_folder: Path, folder: Path, copied: dict[str, Pa
         elif expected is None:
             verdicts[file.name] = "not recorded"
         else:
-            _drop_padding(file)  # as files were before safetensors aligned their data
+            _drop_padding(file)  # older versions of safetensors did not align the data
             if expected != sha256_file(file):
                 raise RequestError(
-                    f"--base: {copied[file.name]} does not hold the base that was upscaled: the sha256 of {file.name} "
-                    f"would be {sha256_file(file)} and was {expected}; take the base from another copy of {source}"
+                    f"--base: {copied[file.name]} does not contain the base that was upscaled: the sha256 of "
+                    f"{file.name} is {sha256_file(file)}, not {expected}; use another copy of {source}"
                 )
             verdicts[file.name] = "equal"
     exported = root_folder / EXPORT
     cast = json.loads(exported.read_text(encoding="utf-8"))["dtype"] if exported.is_file() else None
     if cast is not None and set(verdicts.values()) != {"equal"}:
         raise RequestError(
-            f"--base: {source} was exported with --dtype {cast}, which has cast its base as well; take the base from "
-            "the checkpoint that was exported"
+            f"--base: {source} was exported with --dtype {cast}, which has cast its base as well; give the checkpoint "
+            "that was exported"
         )
     return verdicts
 
 
 def _drop_padding(file: Path) -> None:
-    """Write a safetensors file again without the spaces that fill its header up to a multiple of eight bytes."""
+    """Rewrite a safetensors file without the spaces that pad its header to a multiple of eight bytes."""
     shorter = file.with_suffix(".shorter")
     with file.open("rb") as read, shorter.open("wb") as write:
         (length,) = struct.unpack("<Q", read.read(8))
         header = read.read(length).rstrip(b" ")
         write.write(struct.pack("<Q", len(header)) + header)
-        shutil.copyfileobj(read, write, PIECE_BYTES)
+        shutil.copyfileobj(read, write, CHUNK_BYTES)
     shorter.replace(file)

@@ -1,8 +1,7 @@
-"""Safetensors files as files: reading what they hold, copying them under other names, writing tensors in shards.
+"""Safetensors files: reading tensors, copying files with renamed tensors, writing tensors in shards.
 
-Copies move bytes and never tensors, so what a base holds arrives as it was, whatever its dtype. All is read and written
-piece by piece, nothing mapped: memory holds one piece, and a fault of a disk is an OSError and not the end of the
-process.
+A copy transfers bytes, so the tensors of a base stay unchanged in any dtype. Files are read and written in chunks and
+never memory-mapped: memory holds one chunk, and a disk fault raises OSError instead of ending the process.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from scale_cli.core.files import to_json, write_text
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 1 << 28
-"""A shard of new tensors is written as soon as it holds this much."""
-PIECE_BYTES = 1 << 21
-"""What a copy holds at a time; it stays in the processor's cache, where it is hashed and written."""
+"""A shard of new tensors is written as soon as it reaches this size."""
+CHUNK_BYTES = 1 << 21
+"""Chunk size of copies. A chunk stays in the processor's cache while it is hashed and written."""
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -45,12 +44,12 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""The dtypes by safetensors' spelling."""
+"""The dtypes by their names in safetensors files."""
 
 
 @contextlib.contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """What the system has to say while `file` of a base is read, as a RequestError."""
+    """Raise a RequestError that names `file` for an OSError inside the context."""
     try:
         yield
     except OSError as error:
@@ -59,9 +58,9 @@ def reading(file: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, read when it is asked for: `tensor[a:b]` are its rows a to b, `tensor.read()` is all of it.
+    """A tensor in a file, read on request: `tensor[a:b]` reads its rows a to b - 1, `tensor.read()` all of it.
 
-    dtype: in safetensors' spelling ("BF16"). start: the byte of the file at which it begins.
+    dtype: its name in safetensors files ("BF16"). start: the byte of the file at which the tensor begins.
     """
 
     file: Path
@@ -74,11 +73,11 @@ class StoredTensor:
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def read(self) -> Tensor:
-        """The tensor, on the CPU. Raises RequestError where its file cannot be read."""
+        """The tensor, on the CPU. Raises RequestError if its file cannot be read."""
         return self._read(self.start, self.shape)
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """Consecutive rows of it, on the CPU; nothing else is read. Raises RequestError as `read`."""
+        """Consecutive rows, on the CPU; only these are read. Raises as `read` does."""
         start, stop, step = rows.indices(self.shape[0])
         assert step == 1
         row_bytes = self.nbytes // max(self.shape[0], 1)
@@ -89,15 +88,15 @@ class StoredTensor:
         with reading(self.file), self.file.open("rb") as file:
             file.seek(start)
             if file.readinto(_bytes_of(tensor)) < tensor.nbytes:
-                raise RequestError(f"{self.file} ends too early: it was changed meanwhile; fetch it again")
+                raise RequestError(f"{self.file} ends too early: it has changed since it was opened; fetch it again")
         return tensor
 
 
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:
-    """The safetensors files of a Hugging Face folder, and of each the tensors that the index finds in it.
+    """The safetensors files of a Hugging Face folder, each with its tensors' names in the index.
 
-    The one file goes before the index, as in the library, and has no entry in any; empty without both.
-    Raises RequestError where the index cannot be read or names files that are not there.
+    model.safetensors has priority over an index, as in the library; its value is None. Without both the result is
+    empty. Raises RequestError if the index cannot be read or names missing files.
     """
     if (folder / WEIGHTS).is_file():
         return {folder / WEIGHTS: None}
@@ -111,7 +110,7 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
         for name, file in json.loads(text)["weight_map"].items():
             listed.setdefault(str(file), set()).add(name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RequestError(f"{index} is no index of safetensors files: {error!r}; fetch it again") from error
+        raise RequestError(f"{index} is not an index of safetensors files: {error!r}; fetch it again") from error
     absent = [file for file in listed if not (folder / file).is_file()]
     if absent:
         raise RequestError(f"{folder} lacks {', '.join(absent)}, which {INDEX} names; fetch the missing files")
@@ -119,23 +118,22 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def stored_tensors(files: dict[Path, set[str] | None]) -> dict[str, StoredTensor]:
-    """What safetensors files hold, by name; reads headers only.
+    """The tensors of safetensors files, by name. Only headers are read.
 
-    Raises RequestError for a damaged file, a tensor that two files hold, and files that are not as the index says.
+    files: as `weight_files` returns them.
+    Raises RequestError for a damaged file, for a tensor in two files, and if files and index differ.
     """
     tensors: dict[str, StoredTensor] = {}
     for file, listed in files.items():
-        found = _stored_in(file)
-        if twice := sorted(tensors.keys() & found):
+        in_file = _stored_in(file)
+        if twice := sorted(tensors.keys() & in_file):
             first = tensors[twice[0]].file
             raise RequestError(f"{first} and {file.name} both hold {twice[0]}; fetch the checkpoint again")
-        if listed is not None and (wrong := sorted(listed ^ found.keys())):
+        if listed is not None and (wrong := sorted(listed ^ in_file.keys())):
             name = wrong[0]
-            held = (
-                f"holds {name} and {INDEX} does not say so" if name in found else f"lacks {name}, which {INDEX} names"
-            )
-            raise RequestError(f"{file} {held}; fetch both again")
-        tensors |= found
+            fault = f"holds {name}, which {INDEX} lacks" if name in in_file else f"lacks {name}, which {INDEX} names"
+            raise RequestError(f"{file} {fault}; fetch both again")
+        tensors |= in_file
     return tensors
 
 
@@ -145,7 +143,7 @@ def _stored_in(file: Path) -> dict[str, StoredTensor]:
             with safe_open(file, framework="pt"):  # checks the header against itself and the file's size
                 pass
         except SafetensorError as error:
-            raise RequestError(f"{file} is damaged or no safetensors file ({error}); fetch it again") from error
+            raise RequestError(f"{file} is damaged or not a safetensors file ({error}); fetch it again") from error
         header, data_start = _read_header(file)
     return {
         name: StoredTensor(file, entry["dtype"], tuple(entry["shape"]), data_start + entry["data_offsets"][0])
@@ -156,14 +154,17 @@ def _stored_in(file: Path) -> dict[str, StoredTensor]:
 
 @dataclass(frozen=True)
 class Copied:
-    """What a copy of files made: the new file of every tensor by its new name, and the sha256 of each file copied."""
+    """The result of a copy.
+
+    weight_map: the name of every tensor's new file, by the tensor's new name. sha256: of each source file, by name.
+    """
 
     weight_map: dict[str, str]
     sha256: dict[str, str]
 
 
 def copy_files(files: Iterable[Path], folder: Path, rename: Callable[[str], str]) -> Copied:
-    """Copy safetensors files as `base-<name>` into `folder`, their tensors under new names."""
+    """Copy safetensors files as `base-<name>` into `folder`. rename: (tensor's name) -> its new name."""
     copied = Copied({}, {})
     for file in files:
         target = folder / f"base-{file.name}"
@@ -173,9 +174,9 @@ def copy_files(files: Iterable[Path], folder: Path, rename: Callable[[str], str]
 
 
 def copy_renamed(source: Path, target: Path, rename: Callable[[str], str]) -> tuple[list[str], str]:
-    """Copy a safetensors file with every tensor under a new name and its bytes unchanged.
+    """Copy a safetensors file; tensors get new names, their bytes stay unchanged.
 
-    Returns the new names and the sha256 of `source`, hashed on the way: one pass is cheaper than two.
+    Returns the new names and the sha256 of `source`, which is computed in the same pass.
     """
     with reading(source):
         header, data_start = _read_header(source)
@@ -184,17 +185,17 @@ def copy_renamed(source: Path, target: Path, rename: Callable[[str], str]) -> tu
     with target.open("wb") as write, ThreadPoolExecutor(1) as other_thread:
         _write_header(write, renamed)
         done = 0
-        for piece in _pieces(source):
-            hashed = other_thread.submit(digest.update, piece)
-            write.write(piece[max(0, data_start - done) :])  # what comes before the data is the old header
-            done += len(piece)
+        for chunk in _chunks(source):
+            hashed = other_thread.submit(digest.update, chunk)
+            write.write(chunk[max(0, data_start - done) :])  # without the old header, which precedes the data
+            done += len(chunk)
             hashed.result()
     return [name for name in renamed if name != "__metadata__"], digest.hexdigest()
 
 
-def _pieces(file: Path) -> Iterator[memoryview]:
-    """The bytes of a file, each piece valid until the next is asked for."""
-    buffer = memoryview(bytearray(PIECE_BYTES))
+def _chunks(file: Path) -> Iterator[memoryview]:
+    """The bytes of a file in chunks. A chunk is valid until the next one is requested."""
+    buffer = memoryview(bytearray(CHUNK_BYTES))
     with reading(file), file.open("rb", buffering=0) as read:
         while length := read.readinto(buffer):
             yield buffer[:length]
@@ -209,7 +210,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
 
 def _write_header(write: BinaryIO, header: dict[str, Any]) -> None:
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
+    text += b" " * (-len(text) % 8)  # the format requires data aligned to 8 bytes
     write.write(struct.pack("<Q", len(text)) + text)
 
 
@@ -219,9 +220,9 @@ def _bytes_of(tensor: Tensor) -> Any:
 
 
 class ShardWriter:
-    """Writes tensors one after another into files `<stem>-00001.safetensors`, ...; holds one shard at most.
+    """Writes tensors one after another into files `<stem>-00001.safetensors`, ...; memory holds at most one shard.
 
-    weight_map: the file of every tensor taken so far, for the index. parameters: the numbers in them.
+    weight_map: the file name of every added tensor, for the index. parameters: number of elements of these tensors.
     """
 
     def __init__(self, folder: Path, stem: str) -> None:
@@ -234,7 +235,7 @@ class ShardWriter:
         self._shards = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take a tensor to write. `flush` after the last one."""
+        """Add a tensor. Call `flush` after the last one."""
         assert name not in self.weight_map
         self._shard[name] = tensor.contiguous()
         self.weight_map[name] = self._file_name()
@@ -244,12 +245,12 @@ class ShardWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write the tensors that are in memory."""
         if not self._shard:
             return
         names = {dtype: name for name, dtype in DTYPES.items()}
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        tensors = sorted(self._shard.items(), key=lambda item: -item[1].itemsize)  # so each is aligned to its own size
+        tensors = sorted(self._shard.items(), key=lambda item: -item[1].itemsize)  # aligns each tensor to its itemsize
         end = 0
         for name, tensor in tensors:
             start, end = end, end + tensor.nbytes
@@ -266,7 +267,7 @@ class ShardWriter:
 
 
 def write_index(folder: Path, weight_map: dict[str, str]) -> None:
-    """Write the index by which the library finds the tensors of several files."""
+    """Write the index of a folder with several weight files. weight_map: the file name of every tensor, by its name."""
     files = [folder / name for name in set(weight_map.values())]
     total_bytes = sum(file.stat().st_size - _read_header(file)[1] for file in files)
     write_text(folder / INDEX, to_json({"metadata": {"total_size": total_bytes}, "weight_map": weight_map}) + "\n")

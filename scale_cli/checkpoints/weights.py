@@ -1,4 +1,4 @@
-"""The weight files of a folder made from those of others: whole files copied, the rest tensor by tensor."""
+"""Writing a folder's weight files from stored tensors: whole files are copied, other tensors one by one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor of the new folder comes from: its name in a file, and what is stored there."""
+    """The source of a tensor of the new folder: its name in a file, and the stored tensor."""
 
     name: str
     stored: StoredTensor
@@ -40,14 +40,14 @@ def write_weights(
     others: Iterable[tuple[str, Tensor]] = (),
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Path]:
-    """Write the tensors into `folder`, with an index where they fill several files.
+    """Write the tensors into `folder`, with an index if there are several files.
 
-    tensors: where each comes from, by its new name. A file of which all tensors are wanted is copied as it is, under
-        `file_name` of its name, with other names in its header where the tensors get others.
-    dtype: what floating-point values are cast to; None leaves them.
+    tensors: the place of each tensor, by its new name. A file is copied as a whole if all its tensors are in `tensors`
+        and none is cast; its new name is `file_name(name)`, and its header has the tensors' new names.
+    dtype: floating-point tensors are cast to it; None: no cast.
     others: more tensors, in memory.
-    progress: called with tensors done and tensors in all, `others` left out.
-    Returns the copied files by their new name: the file each was copied from.
+    progress: called with the number of written tensors and of all tensors, without `others`.
+    Returns the source files of copied files, by the new name.
     """
     by_file: dict[Path, dict[str, str]] = {}
     for new, place in tensors.items():
@@ -56,10 +56,10 @@ def write_weights(
     copied: dict[str, Path] = {}
     done = 0
     for file, names in by_file.items():
-        held = stored_tensors({file: None})
+        in_file = stored_tensors({file: None})
         target = file_name(file.name)
-        unchanged = all(_cast_dtype(stored, dtype) is None for stored in held.values())
-        if names.keys() == held.keys() and unchanged and target not in copied:
+        unchanged = all(_cast_dtype(stored, dtype) is None for stored in in_file.values())
+        if names.keys() == in_file.keys() and unchanged and target not in copied:
             if all(old == new for old, new in names.items()):
                 shutil.copyfile(file, folder / target)
             else:
@@ -74,8 +74,8 @@ def write_weights(
     writer = ShardWriter(folder, stem)
     for new, place in tensors.items():
         if new not in weight_map:
-            tensor, wanted = place.stored.read(), _cast_dtype(place.stored, dtype)
-            writer.add(new, tensor if wanted is None else tensor.to(wanted))
+            tensor, cast_dtype = place.stored.read(), _cast_dtype(place.stored, dtype)
+            writer.add(new, tensor if cast_dtype is None else tensor.to(cast_dtype))
             done += 1
             progress(done, len(tensors))
     for new, tensor in others:
@@ -92,6 +92,6 @@ def write_weights(
 
 
 def _cast_dtype(stored: StoredTensor, dtype: torch.dtype | None) -> torch.dtype | None:
-    """What a stored tensor has to be cast to, None where it stays as it is."""
-    own = DTYPES[stored.dtype]
-    return None if dtype is None or own == dtype or not own.is_floating_point else dtype
+    """The dtype that a stored tensor must be cast to, None for no cast."""
+    stored_dtype = DTYPES[stored.dtype]
+    return None if dtype is None or stored_dtype == dtype or not stored_dtype.is_floating_point else dtype

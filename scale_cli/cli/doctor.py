@@ -101,10 +101,11 @@ def _devices() -> Iterator[Check]:
 
 def _cpu_bfloat16(capabilities: Mapping[str, Any]) -> Check:
     """Whether the processor has bfloat16 instructions. Without them bfloat16 is slower than float32."""
-    own = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)]
-    if not own:
+    instructions = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)]
+    if not instructions:
         return Check("bfloat16", "not on this CPU", "note", "train in float32, which is the default")
-    return Check("bfloat16", f"on this CPU ({own[0]})", "note", "--precision bfloat16 trains large models faster")
+    advice = "--precision bfloat16 trains large models faster"
+    return Check("bfloat16", f"on this CPU ({instructions[0]})", "note", advice)
 
 
 def _machine() -> Iterator[Check]:

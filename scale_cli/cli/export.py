@@ -22,7 +22,8 @@ def export(
 ) -> None:
     """Write a checkpoint as a complete Hugging Face folder that loads anywhere.
 
-    The folder holds the trained and the base's weights, LoRA merged, and tokenizer, model code and model card."""
+    The folder contains all weights, with LoRA merged, and the tokenizer, model code and model card.
+    """
     if base and dtype is not None:
         raise RequestError(
             f"--dtype {dtype}: --base writes the base bit for bit, without a cast; choose one of the two"

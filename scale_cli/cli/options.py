@@ -27,7 +27,7 @@ def recipe_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., N
 def key_options(
     keys: Mapping[str, Key], *, defaults: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The same for these keys. defaults: whether `--help` shows them."""
+    """As `recipe_options`, for these keys. defaults: whether `--help` shows their defaults."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -38,10 +38,11 @@ def key_options(
             given = {name: read[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
             command(**values, given=given)
 
-        own = dict(inspect.signature(command, eval_str=True).parameters)
-        del own["given"]
+        command_parameters = dict(inspect.signature(command, eval_str=True).parameters)
+        del command_parameters["given"]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        parameters = [*own.values(), context, *(_parameter(key, default=defaults) for key in keys.values())]
+        key_parameters = [_parameter(key, default=defaults) for key in keys.values()]
+        parameters = [*command_parameters.values(), context, *key_parameters]
         keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
         with_options.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
         with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
@@ -51,7 +52,7 @@ def key_options(
 
 
 def _parameter(key: Key, *, default: bool) -> inspect.Parameter:
-    """The keyword parameter that Typer turns into the key's option. default: whether it has one."""
+    """The keyword parameter that Typer turns into the key's option. default: whether it has the key's default."""
     field, kind = key
     choices, metavar = choices_of(field), None
     annotation: Any = kind
@@ -62,8 +63,8 @@ def _parameter(key: Key, *, default: bool) -> inspect.Parameter:
         (annotation,) = (argument for argument in get_args(annotation) if argument is not type(None))
     if get_origin(annotation) is tuple:  # one word with commas, which load_recipe splits
         item = get_args(annotation)[0]
-        words = choices or get_args(item) or (item.__name__,)
-        annotation, metavar = str, f"<{'|'.join(words)},...>"
+        allowed = choices or get_args(item) or (item.__name__,)
+        annotation, metavar = str, f"<{'|'.join(allowed)},...>"
         value = None if value is None else ",".join(map(str, value))
     elif choices:
         annotation = Literal[choices]

@@ -21,46 +21,49 @@ if TYPE_CHECKING:
 def plan(
     base: Annotated[str, typer.Argument(help="Model folder or hub id; only its config.json is read.")],
     hidden: Annotated[
-        int | None, typer.Option(help="Width: hidden features to add.  [an eighth of the base's, if nothing is given]")
+        int | None, typer.Option(help="Width: hidden features to add.  [an eighth of the base's, if no size is given]")
     ] = None,
     heads: Annotated[
-        int | None, typer.Option(help="Width: query heads to add, whole groups.  [as many as reach --hidden]")
+        int | None, typer.Option(help="Width: query heads to add, in whole groups.  [fewest that reach --hidden]")
     ] = None,
     ffn: Annotated[
-        int | None, typer.Option(help="Width: feed-forward features to add.  [in the base's proportion]")
+        int | None, typer.Option(help="Width: feed-forward features to add.  [the base's proportion]")
     ] = None,
     layers: Annotated[
-        int | None, typer.Option(help="Depth: layers in all.  [those that train about as much as the width]")
+        int | None, typer.Option(help="Depth: total number of layers.  [matched to the width's trained parameters]")
     ] = None,
     match: Annotated[
         str | None,
         typer.Option(
-            help="depth:LAYERS, find the width that trains as much; width:HIDDEN[,heads=N][,ffn=N], find the depth.",
+            help="depth:LAYERS finds the width with as many trained parameters; width:HIDDEN[,heads=N][,ffn=N] finds "
+            "the depth.",
             metavar="<depth:N|width:N>",
         ),
     ] = None,
     match_params: Annotated[
-        float | None, typer.Option(help="Find width and depth that train this share of the base's parameters: 0.15.")
+        float | None,
+        typer.Option(help="Find width and depth that train this share of the base's parameters, as in 0.15."),
     ] = None,
     init: Annotated[
-        str, typer.Option(help="Width: initial values of W21 and W22, as in upscale; svd limits the sizes.")
+        str, typer.Option(help="Width: initial W21 and W22, as in upscale; svd limits the sizes.")
     ] = "svd,zero",
-    batch_size: Annotated[int, typer.Option(help="Sequences of a training step, for its memory.")] = 8,
-    seq_length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Sequences per training step, for its memory.")] = 8,
+    seq_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 512,
     precision: Annotated[
-        Literal["bfloat16", "float32"], typer.Option(help="Arithmetic of training, weights are float32 in both.")
+        Literal["bfloat16", "float32"],
+        typer.Option(help="Arithmetic of training; trained weights are float32 in both."),
     ] = "bfloat16",
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Train with activations recomputed in the backward pass.")
+        bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass.")
     ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: AsJson = False,
     *,
     given: dict[str, Any],
 ) -> None:
-    """Print what an upscaling would add, train, cost and take in memory, with every method; nothing is written.
+    """Print parameters, cost and memory of an upscaling and of training with every method; nothing is written.
 
-    A method's option for its size, such as --lora-r, is matched to the width if it is not given.
+    The option that sets a method's size, such as --lora-r, is matched to the width unless it is given.
     """
     import scale_cli.planning.plan
 
@@ -117,7 +120,7 @@ def _sizes(plan: Plan) -> Table:
 
 
 def _size(plan: Plan, way: str, choice: Choice) -> str:
-    """The sizes of a choice in words; of a method the option that sets its size."""
+    """The sizes of a choice as text; for a method the option that sets its size."""
     sizes = choice.sizes
     if way in METHODS:
         return ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in sizes.items())
@@ -133,7 +136,7 @@ def _costs(plan: Plan) -> Table:
     from rich.table import Table
 
     table = Table(
-        title="Parameters, and cost in multiply-adds of weights: of a trained token, of a generated one",
+        title="Parameters, and multiply-adds of weights per trained token and per generated token",
         title_justify="left",
     )
     table.add_column("method", no_wrap=True)
@@ -168,7 +171,8 @@ def _memory(plan: Plan) -> Table:
     checkpointing = ", activations recomputed" if plan.gradient_checkpointing else ""
     table = Table(
         title=f"Memory of training, {plan.batch_size} x {plan.seq_length} tokens, {plan.precision}{checkpointing}",
-        caption="weights, gradients and AdamW's moments in float32; activations: the most at one time; peak: of all",
+        caption=f"trained weights, gradients and AdamW's moments in float32, frozen weights in {plan.precision}; "
+        "activations: their peak; peak: of everything together",
         title_justify="left",
         caption_justify="left",
     )

@@ -15,15 +15,15 @@ from scale_cli.training import TrainRecipe
 @recipe_options(TrainRecipe)
 def train(
     checkpoint: Annotated[str, typer.Argument(help="Model folder, run folder or hub id.")],
-    out: Annotated[Path, typer.Argument(help="Run folder to write; eval and train take it again.")],
-    recipe: Annotated[Path | None, typer.Option(help="YAML with the options below; flags win over it.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    out: Annotated[Path, typer.Argument(help="Run folder to write; a checkpoint for eval and train.")],
+    recipe: Annotated[Path | None, typer.Option(help="YAML file with the options below; flags override it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in OUT.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: AsJson = False,
     *,
     given: dict[str, Any],
 ) -> None:
-    """Train a checkpoint: continual pre-training on text, or questions on people."""
+    """Train a checkpoint: continual pre-training on text, or fine-tuning on questions about people."""
     resolved = load_recipe(TrainRecipe, recipe, given)
 
     from scale_cli.training.train import train as run

@@ -23,7 +23,7 @@ def upscale(
     ] = None,
     layers: Annotated[int | None, typer.Option(help="Depth: total number of layers, at most twice the base's.")] = None,
     init: Annotated[
-        str, typer.Option(help="Width: initial W21 and W22, each zero, random or svd. One word is for both.")
+        str, typer.Option(help="Width: initial W21 and W22, each zero, random or svd. A single word sets both.")
     ] = "svd,zero",
     seed: Annotated[int, typer.Option(help="Seed of random values and of the proof's tokens.")] = 0,
     verify: Annotated[
@@ -66,7 +66,7 @@ def upscale(
     if result.max_delta_logit is None:
         table.add_row("max |delta logit|", "not proved (--no-verify)")
     else:
-        table.add_row("max |delta logit|", f"{result.max_delta_logit:.3g} (rounding explains {result.tolerance:.3g})")
+        table.add_row("max |delta logit|", f"{result.max_delta_logit:.3g} (tolerance {result.tolerance:.3g})")
     table.add_row("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items()))
     peaks = [f"{peak / 1e9:.2f} GB" for peak in result.peak_bytes.values()]
     table.add_row("peak memory", ", with the proof ".join(peaks))

@@ -18,7 +18,7 @@ class Beside(Dataset[dict[str, Any]]):
     """Training examples in batches, each with `rows` extra examples under the key "extra".
 
     Batch b of the run, over all processes, has the extra examples b * rows to (b + 1) * rows - 1. So the extra examples
-    too are a function of the seed and the step alone, and a resumed run reads what one run would have read.
+    are a function of the seed and the step alone, and a resumed run reads the same ones as an uninterrupted run.
     """
 
     def __init__(self, examples: Examples, extra: Examples, *, batch_size: int, rows: int) -> None:

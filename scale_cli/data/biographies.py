@@ -1,4 +1,4 @@
-"""Reading a folder that `scale gen-bios` wrote: biographies and questions of a range of people."""
+"""Reading a gen-bios folder: biographies of a range of people, and questions on them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_bios_folder(folder: Path) -> bool:
 
 
 def check_people(folder: Path, people: tuple[int, int] | None) -> tuple[int, int]:
-    """The given range of people, all if it is None. Raises RequestError if the folder lacks some of them."""
+    """The given range of people, or all if it is None. Raises RequestError if the folder lacks some of them."""
     if not is_bios_folder(folder):
         raise RequestError(f"{folder} is not a gen-bios folder; make one with: scale gen-bios {folder}")
     count = int(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["people"])

@@ -50,7 +50,7 @@ def parse_corpora(given: Sequence[str], *, option: str = "--perplexity") -> dict
         if not re.fullmatch(r"[\w.-]+", name) or not equals or not source:
             raise RequestError(f"{option} {value!r}: write NAME=SOURCE, as in english=test.jsonl")
         if name in sources:
-            raise RequestError(f"{option} {value}: {name} is already {sources[name]}; names differ")
+            raise RequestError(f"{option} {value}: {name} is already {sources[name]}; choose another name")
         sources[name] = source
     return sources
 
@@ -65,8 +65,8 @@ def read_corpora(
 ) -> list[Corpus]:
     """The corpora of `NAME=SOURCE` values, read.
 
-    SOURCE: as `find_source` takes it. A data set of the hub is streamed from its split "test", or its only split.
-    limit: the greatest number of documents per corpus; a data set of the hub needs it.
+    SOURCE: as `find_source` takes it. A dataset of the hub is streamed from its split "test", or its only split.
+    limit: the greatest number of documents per corpus; a dataset of the hub needs it.
     option, limit_option: the options' names in messages.
     say: called with a line about the files of a folder that are not read.
     Raises RequestError for a source that does not exist, cannot be read, or holds no text.
@@ -105,6 +105,6 @@ def _texts(option: str, source: str, limit: int | None, limit_option: str, say: 
         return opened.texts()
     if limit is None:
         raise RequestError(
-            f"{option}: no such file, and of a data set of the hub say how many documents: {limit_option} N"
+            f"{option}: no such file; for a dataset of the hub give the number of documents: {limit_option} N"
         )
     return opened.open(option, "test").texts()

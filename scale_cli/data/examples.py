@@ -36,7 +36,7 @@ class Examples(Dataset[dict[str, torch.Tensor]], ABC):
     """
 
     fingerprints: Mapping[str, str]
-    """A sha256, or the commit of a data set of the hub, by the values of `--data`."""
+    """A sha256, or the commit of a dataset of the hub, by the values of `--data`."""
 
     def __init__(self, length: int, count: int) -> None:
         self.length = length
@@ -224,7 +224,10 @@ def load_examples(
 
 
 def check_data(recipe: DataOptions) -> None:
-    """Raise RequestError for sources that do not exist or are of the wrong kind; nothing is read, and no hub asked."""
+    """Raise RequestError for sources that do not exist or are of the wrong kind.
+
+    No text is read, and the hub is not accessed.
+    """
     resolve_data(recipe)
 
 
@@ -242,7 +245,7 @@ def resolve_data(recipe: DataOptions) -> list[Given]:
             raise RequestError(f"{_option(recipe)}: give every source a weight or none, as in a.txt:0.95,b.txt:0.05")
         if len(given) > 1 and any(isinstance(item.source, HubSource) for item in given):
             raise RequestError(
-                f"{_option(recipe)}: the length of a data set of the hub is not known; give every source a weight, as "
+                f"{_option(recipe)}: the length of a dataset of the hub is not known; give every source a weight, as "
                 "in a.txt:0.95,org/name:0.05"
             )
         return given
@@ -250,9 +253,9 @@ def resolve_data(recipe: DataOptions) -> list[Given]:
         raise RequestError(f"{_option(recipe)}: weights are for texts; --objective qa asks every question")
     for item in given:
         if not 0 <= (item.weight or 0) < np.inf:
-            raise RequestError(f"{item.option}: a weight is a number, 0 at least; it is a share of the tokens")
+            raise RequestError(f"{item.option}: a weight is a share of the tokens, a number of at least 0")
     if not any(weights):
-        raise RequestError(f"{_option(recipe)}: all weights are 0; give one source at least a share")
+        raise RequestError(f"{_option(recipe)}: all weights are 0; give at least one source a share")
     return [item for item in given if item.weight]
 
 
@@ -264,7 +267,7 @@ def _option(recipe: DataOptions) -> str:
 def _checked(
     text: str, source: FileSource | HubSource, recipe: DataOptions, people: tuple[int, int] | None
 ) -> FileSource | HubSource:
-    """The source with the people asked for, if it is of the kind that the recipe needs."""
+    """The source with the range of people. Raises RequestError if it is not of the kind that the recipe needs."""
     if isinstance(source, FileSource) and source.is_bios:
         if recipe.objective == "qa" or people is not None:
             check_people(source.place, people)
@@ -283,7 +286,7 @@ def _all_chunks(cache: TokenCache) -> Group:
 
 
 def _each_chunk(cache: TokenCache) -> Group:
-    """One group per chunk, made when training reaches it: a stream is shuffled chunk by chunk."""
+    """One group per chunk, tokenised when training reaches it: a stream is shuffled chunk by chunk."""
 
     def group(number: int) -> list[Chunk] | None:
         chunk = cache.chunk(number)

@@ -18,9 +18,9 @@ class DataOptions:
 
     data: tuple[str, ...] = option(
         (),
-        help="Texts: .txt, .jsonl, .json, .csv, .parquet, .arrow or compressed files, folders or globs (:FIELD after "
-        "it if the field is not text), gen-bios folders, hub data sets ORG/NAME[:CONFIG[:SPLIT[:FIELD]]]. Shares of "
-        "the tokens, as in :0.95, come last, for all sources or none.",
+        help="Texts: .txt, .jsonl, .json, .csv, .parquet, .arrow or compressed files, folders or globs (with :FIELD if "
+        "the field is not text), gen-bios folders, hub datasets ORG/NAME[:CONFIG[:SPLIT[:FIELD]]]. A share of the "
+        "tokens, as in :0.95, is added at the end, for all sources or none.",
     )
     packing: Packing = option(
         "concat",

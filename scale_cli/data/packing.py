@@ -83,7 +83,7 @@ class Windows:
     def locate(self, index: int) -> tuple[int, int, int]:
         """Epoch, group and row of a window. Raises RequestError if the source has less than one window."""
         while not self._whole and (not self._ends or index >= self._ends[-1]):
-            self._look_at_next_group()
+            self._count_next_group()
         epoch, index = divmod(index, self._ends[-1]) if self._whole else (0, index)
         group = bisect_right(self._ends, index)
         return epoch, group, index - (self._ends[group - 1] if group else 0)
@@ -112,7 +112,7 @@ class Windows:
             yield epoch, group, rows
             done += rows
 
-    def _look_at_next_group(self) -> None:
+    def _count_next_group(self) -> None:
         chunks = self.group(len(self._ends))
         if chunks is None:
             self._whole = True
@@ -142,7 +142,7 @@ def interleave(weights: Sequence[float], count: int) -> tuple[np.ndarray, np.nda
     """The source of each of `count` windows, and its number in that source; two arrays (count,).
 
     Window k of a source with the share w is due at (k + 1/2) / w, and windows come in the order in which they are due.
-    So every prefix holds the sources in their shares, as evenly as possible, and a longer run begins like a shorter
+    So every prefix contains the sources in their shares, as evenly as possible, and a longer run begins like a shorter
     one. `datasets.interleave_datasets` does neither: its shares are of documents, whatever their lengths, and its order
     is a generator's state, not a function of the index.
     """

@@ -1,4 +1,4 @@
-"""The sources of `--data` and `--perplexity`: files, folders, globs, gen-bios folders and data sets of the hub.
+"""The sources of `--data` and `--perplexity`: files, folders, globs, gen-bios folders and datasets of the hub.
 
 Importing this does not import `datasets`.
 """
@@ -43,7 +43,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 BATCH_CHARACTERS = 2**20
 """Characters per batch: enough to keep every core busy with tokenising, few enough for its memory."""
 HASHED_BYTES = 2**30
-"""A larger file is identified by its path, size and time of change, as hashing it takes long."""
+"""A file of this size or more is identified by path, size and modification time, because hashing it takes long."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class FileSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set of the hub. An empty config, split or field is the default."""
+    """A dataset of the hub. An empty config, split or field is the default."""
 
     name: str
     config: str
@@ -100,10 +100,10 @@ class HubSource:
     field: str
 
     def open(self, option: str, split: str) -> HubTexts:
-        """Look the data set up.
+        """Look up the dataset on the hub.
 
-        split: the default split. A data set without it must have a single split.
-        Raises RequestError, which begins with `option`, if the data set does not exist or cannot be reached.
+        split: the default split. A dataset without it must have a single split.
+        Raises RequestError, which begins with `option`, if the dataset does not exist or cannot be reached.
         """
         import datasets
 
@@ -124,7 +124,7 @@ class HubSource:
 
 @dataclass(frozen=True)
 class HubTexts:
-    """A split of a data set, streamed, or read from the cache if the hub cannot be reached."""
+    """A split of a dataset, streamed, or read from the cache if the hub cannot be reached."""
 
     option: str
     builder: Any
@@ -151,7 +151,7 @@ class HubTexts:
             return self.builder.as_streaming_dataset(split=self.split)
 
     def _texts(self, stream: Any, number: int) -> Iterator[str]:
-        """The texts after the first `number` rows, which the stream has left behind."""
+        """The texts of the stream, whose first `number` rows have been read."""
         with _hub_errors(self.option):
             for row in stream:
                 number += 1
@@ -160,13 +160,13 @@ class HubTexts:
                 yield checked_text(row[self.field], self.field, f"{self.option}, document {number}")
 
     def identity(self) -> dict[str, Any]:
-        """A key of the texts as JSON: the data set with its owner, config, split, field and commit."""
+        """A key of the texts as JSON: the dataset with its owner, config, split, field and commit."""
         config = self.builder.config.name
         return {"hub": self.name, "config": config, "split": self.split, "field": self.field, "revision": self.revision}
 
     @property
     def revision(self) -> str:
-        """The commit. For a data set in the cache it is the hash under which the cache holds it."""
+        """The commit. For a dataset in the cache it is the hash under which the cache holds it."""
         return str(self.builder.hash)
 
     def fingerprint(self) -> str:
@@ -175,12 +175,12 @@ class HubTexts:
 
 
 def find_source(option: str, source: str) -> FileSource | HubSource:
-    """The source that is meant by one value of `--data` or `--perplexity`.
+    """The source that one value of `--data` or `--perplexity` refers to.
 
     source: a file, a folder, a gen-bios folder or a glob, each with `:FIELD` if the text of a row is not in `text`; or
-        a data set of the hub as ORG/NAME[:CONFIG[:SPLIT[:FIELD]]]. A folder means its visible files at any depth, each
+        a dataset of the hub as ORG/NAME[:CONFIG[:SPLIT[:FIELD]]]. A folder means its visible files at any depth, each
         once, links followed, without those in the formats of `DESCRIPTIONS` and those that are not read.
-    Nothing is read, and no hub is asked. Raises RequestError, which begins with `option`, for anything else.
+    No file is read, and the hub is not accessed. Raises RequestError, which begins with `option`, for anything else.
     """
     place, field = source, None
     files = _files(option, place)
@@ -294,7 +294,7 @@ def _in_batches(texts: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _content(file: Path) -> str:
-    """The sha256 of a file's bytes, as hex; for a large file that of its path, size and time of change."""
+    """The sha256 of a file's bytes, as hex; for a large file that of its path, size and modification time."""
     try:
         status = file.stat()
         if status.st_size < HASHED_BYTES:
@@ -316,8 +316,8 @@ def _hub_errors(option: str) -> Iterator[None]:
         raise
     except ConnectionError as error:
         raise RequestError(
-            f"{option}: no such file, and as a data set of the hub it is not in the cache and the hub cannot be "
+            f"{option}: no such file, and as a dataset of the hub it is not in the cache and the hub cannot be "
             "reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"
         ) from error
-    except (OSError, ValueError, HTTPError) as error:  # no such data set, config or split, or access refused
+    except (OSError, ValueError, HTTPError) as error:  # no such dataset, config or split, or access refused
         raise RequestError(f"{option}: {' '.join(str(error).split())}") from error

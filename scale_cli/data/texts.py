@@ -158,7 +158,7 @@ def _checked_columns(file: Path, fields: Sequence[str] | None, names: Sequence[s
 def _features(columns: Sequence[pa.Field]) -> Any:
     """The library's types of columns. All kinds of text become the one that has no limit to a batch's bytes.
 
-    Given these, the library does not look at a file's other columns, some of whose types it lacks.
+    With these, the library ignores a file's other columns, which may have types that it does not support.
     """
     from datasets import Features
 
@@ -293,7 +293,7 @@ def _reading(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars, logs and warnings of `datasets`. Its errors are raised all the same."""
+    """Turn off the progress bars, logs and warnings of `datasets`. Its errors are still raised."""
     import datasets
 
     bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
@@ -315,6 +315,6 @@ def _not_utf8(file: Path, error: UnicodeDecodeError) -> RequestError:
         for number, row in enumerate(_stream("text", [file], sample_by="line", encoding="latin-1"), 1):
             try:
                 row["text"].encode("latin-1").decode()
-            except UnicodeDecodeError as found:
-                return RequestError(f"{file}, line {number} is not UTF-8: {found}")
+            except UnicodeDecodeError as line_error:
+                return RequestError(f"{file}, line {number} is not UTF-8: {line_error}")
     return RequestError(f"{file} is not UTF-8: {error}")

@@ -32,7 +32,7 @@ FIRST_TOKENS, MOST_TOKENS = 2**20, 2**24
 
 
 class Texts(Protocol):
-    """Texts that can be read from the end of any batch on."""
+    """Texts that can be read from the end of any earlier batch."""
 
     def batches(self, state: Any = None) -> Iterator[tuple[list[str], Any]]:
         """The texts in batches, each with the state after it as JSON; from a state on, or from the beginning."""
@@ -69,13 +69,13 @@ class Chunk:
         except OSError as error:
             raise _damaged(self.folder, error) from error
         if (len(lengths), lengths.sum(), size) != (self.documents, self.tokens, self.tokens * dtype.itemsize):
-            raise _damaged(self.folder, "it is not what was written")
+            raise _damaged(self.folder, "its sizes are not those that were written")
         # Each map of numpy holds a file descriptor; a large corpus would need too many.
         return torch.from_file(str(file), shared=False, size=self.tokens, dtype=dtype).numpy(), lengths
 
 
 class TokenCache:
-    """The chunks of one source, made on first request. Of several processes one makes a chunk and the others wait."""
+    """The chunks of one source, made on first request. If several processes need a chunk, one makes it."""
 
     def __init__(
         self, texts: Texts, tokenizer: Any, end: int, cache: Path, progress: Callable[[int], None] | None = None
@@ -142,9 +142,9 @@ class TokenCache:
         batches = self._reading[1]
         self._reading = None  # in case of an exception below
         state, tokens, lengths = None, [np.empty(0, self.dtype)], [np.empty(0, np.uint32)]
-        made = empty = 0
-        wanted = min(FIRST_TOKENS << number, MOST_TOKENS)
-        while made < wanted:
+        token_count = empty = 0
+        target = min(FIRST_TOKENS << number, MOST_TOKENS)
+        while token_count < target:
             batch, state = next(batches, (None, state))
             if batch is None:
                 break
@@ -155,14 +155,14 @@ class TokenCache:
             tokens.append(np.insert(flat, np.cumsum(sizes, dtype=np.int64), self.end))
             lengths.append(sizes + 1)
             count = len(tokens[-1])
-            made += count
+            token_count += count
             empty += len(ids) - len(sizes)
             if self.progress is not None:
                 self.progress(count)
         self._reading = (number + 1, batches)
         documents = sum(map(len, lengths))
-        about = {"documents": documents, "tokens": made, "dtype": self.dtype.name, "empty": empty}
-        about |= {"last": made < wanted, "state": state}
+        about = {"documents": documents, "tokens": token_count, "dtype": self.dtype.name, "empty": empty}
+        about |= {"last": token_count < target, "state": state}
         with new_folder(folder) as new:
             np.concatenate(tokens).tofile(new / "tokens.bin")
             np.concatenate(lengths).tofile(new / "lengths.bin")
@@ -197,4 +197,4 @@ def fingerprint(tokenizer: Any) -> str:
 
 
 def _damaged(folder: Path, reason: object) -> RequestError:
-    return RequestError(f"{folder} is damaged: {' '.join(str(reason).split())}; remove it, and it is made again")
+    return RequestError(f"{folder} is damaged: {' '.join(str(reason).split())}; remove it, and it is written again")

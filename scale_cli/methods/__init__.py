@@ -1,12 +1,12 @@
-"""The methods: the three of SCALE, the baselines, and those that other packages bring.
+"""The training methods: the three of SCALE, the baselines, and methods that other packages add.
 
-A method is a `Method` object. Those of this package are in its modules, one file each, and are found there. Another
-package brings its own by an entry point
+A method is a `Method` object. Every `Method` in a module of this package is registered. Another package adds a method
+by an entry point
 
     [project.entry-points."scale_cli.methods"]
     my-method = "my_package.my_module:METHOD"
 
-or by `register(METHOD)`. Importing this loads no torch.
+or by `register(METHOD)`. Importing this does not import torch.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ from scale_cli.methods.method import (
 )
 
 ENTRY_POINTS = "scale_cli.methods"
-"""The entry point group of packages that bring methods."""
+"""The entry point group of packages that add methods."""
 DEFAULT_METHOD = FFT.name
-"""The method of a training that names none: full fine-tuning, which alone trains a model with random weights."""
+"""The default method: full fine-tuning. It is also the only one that can train a model with random weights."""
 
 
 class Methods(MutableMapping[str, Method]):
-    """Methods by name, in the order of tables. They are looked up at the first access, not on import, so that a package
-    which brings a method can import any module of this one."""
+    """Methods by name, in the order of tables.
+
+    They are collected at the first access, not on import, so a package that adds a method can import any module of
+    this one.
+    """
 
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
@@ -58,8 +61,8 @@ class Methods(MutableMapping[str, Method]):
         del self._all()[name]
 
     def __iter__(self) -> Iterator[str]:
-        found = self._all()
-        return iter(sorted(found, key=lambda name: found[name].order))
+        methods = self._all()
+        return iter(sorted(methods, key=lambda name: methods[name].order))
 
     def __len__(self) -> int:
         return len(self._all())
@@ -67,29 +70,32 @@ class Methods(MutableMapping[str, Method]):
     def _all(self) -> dict[str, Method]:
         if not self._complete:
             self._complete = True
-            for method in (*_of_this_package(), *_of_other_packages()):
+            for method in (*_own_methods(), *_entry_point_methods()):
                 register(method)
         return self._methods
 
 
 METHODS = Methods()
-"""Every method."""
+"""All methods by name."""
 
 
 def register(method: Method) -> None:
-    """Add a method, for every command and function. Raises ValueError for a name that is taken."""
+    """Add a method to every command and function.
+
+    Raises ValueError if another method has the name, or is the yardstick for the same kind of checkpoint.
+    """
     if METHODS.get(method.name, method) is not method:
-        raise ValueError(f"there is a method {method.name!r} already; choose another name")
+        raise ValueError(f"another method is named {method.name!r}; choose another name")
     for other in METHODS.values():
         if method.yardstick and other.yardstick and other is not method and other.needs[0] == method.needs[0]:
-            raise ValueError(f"{method.name}: {other.name} is the yardstick for {method.needs[0]} already")
+            raise ValueError(f"{method.name}: {other.name} is already the yardstick for {method.needs[0]}")
     METHODS[method.name] = method
 
 
 def find_method(name: str) -> Method:
     """The method of this name. Raises RequestError if no installed package has it."""
     if name not in METHODS:
-        raise RequestError(f"method {name!r} is not installed; installed are {', '.join(METHODS)}")
+        raise RequestError(f"method {name!r} is not installed; installed: {', '.join(METHODS)}")
     return METHODS[name]
 
 
@@ -104,34 +110,35 @@ def option_classes() -> dict[str, type]:
 
 
 def method_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of every method by its name, from values by key; None means not given.
+    """The options object of every method, by the method's name.
 
-    Raises RequestError for a key that is no option of any method, and for a value that does not fit.
+    values: by option key; None means not given. Raises RequestError for a key that is not an option of any method, and
+    for an invalid value.
     """
     return load_variants(option_classes(), values)
 
 
 def own_values(method: Method, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by key that are options of the method."""
+    """The entries of `values` whose keys are options of the method."""
     return {name: values[name] for name in method.options.__dataclass_fields__ if name in values}  # type: ignore[attr-defined]
 
 
 def yardstick(kind: Kind) -> Method:
-    """The method by whose trained parameters plans compare the sizes of an upscaling."""
+    """The method whose trained parameters `scale plan` counts for an upscaling of this kind, "width" or "depth"."""
     return next(method for method in METHODS.values() if method.yardstick and method.needs[0] == kind)
 
 
-def _of_this_package() -> Iterator[Method]:
+def _own_methods() -> Iterator[Method]:
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        found = vars(importlib.import_module(module.name)).values()
-        yield from (value for value in found if isinstance(value, Method))
+        values = vars(importlib.import_module(module.name)).values()
+        yield from (value for value in values if isinstance(value, Method))
 
 
-def _of_other_packages() -> Iterator[Method]:
+def _entry_point_methods() -> Iterator[Method]:
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         try:
             yield entry.load()
-        except Exception as error:  # another package's mistake, which shall not stop the commands that do without it
+        except Exception as error:  # a fault of another package must not stop commands that do not need the method
             warnings.warn(f"the method {entry.name} of {entry.value} does not load: {error!r}", stacklevel=1)
 
 

@@ -1,7 +1,8 @@
-"""Multiply-adds per token, counted on the model that a method trains. Attention scores are left out.
+"""Cost per token in operations, two per multiply-add, counted on the model that a method trains.
 
-The unit: a weight's forward pass costs 2, its backward pass 2 for the gradient of its input and 2 for its own. Weights
-are those of linear maps, the head included and embeddings not. N are the base's weights, E the added ones.
+Each weight of a linear map costs 2 operations in the forward pass. In the backward pass it costs 2 for the gradient of
+the map's input and 2 for the gradient of the weight. The head counts; embeddings and attention scores do not. N is the
+number of the base's weights, E the number of added weights.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a model.
+    """The cost of a model per token.
 
-    base, added: N and E. training: of a trained token, forward and backward. generation: the weights that a generated
-    token is multiplied with.
+    base, added: N and E. training: operations per training token, forward and backward. generation: number of weights
+    that a generated token is multiplied with.
     """
 
     base: int
@@ -29,7 +30,7 @@ class Cost:
 
     @property
     def ratio(self) -> float:
-        """The cost of a trained token over that of full fine-tuning of the base, 6N."""
+        """The cost per training token, divided by that of full fine-tuning of the base, 6N."""
         return self.training / (6 * self.base)
 
 
@@ -41,10 +42,10 @@ def by_model(model: Any) -> Cost:
 
 
 def by_layers(model: Any) -> Cost:
-    """2N + 2 x (weights that a gradient passes through) + 2 x (weights that train), for a model of a known family.
+    """2N + 2 x (weights that a gradient passes through) + 2 x (trained weights), for a model of a known family.
 
-    A gradient passes from the head down to the lowest layer that trains, that layer included; down to the bottom if
-    the embedding trains.
+    Gradients pass from the head down to the lowest trained layer, including it. If the embedding is trained, they pass
+    through all layers.
     """
     head, layers, training = training_layers(model)
     total = linear_weights(model)
@@ -57,13 +58,15 @@ def by_layers(model: Any) -> Cost:
 
 
 def two_streams(model: Any) -> Cost:
-    """The cost of a widened model, whose base is frozen and whose expansion trains; s = (L - L_fp) / L collaborate.
+    """The cost of a widened model with a frozen base and a trained expansion.
+
+    s = (L - L_fp) / L is the share of collaborating layers. Training costs
 
         without a router    2N + 2N s + 6E
-        with a router       2N + 4N s + 6E + 6E s, as both paths above the fork run forward and backward
+        with a router       2N + 4N s + 6E + 6E s: both paths above the fork run forward and backward
 
-    With a router a generated token goes through all above the fork twice, once without W12; the added head is computed
-    for the chosen path only.
+    With a router, a generated token passes the layers above the fork twice, once without W12. The added head is
+    computed only for the chosen path.
     """
     added = linear_weights(model.expansion)
     base = linear_weights(model) - added
@@ -79,7 +82,7 @@ def two_streams(model: Any) -> Cost:
 
 
 def training_layers(model: Any) -> tuple[nn.Module, list[nn.Module], list[int]]:
-    """The head and the layers of a model of a known family, and the indices of the layers that train."""
+    """The head and the layers of a model of a known family, and the indices of the trained layers."""
     from scale_cli.model import family_of
 
     family = family_of(model.config.model_type)
@@ -89,19 +92,22 @@ def training_layers(model: Any) -> tuple[nn.Module, list[nn.Module], list[int]]:
 
 
 def linear_weights(*modules: nn.Module, trained_only: bool = False) -> int:
-    """The weights of all linear maps in these modules, or of those that train; a tied head is one of them."""
+    """The number of weights of all linear maps in these modules, a tied head included.
+
+    trained_only: count only weights that require a gradient.
+    """
     from torch.nn import Embedding
 
-    within = (module for given in modules for module in given.modules() if not isinstance(module, Embedding))
-    parameters = (p for module in within for p in module.parameters(recurse=False) if p.ndim == 2)
+    submodules = (child for module in modules for child in module.modules() if not isinstance(child, Embedding))
+    parameters = (p for module in submodules for p in module.parameters(recurse=False) if p.ndim == 2)
     return numel(p for p in parameters if p.requires_grad or not trained_only)
 
 
 def named(module: nn.Module, end: str) -> list[Tensor]:
-    """The parameters whose names end so."""
+    """The module's parameters whose names end in `end`."""
     return [parameter for name, parameter in module.named_parameters() if name.endswith(end)]
 
 
 def numel(tensors: Iterable[Tensor]) -> int:
-    """The number of elements in all tensors."""
+    """The number of elements of all tensors together."""
     return sum(tensor.numel() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""The family of a model, in which a method finds layers and linear maps."""
+"""The family of the model that a method trains: the names of its layers and linear maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def family_for(model: Any, method: str) -> Family:
-    """The family of a plain model. method: who asks. Raises RequestError for a family that is not known."""
+    """The family of a plain model. method: its name, for the RequestError that is raised for an unknown family."""
     from scale_cli.model import family_of
 
     try:

@@ -10,7 +10,7 @@ from scale_cli.methods.method import Look, Method, NoOptions
 
 
 def apply(model: Any, options: NoOptions, new_layers: Sequence[int]) -> Any:
-    """Every parameter trains."""
+    """The model with all parameters trainable."""
     model.requires_grad_(True)
     return model
 
@@ -19,7 +19,7 @@ FFT = Method(
     name="fft",
     title="FFT",
     group="baseline",
-    # Not a widened checkpoint: its base stays frozen for ever.
+    # Not "width": the base of a widened checkpoint always stays frozen.
     needs=("plain", "depth"),
     lr=1e-5,
     apply=apply,

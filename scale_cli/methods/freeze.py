@@ -1,4 +1,4 @@
-"""Freeze: the bottom layers and the input embedding stay as they are."""
+"""Freeze: fine-tuning with the lowest layers and the input embedding frozen."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from scale_cli.methods.method import Look, Method
 
 @dataclass(frozen=True)
 class FreezeOptions:
-    """How much is frozen."""
+    """The number of frozen layers."""
 
-    freeze_layers: int = option(3, help="Bottom layers that freeze holds fixed, besides the input embedding.")
+    freeze_layers: int = option(3, help="Number of lowest layers that freeze keeps frozen, with the input embedding.")
 
     def __post_init__(self) -> None:
         if self.freeze_layers < 0:
-            raise ValueError(f"--freeze-layers {self.freeze_layers}: a number of layers is at least 0")
+            raise ValueError(f"--freeze-layers {self.freeze_layers}: a number of layers, at least 0")
 
 
 def apply(model: Any, options: FreezeOptions, new_layers: Sequence[int]) -> Any:
-    """All but the bottom layers and the input embedding trains; a head that is tied to the embedding is frozen too."""
+    """The model with its lowest layers and its input embedding frozen. A head tied to the embedding is frozen too.
+
+    Raises RequestError if no layer is left to train, or for an unknown family.
+    """
     layers = family_for(model, FREEZE.name).layers_of(model)
     if options.freeze_layers >= len(layers):
         raise RequestError(
@@ -47,7 +50,7 @@ FREEZE = Method(
     lr=1e-5,
     apply=apply,
     options=FreezeOptions,
-    cost=by_layers,  # 2N + 4 x (weights above the frozen layers), less 2 x (a frozen head)
+    cost=by_layers,  # 2N + 4 x (weights above the frozen layers) - 2 x (weights of a frozen head)
     order=3,
     look=Look("#6b7280", "#a3acb8", "v"),
 )

@@ -1,4 +1,4 @@
-"""LLaMA Pro (arXiv 2401.02415): block expansion, whose added blocks alone train."""
+"""LLaMA Pro (arXiv 2401.02415): block expansion. Only the added blocks are trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scale_cli.methods.method import Look, Method, NoOptions
 
 
 def apply(model: Any, options: NoOptions, new_layers: Sequence[int]) -> Any:
-    """The blocks that block expansion added train."""
+    """The model with only the blocks of `new_layers` trainable."""
     layers = family_for(model, LLAMA_PRO.name).layers_of(model)
     model.requires_grad_(False)
     for index in new_layers:
@@ -20,7 +20,7 @@ def apply(model: Any, options: NoOptions, new_layers: Sequence[int]) -> Any:
 
 
 def cost(model: Any) -> Cost:
-    """2(N + E) + 2 x (weights above the lowest new block) + 2E, for E weights of the new blocks."""
+    """2(N + E) + 2 x (weights above the lowest new block) + 2E. E is the number of weights in the new blocks."""
     head, layers, training = training_layers(model)
     total, added = linear_weights(model), linear_weights(*(layers[i] for i in training))
     above = linear_weights(head, *layers[training[0] + 1 :])

@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685) by peft, on every attention and feed-forward matrix."""
+"""LoRA (arXiv 2106.09685) with peft, on every attention and feed-forward matrix."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from scale_cli.methods.method import Look, Method, Size, trained_parameters
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Rank and scale of the update, in peft's words."""
+    """Rank and scale of the update, named as in peft."""
 
-    lora_r: int = option(256, help="Rank of lora.")
-    lora_alpha: int | None = option(None, help="Scale of lora's update in units of 1/r.  [the rank]")
+    lora_r: int = option(256, help="Rank of lora's update.")
+    lora_alpha: int | None = option(None, help="Scale of lora's update, which is multiplied by alpha / r.  [the rank]")
 
     def __post_init__(self) -> None:
         if self.lora_r < 1:
-            raise ValueError(f"--lora-r {self.lora_r}: a rank is at least 1")
+            raise ValueError(f"--lora-r {self.lora_r}: a rank, at least 1")
         if self.lora_alpha is not None and self.lora_alpha < 1:
             raise ValueError(f"--lora-alpha {self.lora_alpha}: at least 1")
 
     @property
     def alpha(self) -> int:
-        """The scale, which is the rank if none is given: then the update has the factor one."""
+        """lora_alpha, by default the rank, which makes the update's factor alpha / r one."""
         return self.lora_alpha or self.lora_r
 
 
 def resolve(options: LoraOptions, config: Any) -> LoraOptions:
-    """The options with a scale."""
+    """The options with `lora_alpha` filled in."""
     return dataclasses.replace(options, lora_alpha=options.alpha)
 
 
 def apply(model: Any, options: LoraOptions, new_layers: Sequence[int]) -> Any:
-    """The model wrapped by peft: two matrices per linear map train, all else is frozen."""
+    """The model wrapped by peft: two trained matrices per linear map, everything else frozen.
+
+    Raises RequestError for an unknown family.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -53,9 +56,9 @@ def apply(model: Any, options: LoraOptions, new_layers: Sequence[int]) -> Any:
 
 
 def cost(model: Any) -> Cost:
-    """4N + 6E: no gradients of the base's N weights, all three products with the E of the two matrices.
+    """4N + 6E: the base's N weights get no gradient, the E weights of the added matrices do.
 
-    A generated token is multiplied with the base's weights alone, as the update is merged.
+    For generation the update is merged, so a generated token is multiplied with N weights.
     """
     added = numel(trained_parameters(model).values())
     base = linear_weights(model) - added
@@ -63,9 +66,9 @@ def cost(model: Any) -> Cost:
 
 
 def nearest_rank(config: Any, parameters: int) -> int:
-    """The rank, at least 1, at which LoRA on every linear map trains nearest to so many parameters.
+    """The rank, at least 1, with which LoRA's number of trained parameters is closest to `parameters`.
 
-    config: of a base of a known family, else ValueError.
+    config: of the base. Raises ValueError for an unknown family.
     """
     from scale_cli.model import LayerShape, family_of
     from scale_cli.model.families import lora_parameters

@@ -1,4 +1,4 @@
-"""What a method is: one frozen object that holds everything the other rooms ask about one way to train."""
+"""The `Method` class: a frozen object with everything that the rest of the package needs of a training method."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ if TYPE_CHECKING:
     from scale_cli.data.options import DataOptions
 
 Kind = Literal["plain", "width", "depth"]
-"""What a checkpoint is: as a Hugging Face class made it, or upscaled by width or by depth."""
+"""The kinds of checkpoints: a plain Hugging Face model, or one upscaled by width or by depth."""
 Group = Literal["baseline", "SCALE"]
-"""The section of a table that a method belongs to."""
+"""The sections of tables."""
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """The options of a method that has none."""
+    """The options class of methods without options."""
 
 
 class Size(NamedTuple):
-    """The option that sets how many parameters a method trains.
+    """The option that sets a method's number of trained parameters.
 
-    nearest: (config of the base, parameters) -> the value with which it trains nearest to so many parameters.
+    option: its key. nearest: (config of the base, parameters) -> the value with which the number of trained parameters
+    is closest to `parameters`.
     """
 
     option: str
@@ -36,7 +37,7 @@ class Size(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How figures draw a method: hex colours on white and on a dark ground, and matplotlib's letter of a marker."""
+    """A method's appearance in figures: hex colours on a white and on a dark background, and a marker of matplotlib."""
 
     colour: str
     dark: str
@@ -45,11 +46,12 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What a method's extra data may depend on.
+    """The arguments of `Method.extra_data`.
 
-    recipe: of the training; `steps`, `batch_size` and so on are those of the data beside which the extra data stands.
+    recipe: of the training run; its `steps`, `batch_size` and so on are those of the training data.
     options: the method's own. tokenizer: the checkpoint's. model: as `Method.apply` returned it, on the CPU.
-    processes: that share each step. progress: called with the tokens of each batch of texts that is tokenised.
+    processes: number of processes that share each step.
+    progress: called with the number of tokens of each batch of texts that is tokenised.
     """
 
     recipe: DataOptions
@@ -62,9 +64,9 @@ class Request:
 
 @dataclass(frozen=True)
 class ExtraData:
-    """Data that a method reads beside the training data.
+    """Data that a method reads in addition to the training data.
 
-    examples: as `load_examples` returns them. rows: how many of them stand beside each batch of training data.
+    examples: as `load_examples` returns them. rows: number of extra examples per batch of training data.
     """
 
     examples: Examples
@@ -73,17 +75,18 @@ class ExtraData:
 
 @dataclass(frozen=True)
 class Step:
-    """What a loss is computed from: one forward and backward pass of a training step, on the model's device.
+    """The arguments of `Method.loss`: one batch of a training step, on the model's device.
 
-    model: as `Method.apply` returned it, or wrapped by the library that shares a step among processes; what needs a
-        gradient is computed by calling it. unwrapped: the same without the wrapper.
+    model: as `Method.apply` returned it, or wrapped for several processes. Call it for everything that needs a
+        gradient. unwrapped: the model without the wrapper.
     inputs: the batch of training data: `input_ids` and `labels` (B, T), and other arguments of the model.
-    extra: the batch of the method's extra data, with the same names; None for a method without.
+    extra: the batch of the method's extra data, with the same names; None if the method has no extra data.
     options: the method's own.
-    forward: (logits=False) -> the model's own loss on `inputs`, and its output. The loss is a mean over all labels of
-        the training step, so it can be added up over the step's batches. Without `logits` the output may lack them.
-    share: what a mean over this batch is multiplied with before it is added to that loss, as a step may have several
-        batches (gradient accumulation).
+    forward: (logits=False) -> the model's own loss on `inputs`, (), and its output. The loss is normalised by the
+        labels of the whole step, so the losses of the step's batches are added. The output may lack logits unless
+        `logits` is true.
+    share: the weight of this batch in the step (gradient accumulation). Multiply a mean over the batch by it before
+        adding it to that loss.
     """
 
     model: Any
@@ -102,34 +105,36 @@ def trained_parameters(model: Any) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to train.
+    """A training method.
 
     Required:
 
-    name: the word of `--method`, records and checkpoints. title: its name in tables. group: its section there.
-    needs: the kinds of checkpoint that it trains, the usual kind first.
+    name: the value of `--method`, and the name in records and checkpoints. title: the name in tables. group: the
+        section of tables.
+    needs: the kinds of checkpoints that can be trained, the usual kind first.
     lr: default of `--lr`, the peak learning rate.
-    apply: (model, options, new_layers) -> the model with exactly the parameters requiring a gradient that train;
-        `new_layers` are the indices of the blocks that a depth-upscaled checkpoint records as added. RequestError for
-        options that do not fit the model.
+    apply: (model, options, new_layers) -> the model, in which exactly the trained parameters require a gradient.
+        `new_layers` are the indices of the blocks that depth upscaling added. Raises RequestError for options that do
+        not fit the model.
 
     With defaults:
 
-    options: the frozen dataclass of its own options, each field an `option(...)`. `scale train` and recipes take these
-        beside their own.
-    resolve: (options, config) -> the options without None, for a model with this config.
-    loss: (step) -> the loss of a batch, (), whose gradient trains. The default is the model's own loss.
-    extra_data: (request) -> data to read beside the training data, or None. Each step's batch of it is `Step.extra`.
-    cost: (model) -> the multiply-adds per token of the model as `apply` returned it; the meta device will do.
-    stored: (model) -> the tensors that a run stores, by name; saving reads them and loading fills them in place. Names
-        are those of the model's state dict.
-    merged: (trained model) -> the model that loading a run returns, of the class and with the parameters that the
-        checkpoint before had; None: the trained model itself.
-    trains_all: every parameter trains, so a finished run is a whole Hugging Face folder and no base is left in it.
-    keeps_base: the base's half of every hidden state stays bitwise what the base computes (theorem 3.1).
-    size: the option that sets how many parameters train; None if only the checkpoint's sizes do.
-    yardstick: plans count what upscaling trains by this method, one for each of "width" and "depth".
-    order: its place in tables and lists, the lowest first. look: how figures draw it; None: as any other.
+    options: a frozen dataclass of the method's own options, each field an `option(...)`. They are options of `scale
+        train` and keys of its recipes.
+    resolve: (options, config) -> the options for a model with this config, defaults filled in for None.
+    loss: (step) -> the loss of a batch, (). The default is the model's own loss.
+    extra_data: (request) -> additional data, or None. Its batches are `Step.extra`.
+    cost: (model) -> the cost per token of the model that `apply` returned; the model may be on the meta device.
+    stored: (model) -> the tensors that a run stores, by their names in the model's state dict. Saving reads them,
+        loading fills them in place.
+    merged: (trained model) -> the model that loading a run returns; it has the class and the parameters of the model
+        that `apply` received. None: loading returns the trained model itself.
+    trains_all: every parameter is trained, so a finished run is a whole Hugging Face folder without a base.
+    keeps_base: the base's half of every hidden state stays bitwise equal to the base's hidden state (theorem 3.1).
+    size: the option that sets the number of trained parameters; None if the checkpoint alone determines it.
+    yardstick: `scale plan` counts the trained parameters of an upscaling with this method. There is one each for
+        "width" and "depth".
+    order: the position in tables and lists, lowest first. look: the appearance in figures; None: the default one.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""The three methods of SCALE (arXiv 2511.03270, section 4): which W12 train, and whether a router chooses.
+"""The three methods of SCALE (arXiv 2511.03270, section 4): SCALE-Preserve, SCALE-Adapt and SCALE-Route.
 
-They share one file, as they are one model with more and more of it in use.
+All three train the expansion of the same widened model. They differ in the W12 that are trained and in the router.
 """
 
 from __future__ import annotations
@@ -20,33 +20,38 @@ PAPER_PRESERVE_LAYERS = 3
 
 @dataclass(frozen=True)
 class AdaptOptions:
-    """Where W12 trains."""
+    """The layers and modules whose W12 is trained."""
 
     preserve_layers: int | None = option(
         None,
-        help="L_fp, the lower layers that stay function-preserving under scale-adapt and scale-route.  [3, or 0 below "
-        "4 layers]",
+        help="L_fp, the number of lowest layers without W12 under scale-adapt and scale-route.  [3, or 0 for a model "
+        "of 3 layers or fewer]",
     )
     adapt_modules: tuple[str, ...] = option(
-        ("attention",), help="The modules whose W12 trains above L_fp.", choices=("attention", "ffn")
+        ("attention",),
+        help="The modules whose W12 is trained in the layers above L_fp.",
+        choices=("attention", "ffn"),
     )
 
     def __post_init__(self) -> None:
         if self.preserve_layers is not None and self.preserve_layers < 0:
-            raise ValueError(f"--preserve-layers {self.preserve_layers}: a number of layers is at least 0")
+            raise ValueError(f"--preserve-layers {self.preserve_layers}: a number of layers, at least 0")
         if not self.adapt_modules:
             raise ValueError("--adapt-modules is empty; choose attention, ffn or both (scale-preserve adapts none)")
 
 
 @dataclass(frozen=True)
 class RouteOptions(AdaptOptions):
-    """Where W12 trains, and the router."""
+    """The layers and modules whose W12 is trained, and the router's threshold."""
 
-    threshold: float = option(0.5, help="tau of scale-route: above this cosine a token takes the preserve branch.")
+    threshold: float = option(0.5, help="tau of scale-route: a token with a cosine above it takes the preserve branch.")
 
 
 def resolve(options: Any, config: Any) -> Any:
-    """L_fp of the paper if none is given. Raises RequestError if no layer is left to collaborate."""
+    """The options with `preserve_layers` filled in: by default the paper's 3.
+
+    Raises RequestError if no layer is left to collaborate.
+    """
     count, preserved = config.num_hidden_layers, options.preserve_layers
     if preserved is None:
         preserved = PAPER_PRESERVE_LAYERS if count > PAPER_PRESERVE_LAYERS else 0
@@ -59,17 +64,17 @@ def resolve(options: Any, config: Any) -> Any:
 
 
 def apply_preserve(model: Any, options: NoOptions, new_layers: Sequence[int]) -> Any:
-    """SCALE-Preserve: no W12; W21 and W22 train, and the base's half never changes (theorem 3.1)."""
+    """SCALE-Preserve: no W12. The base's half of every hidden state never changes (theorem 3.1)."""
     return _train_expansion(model, PRESERVE.name, (), ())
 
 
 def apply_adapt(model: Any, options: AdaptOptions, new_layers: Sequence[int]) -> Any:
-    """SCALE-Adapt: above L_fp the W12 of the chosen modules train as well, from zero."""
+    """SCALE-Adapt: the W12 of the chosen modules in the layers above L_fp are trained as well, from zero."""
     return _train_expansion(model, ADAPT.name, _collaborating(model, options), options.adapt_modules)
 
 
 def apply_route(model: Any, options: RouteOptions, new_layers: Sequence[int]) -> Any:
-    """SCALE-Route: SCALE-Adapt and, for each token, the choice of eq. 5 between it and the preserving path."""
+    """SCALE-Route: SCALE-Adapt with the router of eq. 5, which sends a token through W12 or to the preserve branch."""
     layers = _collaborating(model, options)
     return _train_expansion(model, ROUTE.name, layers, options.adapt_modules, threshold=options.threshold)
 
@@ -82,9 +87,9 @@ def _collaborating(model: Any, options: AdaptOptions) -> range:
 def _train_expansion(
     model: Any, method: str, layers: Sequence[int], modules: Sequence[str], *, threshold: float | None = None
 ) -> Any:
-    """The model with these W12, whose whole expansion trains and whose base is frozen.
+    """The model with W12 in these layers and modules, its base frozen and its expansion trainable.
 
-    Raises RequestError if the checkpoint has trained W12 that this would drop.
+    Raises RequestError if this would drop trained W12 of the checkpoint.
     """
     collaborating = model.config.collaborative
     if not (set(collaborating["layers"]) <= set(layers) and set(collaborating["modules"]) <= set(modules)):

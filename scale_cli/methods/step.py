@@ -1,4 +1,4 @@
-"""What every training step does to save time and memory: no logits that nothing reads, frozen weights in bfloat16."""
+"""Savings of time and memory in a training step: no unused logits, frozen weights in bfloat16, recomputation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IGNORED = -100
 
 
 def step_arguments(model: Any) -> dict[str, Any]:
-    """Further arguments of a step's forward pass: a widened model computes its loss without keeping the logits.
+    """Additional arguments of the forward pass: `loss_only` for a widened model, which then keeps no logits.
 
     model: as `Method.apply` returned it, not wrapped for several processes.
     """
@@ -22,9 +22,9 @@ def step_arguments(model: Any) -> dict[str, Any]:
 
 
 def halve_frozen(model: Any) -> None:
-    """Keep frozen weights in bfloat16, for steps that compute in it; trained weights stay in float32.
+    """Convert frozen weights to bfloat16, in place; trained weights stay in float32.
 
-    Checkpoints never take frozen tensors from this model: a base is stored as it came.
+    Checkpoints do not contain frozen tensors of this model, so the stored base keeps its precision.
     """
     import torch
 
@@ -34,10 +34,11 @@ def halve_frozen(model: Any) -> None:
 
 
 def labelled_positions(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch on the CPU that asks for logits only at positions at which some row has a label to predict.
+    """The batch, limited to logits at positions where some row has a label to predict.
 
-    batch: `labels` (B, T) and other arguments of the model. If most positions have a label, as in packed text, the
-    batch is returned as it is; else `logits_to_keep` (n,) are the positions and `shift_labels` (B, n) the next tokens.
+    batch: `labels` (B, T) and other arguments of the model, on the CPU. If more than half of the positions have a label
+    to predict, as in packed text, or none has, the batch is returned unchanged. Otherwise `logits_to_keep` (n,), the
+    positions, and `shift_labels` (B, n), the next tokens, are added.
     """
     import torch
     from torch.nn import functional
@@ -50,10 +51,7 @@ def labelled_positions(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def recompute_activations(model: Any) -> None:
-    """Let the model recompute activations in the backward pass (activation checkpointing, PyTorch's new kind).
-
-    The method has another name since transformers 5.23.
-    """
+    """Turn on activation checkpointing, non-reentrant. transformers 5.23 renamed the method."""
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable()
     else:
@@ -61,7 +59,7 @@ def recompute_activations(model: Any) -> None:
 
 
 def recompute_argument(recompute: bool) -> dict[str, Any]:
-    """The same as an argument of the library's `TrainingArguments`."""
+    """Activation checkpointing as an argument of `TrainingArguments`, under its name in the installed version."""
     from transformers import TrainingArguments
 
     new, old = "activation_checkpointing", "gradient_checkpointing"

@@ -1,1 +1,1 @@
-"""Sizes, cost and memory, before anything is written."""
+"""Sizes, cost and memory of upscaling and training, computed before anything is written."""

@@ -1,9 +1,8 @@
-"""The memory of a training step, measured by running it on tensors that have a shape and no values.
+"""The memory of a training step, measured by running the step on fake tensors, which have a shape and no values.
 
-It includes all tensors that the model's own operations make and that autograd keeps for the backward pass: below the
-first layer that trains only the inputs of W21, above all logits and loss, and under autocast the bfloat16 copies of the
-weights. Attention is sdpa's, which builds no matrix of scores, over whole windows without padding. It excludes a GPU's
-context, its libraries' workspaces, and gaps between blocks of memory.
+Included are the tensors that the model's operations make and those that autograd keeps for the backward pass, such as
+logits, loss, and autocast's bfloat16 copies of weights. Attention is sdpa's, which builds no matrix of scores, over
+whole windows without padding. Excluded are the GPU's context, its libraries' workspaces, and fragmentation.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Precision = Literal["bfloat16", "float32"]
 
 @dataclass(frozen=True)
 class StepMemory:
-    """The most bytes alive at one time in a training step, of the tensors that the step makes.
+    """The peak size of the tensors that a training step makes, in bytes.
 
     activations_bytes: without the weights' gradients. peak_bytes: with them.
     """
@@ -41,10 +40,10 @@ class StepMemory:
 def step_memory(model: Any, *, batch_size: int, seq_length: int, precision: Precision) -> StepMemory:
     """The memory of one forward and backward pass over batch_size x seq_length tokens, as in `scale train`.
 
-    model: as `Method.apply` returned it, in training mode, on any device. It cannot be used afterwards: its tensors are
-        replaced by others without values.
+    model: as `Method.apply` returned it, in training mode, on any device. Its tensors are replaced by fake ones, so it
+        cannot be used afterwards.
     """
-    # The library looks for packed windows in the values of the positions; those of training count on from zero.
+    # The library detects packed windows by the positions' values, which fake tensors lack. These windows are unpacked.
     unpacked = mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None)
     with FakeTensorMode(), unpacked:
         _give_fake_storage(model)
@@ -60,7 +59,7 @@ def step_memory(model: Any, *, batch_size: int, seq_length: int, precision: Prec
 
 
 def _loss(model: Any, tokens: Tensor, *, bfloat16: bool) -> Tensor:
-    """The loss as the library's trainer computes it: the model's output is converted to float32 as well."""
+    """The loss as the library's `Trainer` computes it: under bfloat16 the model's output is converted to float32."""
 
     def forward() -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -70,7 +69,7 @@ def _loss(model: Any, tokens: Tensor, *, bfloat16: bool) -> Tensor:
 
 
 def _give_fake_storage(model: nn.Module) -> None:
-    """Replace a model's tensors by fake ones on the CPU, for which autocast works; tied tensors stay tied."""
+    """Replace a model's tensors by fake ones on the CPU, where autocast works. Tied tensors stay tied."""
     fakes: dict[int, Any] = {}
 
     def fake(tensor: Tensor) -> Any:
@@ -85,14 +84,15 @@ def _give_fake_storage(model: nn.Module) -> None:
 
 
 class _Meter(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, for as long as these are alive.
+    """Counts the bytes of the tensors that operations make, from their creation until they are freed.
 
-    most_activations, most: the most at one time without and with the gradients of weights.
+    most_activations, most: the peak without and with the gradients of weights.
     """
 
-    def __init__(self, there_before: Iterable[Tensor]) -> None:
+    def __init__(self, existing: Iterable[Tensor]) -> None:
+        """existing: tensors that are not counted."""
         super().__init__()
-        self.known = weakref.WeakSet(tensor.untyped_storage() for tensor in there_before)
+        self.known = weakref.WeakSet(tensor.untyped_storage() for tensor in existing)
         self.activations = self.gradients = self.most_activations = self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,7 +103,7 @@ class _Meter(TorchDispatchMode):
         return result
 
     def count_gradient(self, parameter: Tensor) -> None:
-        """Count a weight's complete gradient as a gradient, no longer as an activation."""
+        """Count a weight's complete gradient as a gradient instead of an activation."""
         assert parameter.grad is not None
         size = parameter.grad.untyped_storage().nbytes()
         self.activations -= size

@@ -1,9 +1,9 @@
-"""Parameters, cost and memory of an upscaling of a base and of training it, before anything is written.
+"""Parameters, cost and memory of upscaling a base and training the result, before anything is written.
 
-Only the base's config.json is read. Parameters are counted on the models that training builds, on the meta device, and
-memory is that of one training step of these (`scale_cli.planning.memory`), as `scale train` takes it in one process:
-weight, gradient and AdamW's two moments in float32 for trained weights; frozen weights and the tensors of a step in
-float32 or in bfloat16. The step is the model's own: a method's extra data is in its cost, not in its memory.
+Only the base's config.json is read. Parameters are counted on the models that training builds, on the meta device.
+Memory is that of one training step of `scale train` in one process (`scale_cli.planning.memory`): trained weights,
+their gradients and AdamW's two moments in float32; frozen weights and the tensors of the step in float32 or bfloat16.
+The memory of a method's extra data is not included.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from scale_cli.surgery.upscale import DEFAULT_INIT
 from scale_cli.surgery.width import expansion_sizes, parse_init
 
 TRAINING_BYTES = 4
-"""Bytes of a gradient and of each of AdamW's moments in training: float32."""
+"""Bytes per number in gradients and in AdamW's moments: float32."""
 CACHE_BYTES = 2
-"""Bytes of a cached number in generation: bfloat16."""
+"""Bytes per number in the cache of keys and values: bfloat16."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to add parameters, and how much of it.
+    """The sizes of one way to add parameters: width, depth, or a method with an option for its size.
 
-    sizes: by width the added features, under a config's names; by depth num_hidden_layers, all of them; of a method the
-        option that sets its size.
-    added_parameters: beside the base's, in the checkpoint or by the method. trained_parameters: by width and depth
-        those of the yardstick, which for width trains W12 too.
-    ratio: of these to the plan's target.
-    command: makes the checkpoint; None for a method, which takes the base as it is.
+    sizes: for width the added sizes, under their names in the config; for depth the total num_hidden_layers; for a
+        method the option that sets its size.
+    added_parameters: number of parameters that the checkpoint or the method adds to the base's.
+    trained_parameters: for width and depth those of the yardstick method; SCALE-Adapt, width's yardstick, trains W12
+        too.
+    ratio: trained parameters divided by the plan's target.
+    command: the command line that makes the checkpoint; None for a method, which trains the base itself.
     """
 
     sizes: dict[str, int]
@@ -56,16 +57,18 @@ class MethodPlan:
     """The parameters, cost and memory of a method.
 
     needs: the kind of checkpoint that it trains. options: its own, resolved.
-    trained_share: trained parameters over all of the base's.
-    multiply_adds: per trained token, in units where a weight's forward costs 2; attention scores are left out.
-    cost_ratio: these over those of full fine-tuning.
-    weights_bytes, gradients_bytes, optimizer_bytes: in training, of all weights, of the trained ones, of their two
-        moments.
-    activations_bytes: the most that is alive at one time in a training step besides these.
-    peak_bytes: the most of all together; less than their sum if gradients come as activations go.
-    generation_ratio: multiply-adds per generated token over the base's; a LoRA is merged.
-    cache_bytes: keys and values of a token in all layers, in bfloat16; a layer with a window keeps only that.
-    cache_ratio: these over the base's.
+    trained_share: trained parameters, divided by all parameters of the base.
+    multiply_adds: operations per training token, two per multiply-add of a weight; without attention scores.
+    cost_ratio: multiply_adds divided by those of full fine-tuning.
+    weights_bytes, gradients_bytes, optimizer_bytes: size of all weights, of the gradients of the trained weights, and
+        of AdamW's two moments.
+    activations_bytes: peak size of the other tensors of a training step.
+    peak_bytes: peak of everything together. It is less than the sum if activations are freed before all gradients
+        exist.
+    generation_ratio: weights that a generated token is multiplied with, divided by the base's; LoRA is merged.
+    cache_bytes: size of a token's keys and values in all layers, in bfloat16. A layer with a sliding window caches no
+        more than its window.
+    cache_ratio: cache_bytes divided by the base's.
     """
 
     method: str
@@ -88,15 +91,17 @@ class MethodPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes for an upscaling, and every method's parameters, cost and memory with them.
+    """Sizes of an upscaling, and the parameters, cost and memory of every method with these sizes.
 
-    base: as it was given; name: its last part; revision: the commit of a hub id, None for a folder.
-    base_parameters: a tied head counted once.
-    target: the option from which the sizes follow; target_parameters: how many parameters it lets train.
-    choices: "width", "depth", and by name each method that has an option for its size.
-    collaborating_layers, adapt_modules: the layers, counted from 0, and the modules whose W12 the width counts.
-    batch_size, seq_length: sequences of a training step and tokens of each.
-    left_out: by name, why a method has no plan: a default of its own options does not fit the base.
+    base: the folder or hub id as in the request. name: its last part. revision: the commit of a hub id, None for a
+        folder.
+    base_parameters: a tied head counts once.
+    target: the option that determines the sizes. target_parameters: the number of trained parameters that it implies.
+    choices: by "width", "depth", and the name of each method that has an option for its size.
+    collaborating_layers, adapt_modules: the layers, counted from 0, and the modules whose W12 width's trained
+        parameters include.
+    batch_size, seq_length: sequences per training step, and tokens per sequence.
+    left_out: the reasons, by name, for methods without a plan: an option's default does not fit the base.
     """
 
     base: str
@@ -138,18 +143,20 @@ def plan(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> Plan:
-    """Plan the upscaling of `base`, a folder with a config.json or a hub id, by width and by depth, and its training.
+    """Plan the upscaling of `base` by width and by depth, and the training of the results.
 
-    hidden, heads, ffn: as in upscaling by width; layers: as by depth; init: as there, since svd limits the sizes.
-        A size that is not given, and the option that sets a method's size (lora_r), is matched: it trains as many
-        parameters as the width given, or else as the depth given. With neither, the hidden size grows by an eighth.
+    base: a folder with a config.json, or a hub id.
+    hidden, heads, ffn, layers, init: as in `upscale`; init matters because svd limits the sizes. The number of trained
+        parameters that follows from `hidden`, or else from `layers`, is the target. All other sizes, and the options
+        that set a method's size (lora_r), are matched to it unless they are given. By default an eighth of the base's
+        hidden size is added.
     match: "depth:20" is layers=20, "width:256,heads=4,ffn=1024" is hidden=256, heads=4, ffn=1024.
-    match_params: instead of sizes, the share of the base's parameters that each way shall train.
-    methods: the methods to plan, by name; None: all. A method is left out if a default of its options does not fit.
-    batch_size, seq_length, precision, gradient_checkpointing: of a training step, as in training.
-    progress: called with methods done and methods in all.
-    options: of the methods, by key, as in training.
-    Raises RequestError for a base that cannot be upscaled and for options that contradict each other or do not fit.
+    match_params: the target as a share of the base's parameters, instead of sizes.
+    methods: names of the methods to plan; None: all. A method whose option defaults do not fit the base is left out.
+    batch_size, seq_length, precision, gradient_checkpointing: of the training step, as in training.
+    progress: called with the number of planned methods and of all methods.
+    options: options of methods, by key, as in training.
+    Raises RequestError for a base that cannot be upscaled, and for contradictory or unsuitable options.
     """
     check_sizes({"--hidden": hidden, "--heads": heads, "--ffn": ffn, "--layers": layers}, match, match_params)
     for flag, count in (("--batch-size", batch_size), ("--seq-length", seq_length)):
@@ -158,12 +165,12 @@ def plan(
     if match is not None:
         hidden, heads, ffn, layers = parse_match(match)
     given = {name: value for name, value in options.items() if value is not None}
-    own = method_options(given)
+    resolved = method_options(given)
     init_pair = parse_init(init)
     opened = open_config(base, revision=revision)
     wide, deep = yardstick("width"), yardstick("depth")
-    own |= {method.name: method.resolve(own[method.name], opened.config) for method in (wide, deep)}
-    sizer = Sizer(opened, init_pair, own)
+    resolved |= {method.name: method.resolve(resolved[method.name], opened.config) for method in (wide, deep)}
+    sizer = Sizer(opened, init_pair, resolved)
 
     if match_params is not None:
         target, source = sizer.share(match_params), f"--match-params {match_params:g}"
@@ -177,14 +184,14 @@ def plan(
     for method in METHODS.values():
         if method.size is not None and method.size.option not in given:
             matched = {method.size.option: method.size.nearest(opened.config, target)}
-            own[method.name] = dataclasses.replace(own[method.name], **matched)
+            resolved[method.name] = dataclasses.replace(resolved[method.name], **matched)
 
     left_out: dict[str, str] = {}
     models: dict[str, Any] = {}  # all before the first step, so that sizes which do not fit raise at once
     for method in map(find_method, METHODS if methods is None else methods):
         checkpoint = sizer.checkpoint(method.needs[0], added=added, layers=layers)
         try:
-            own[method.name] = method.resolve(own[method.name], opened.config)
+            resolved[method.name] = method.resolve(resolved[method.name], opened.config)
             models[method.name] = sizer.prepare(method, checkpoint)
         except RequestError as error:
             if own_values(method, given):
@@ -194,7 +201,7 @@ def plan(
     for name, model in models.items():
         if gradient_checkpointing:
             recompute_activations(model)
-        planned.append(_plan_method(METHODS[name], own[name], model, opened, batch_size, seq_length, precision))
+        planned.append(_plan_method(METHODS[name], resolved[name], model, opened, batch_size, seq_length, precision))
         progress(len(planned), len(models))
 
     def choice(method: Method, sizes: Mapping[str, int], command: str | None) -> Choice:
@@ -212,7 +219,7 @@ def plan(
     for method in METHODS.values():
         if method.size is not None:
             option = method.size.option
-            choices[method.name] = choice(method, {option: getattr(own[method.name], option)}, None)
+            choices[method.name] = choice(method, {option: getattr(resolved[method.name], option)}, None)
     widened = sizer.prepare(wide, sizer.checkpoint("width", added=added))
     return Plan(
         base=base,
@@ -237,7 +244,7 @@ def plan(
 
 
 def cached_numbers(model: Any) -> int:
-    """Keys and values that generation caches per token, in all layers; above a router's fork for both paths."""
+    """The number of keys and values that generation caches per token in all layers; two paths above a router's fork."""
     if not isinstance(model, ScaleForCausalLM):
         shape = LayerShape.of(model.config)
         return int(2 * model.config.num_hidden_layers * shape.num_key_value_heads * shape.head_dim)
@@ -289,7 +296,7 @@ def _depth_command(base: Base, layers: int) -> str:
 
 
 def _upscale_command(base: Base, by: str, options: dict[str, str]) -> str:
-    """The command line that upscales the base so, into a folder named after both."""
+    """The command line of this upscaling; the output folder is named after the base and the first size."""
     out = f"{base.name}-{by}-{next(iter(options.values()))}"
     options = {"by": by, **options} | ({} if base.revision is None else {"revision": base.revision})
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]

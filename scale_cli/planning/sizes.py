@@ -1,4 +1,4 @@
-"""Sizes of an upscaling: those that were asked for, and those that train as many parameters as others do."""
+"""Sizes of an upscaling: the requested ones, and those with which another method trains as many parameters."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from scale_cli.surgery.source import Base
 from scale_cli.surgery.width import InitPair, expansion_sizes, plan_width
 
 HIDDEN_STEP = 8
-"""Matched hidden sizes are multiples of this, as a GPU's matrix units want them."""
+"""Matched hidden sizes are multiples of this number, which suits a GPU's matrix units."""
 DEFAULT_SHARE = 1 / 8
-"""The growth of the hidden size if no size is given: the paper's 256 on 2048."""
+"""The default number of added hidden features, as a share of the base's: 256 of 2048 in the paper."""
 
 
 @dataclass(frozen=True)
 class Sizer:
-    """Builds checkpoints of a base without values, counts what methods train of them, and finds sizes.
+    """Builds a base's checkpoints on the meta device, counts trained parameters, and finds sizes.
 
-    options: of every method, by name.
+    options: the options of every method, by the method's name.
     """
 
     base: Base
@@ -43,7 +43,8 @@ class Sizer:
     ) -> tuple[Any, list[int]]:
         """A checkpoint of this kind on the meta device, and the indices of the blocks that block expansion added.
 
-        added: by width. layers: by depth, all of them. Raises RequestError for a number of layers that does not fit.
+        added: the expansion's shape, for "width". layers: the total number of layers, for "depth".
+        Raises RequestError for an invalid number of layers.
         """
         base = self.base
         with torch.device("meta"):
@@ -59,16 +60,16 @@ class Sizer:
             return base.model_class(base.config), []
 
     def prepare(self, method: Method, checkpoint: tuple[Any, list[int]]) -> Any:
-        """A checkpoint as the method trains it, in training mode. Raises RequestError if its options do not fit."""
+        """The model after `method.apply`, in training mode. Raises RequestError if the method's options do not fit."""
         with torch.device("meta"):
             return method.apply(checkpoint[0], self.options[method.name], checkpoint[1]).train()
 
     def trained(self, method: Method, *, added: LayerShape | None = None, layers: int | None = None) -> int:
-        """The number of parameters that a method trains."""
+        """The number of parameters that the method trains. added, layers: as for `checkpoint`."""
         return numel(trained(self.prepare(method, self.checkpoint(method.needs[0], added=added, layers=layers))))
 
     def width(self, hidden: int, heads: int | None = None, ffn: int | None = None) -> LayerShape:
-        """The features that widening by these sizes adds. Raises RequestError for sizes that do not fit."""
+        """The shape of the expansion with these sizes. Raises RequestError for sizes that do not fit the base."""
         return plan_width(
             self.base.shape,
             vocab_size=self.base.config.vocab_size,
@@ -80,11 +81,11 @@ class Sizer:
         )
 
     def default_hidden(self) -> int:
-        """An eighth of the base's hidden size, in steps."""
+        """An eighth of the base's hidden size, rounded to a multiple of `HIDDEN_STEP`."""
         return max(1, round(self.base.shape.hidden_size * DEFAULT_SHARE / HIDDEN_STEP)) * HIDDEN_STEP
 
     def share(self, share: float) -> int:
-        """The number of parameters in this share of the base's. Raises RequestError if no width trains so many."""
+        """This share of the base's parameters, as a number. Raises RequestError if no width trains so many."""
         target = round(share * self.base.parameters)
         hidden = self._hidden_sizes()[-1]
         widest = self.trained(yardstick("width"), added=self.width(hidden))
@@ -97,18 +98,18 @@ class Sizer:
         return target
 
     def nearest_width(self, target: int) -> LayerShape:
-        """The width, of those that follow from --hidden alone, that trains nearest to so many parameters."""
+        """The width whose number of trained parameters is closest to `target`, among those given by --hidden alone."""
         sizes = self._hidden_sizes()
 
         def trained(hidden: int) -> int:
             return self.trained(yardstick("width"), added=self.width(hidden))
 
-        place = bisect.bisect_left(sizes, target, key=trained)
-        nearest = min(sizes[max(0, place - 1) : place + 1], key=lambda hidden: abs(trained(hidden) - target))
+        above = bisect.bisect_left(sizes, target, key=trained)
+        nearest = min(sizes[max(0, above - 1) : above + 1], key=lambda hidden: abs(trained(hidden) - target))
         return self.width(nearest)
 
     def _hidden_sizes(self) -> list[int]:
-        """The hidden sizes to choose from, smallest first, up to the base's own. RequestError if none fits."""
+        """The possible hidden sizes, ascending, up to the base's own. Raises RequestError if none fits."""
         sizes: list[int] = []
         for hidden in range(HIDDEN_STEP, max(HIDDEN_STEP, self.base.shape.hidden_size) + 1, HIDDEN_STEP):
             try:
@@ -122,9 +123,9 @@ class Sizer:
 
 
 def matching_layers(config: PreTrainedConfig, parameters: int) -> int:
-    """The layers in all with which block expansion trains nearest to so many parameters: one more to twice as many.
+    """The total number of layers with which block expansion trains closest to `parameters`, at most twice the base's.
 
-    config: of a base of a known family, else ValueError.
+    config: of the base. Raises ValueError for an unknown family.
     """
     family = family_of(config.model_type)
     with torch.device("meta"):
@@ -139,22 +140,22 @@ def trained(model: Any) -> Iterable[Tensor]:
 
 
 def check_sizes(sizes: Mapping[str, int | None], match: str | None, match_params: float | None) -> None:
-    """Raise RequestError for options that contradict each other, before anything is read. sizes: by flag."""
+    """Raise RequestError for contradictory options. sizes: by flag, None if not given. Nothing is read."""
     given = {flag: str(value) for flag, value in sizes.items() if value is not None}
     if match is not None:
         given = {"--match": match, **given}
     if match_params is not None:
         given = {"--match-params": f"{match_params:g}", **given}
         if not (match_params > 0 and math.isfinite(match_params)):
-            raise RequestError(
-                f"--match-params {match_params:g}: a share of the base's parameters, above 0, as in 0.15"
-            )
+            raise RequestError(f"--match-params {match_params:g}: a share of the base's parameters above 0, as in 0.15")
     if len(given) > 1 and next(iter(given)) in ("--match", "--match-params"):
         first, second = (f"{flag} {value}" for flag, value in list(given.items())[:2])
         raise RequestError(f"{first} and {second} each set the sizes; give one of them")
     for flag in ("--heads", "--ffn"):
         if flag in given and "--hidden" not in given:
-            raise RequestError(f"{flag} {given[flag]} needs --hidden: how many features to add, as in --hidden 256")
+            raise RequestError(
+                f"{flag} {given[flag]} needs --hidden, the number of features to add, as in --hidden 256"
+            )
 
 
 def parse_match(text: str) -> tuple[int | None, int | None, int | None, int | None]:
@@ -162,8 +163,8 @@ def parse_match(text: str) -> tuple[int | None, int | None, int | None, int | No
     parts = re.fullmatch(r"width:([0-9]+)(?:,heads=([0-9]+))?(?:,ffn=([0-9]+))?|depth:([0-9]+)", text)
     if parts is None:
         raise RequestError(
-            f"--match {text}: write depth:LAYERS or width:HIDDEN with ,heads=N and ,ffn=N after it if wanted, as in "
-            "depth:20 or width:256,ffn=1024"
+            f"--match {text}: write depth:LAYERS or width:HIDDEN[,heads=N][,ffn=N], as in depth:20 or "
+            "width:256,ffn=1024"
         )
     hidden, heads, ffn, layers = (None if size is None else int(size) for size in parts.groups())
     return hidden, heads, ffn, layers

@@ -144,12 +144,12 @@ def _by_chunks(matrix: Rows, columns: int, function: Callable[[Tensor], Tensor])
 
 def _std(matrix: Rows) -> float:
     """The standard deviation of all entries."""
-    total = squares = 0.0
-    for rows in _chunks(matrix):
-        rows = rows.double()
-        total, squares = total + rows.sum().item(), squares + rows.square().sum().item()
+    entries = squares = 0.0
+    for chunk in _chunks(matrix):
+        rows = chunk.double()
+        entries, squares = entries + rows.sum().item(), squares + rows.square().sum().item()
     count = matrix.shape[0] * matrix.shape[1]
-    return float(max(squares - total**2 / count, 0.0) / max(count - 1, 1)) ** 0.5
+    return float(max(squares - entries**2 / count, 0.0) / max(count - 1, 1)) ** 0.5
 
 
 def _zero_or_normal(init: Init, shape: tuple[int, int], std: float, generator: torch.Generator) -> Tensor:

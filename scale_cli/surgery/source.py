@@ -33,7 +33,7 @@ class Base:
     """A base checkpoint. Its files and its config match.
 
     given: the folder or hub id as in the request. revision: the commit of a hub id, None for a folder.
-    raw_config: config.json, verbatim. config: the same as the library's object.
+    raw_config: the contents of config.json. config: the library's config object made from it.
     tensors: the tensors in the weight files, by name.
     """
 
@@ -181,7 +181,7 @@ def _supported(given: str, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Famil
         return CONFIG_MAPPING[model_type].from_dict(dict(raw)), family
     except (ValueError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
-        raise RequestError(f"{given}: its config.json is not a valid {model_type} config: {reason}; mend it") from error
+        raise RequestError(f"{given}: its config.json is not a valid {model_type} config: {reason}; fix it") from error
 
 
 def _no_weights(given: str, folder: Path) -> str:

@@ -217,7 +217,7 @@ def _check_request(
         if layers is not None:
             raise RequestError(f"--layers {layers} belongs to --by depth; by width choose --hidden, --heads and --ffn")
         if hidden is None:
-            raise RequestError("--by width needs --hidden: how many features to add, as in --hidden 256")
+            raise RequestError("--by width needs --hidden, the number of features to add, as in --hidden 256")
     else:
         for flag, value in (("--hidden", hidden), ("--heads", heads), ("--ffn", ffn)):
             if value is not None:
@@ -225,6 +225,6 @@ def _check_request(
         if init != DEFAULT_INIT:
             raise RequestError(f"--init {init} belongs to --by width; by depth the copies' output matrices are zero")
         if layers is None:
-            raise RequestError("--by depth needs --layers: the total number of layers")
+            raise RequestError("--by depth needs --layers, the total number of layers")
     if not 0 <= seed < 2**63:
         raise RequestError(f"--seed {seed}: choose a whole number from 0 to 2^63 - 1")

@@ -50,8 +50,8 @@ def prove_unchanged(base: Base, folder: Path, model_class: type[PreTrainedModel]
     proof = compare(expected, actual, dtype=base.dtype, seed=seed, shape=shape)
     if not proof.max_delta_logit <= proof.tolerance:  # also true for NaN
         raise RuntimeError(
-            f"the upscaled model does not compute what {base.given} computes: max |delta logit| is "
-            f"{proof.max_delta_logit:.3g}, rounding explains {proof.tolerance:.3g}; nothing was written"
+            f"the logits of the upscaled model differ from those of {base.given}: max |delta logit| is "
+            f"{proof.max_delta_logit:.3g}, the tolerance for rounding is {proof.tolerance:.3g}; nothing was written"
         )
     return proof
 

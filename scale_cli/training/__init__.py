@@ -1,4 +1,4 @@
-"""Training: data and its order, the one training path, checkpoints. Importing this loads no torch."""
+"""Training: the recipe, the training run, and its checkpoints. Importing this does not import torch."""
 
 from scale_cli.training.recipe import TrainRecipe
 

@@ -1,4 +1,4 @@
-"""The recipe of a training run. Importing this loads no torch."""
+"""The recipe of a training run. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from scale_cli.methods import DEFAULT_METHOD, find_method, method_names, option_
 class TrainRecipe(DataOptions):
     """The recipe of one training run; checked on construction.
 
-    options: an object of the method's own option class; its keys stand beside the others in YAML, flags and records.
+    options: an object of the method's option class. In YAML, flags and records its keys are on the same level as the
+        others.
     """
 
-    method: str = option(DEFAULT_METHOD, help="The method, which decides what trains.", choices=method_names)
+    method: str = option(DEFAULT_METHOD, help="The method; it determines the trained parameters.", choices=method_names)
     options: Any = variant_options(chosen_by="method", classes=option_classes)
-    from_scratch: bool = option(False, help="Random weights from CHECKPOINT's config: the pre-training stage.")
+    from_scratch: bool = option(False, help="Pre-train from random weights; only CHECKPOINT's config is used.")
     lr: float | None = option(None, help="Peak learning rate.  [the paper's for the method]")
-    schedule: Literal["cosine", "linear", "constant"] = option("cosine", help="The learning rate after warm-up.")
-    min_lr_rate: float = option(0.0, help="The final learning rate of cosine, as a share of --lr.")
-    warmup: float = option(0.0, help="Warm-up: below 1 a share of the steps, else steps.")
+    schedule: Literal["cosine", "linear", "constant"] = option("cosine", help="Learning rate schedule after warm-up.")
+    min_lr_rate: float = option(0.0, help="Final learning rate of the cosine schedule, as a share of --lr.")
+    warmup: float = option(0.0, help="Warm-up: a share of the steps if below 1, else a number of steps.")
     weight_decay: float = option(0.01, help="AdamW's weight decay; norms and biases have none.")
     adam_epsilon: float = option(1e-8, help="AdamW's epsilon.")
-    max_grad_norm: float = option(1.0, help="Gradients are clipped to this norm; 0 is never.")
+    max_grad_norm: float = option(1.0, help="Gradients are clipped to this norm; 0 turns clipping off.")
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", help="Arithmetic, weights stay float32; auto is bfloat16 on a GPU that has it, else float32."
+        "auto",
+        help="Arithmetic; trained weights are float32 in all. auto: bfloat16 on a GPU that supports it, else float32.",
     )
     gradient_checkpointing: bool = option(False, help="Recompute activations in the backward pass to save memory.")
     eval_people: tuple[str, ...] = option(
-        (), help="NAME=A:B: measure biography accuracy of these people under this name while training."
+        (), help="NAME=A:B: measure the biography accuracy of the people A to B-1 during training, under NAME."
     )
     eval_bios: Path | None = option(None, help="The gen-bios folder of --eval-people.  [--data]")
     eval_text: tuple[str, ...] = option(
-        (), help="NAME=SOURCE: measure perplexity of this text while training; a source as of scale eval --perplexity."
+        (), help="NAME=SOURCE: measure the perplexity of this text during training; sources as in eval --perplexity."
     )
     eval_documents: int | None = option(
-        None, help="Number of documents, from the first, of each --eval-text; a hub data set needs it.  [all]"
+        None, help="Number of documents of each --eval-text, from its beginning; required for hub datasets.  [all]"
     )
-    eval_steps: int | None = option(None, help="Steps between measurements, besides step 0 and the last.")
-    logging_steps: int = option(10, help="Steps between lines of loss and learning rate.")
-    save_steps: int | None = option(None, help="Steps between checkpoints to resume from.  [none]")
+    eval_steps: int | None = option(None, help="Steps between measurements, besides those at step 0 and at the end.")
+    logging_steps: int = option(10, help="Steps between log lines with loss and learning rate.")
+    save_steps: int | None = option(None, help="Steps between checkpoints for --resume.  [none]")
     report_to: tuple[str, ...] = option((), help="Trackers: tensorboard, wandb, trackio, ...")
 
     def __post_init__(self) -> None:
@@ -63,20 +65,20 @@ class TrainRecipe(DataOptions):
             raise ValueError(f"--min-lr-rate {self.min_lr_rate}: a share of --lr, 0 to 1")
         if self.from_scratch and not method.trains_all:
             raise ValueError(
-                f"--from-scratch: random weights are trained whole, by --method {DEFAULT_METHOD}, not {self.method}"
+                f"--from-scratch: {self.method} does not train every parameter; choose --method {DEFAULT_METHOD}"
             )
         names = [name for name, _ in map(parse_eval_people, self.eval_people)]
         if len(set(names)) != len(names):
-            raise ValueError(f"--eval-people {','.join(self.eval_people)}: a name stands twice")
+            raise ValueError(f"--eval-people {','.join(self.eval_people)}: a name occurs twice; choose different names")
         if self.eval_text:
-            from scale_cli.data.corpora import parse_corpora  # here, as it loads what reads texts
+            from scale_cli.data.corpora import parse_corpora  # imported here, because it imports pyarrow
 
             if twice := set(names) & set(parse_corpora(self.eval_text, option="--eval-text")):
-                raise ValueError(f"--eval-text: {min(twice)} is a name of --eval-people already; names differ")
+                raise ValueError(f"--eval-text: {min(twice)} is also a name in --eval-people; choose different names")
 
     @property
     def learning_rate(self) -> float:
-        """The peak learning rate: the given one, or the method's default."""
+        """The peak learning rate: `lr` or the method's default."""
         return find_method(self.method).lr if self.lr is None else self.lr
 
 

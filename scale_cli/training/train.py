@@ -1,4 +1,4 @@
-"""One training run: a checkpoint and a recipe in, a run folder out."""
+"""One training run: from a checkpoint and a recipe to a run folder."""
 
 from __future__ import annotations
 
@@ -52,20 +52,19 @@ from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, c
 
 RECIPE, RECORD = "recipe.yaml", "record.json"
 FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "report_to")
-"""The keys that may differ from the recipe a run was begun with: paths, as folders move, and keys that no result
-depends on."""
+"""Keys that may change when a run is resumed: paths, because folders move, and keys without effect on the result."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run.
+    """The result of a finished run.
 
-    tokens: of the training data, padding included.
-    predicted_tokens: those of them with a loss; without one are padding, prompts, and the first token of a sequence or,
-        packed by documents, of a text.
-    extra_tokens: of the method's extra data, padding included.
-    seconds: wall time of the run and of the parts it was resumed from, measuring included, loading not.
-    trained_parameters, total_parameters: numbers of weights. metrics: the last measurement, by name.
+    tokens: number of training tokens, padding included.
+    predicted_tokens: number of tokens with a loss. Padding, prompts and the first token of a sequence have none; under
+        packing "documents" the first token of every text.
+    extra_tokens: number of tokens of the method's extra data, padding included.
+    seconds: wall time of the run and of the interrupted runs before it, with measurements, without loading.
+    trained_parameters, total_parameters: number of parameters. metrics: the last measured values, by name.
     """
 
     out: Path
@@ -92,26 +91,25 @@ def train(
 ) -> TrainResult:
     """Train a checkpoint by the recipe and write the run folder `out`.
 
-    source: a checkpoint: a folder, a run folder, a hub id; with `recipe.from_scratch` only its config is used.
-    resume: go on from the last checkpoint in `out`, which another call with the same source and recipe left there.
-    revision: branch, tag or commit of a hub id; a resumed run takes the commit that it was begun on.
+    source: a model folder, a run folder or a hub id; with `recipe.from_scratch` only its config is used.
+    resume: continue from the last checkpoint in `out`, written by an interrupted run with the same source and recipe.
+    revision: branch, tag or commit of a hub id. A resumed run uses the commit that it started with.
     progress: called with (step, steps) after each step.
     reading: called with the number of tokens of each batch of texts that is tokenised.
     say: called with a line about the files of a folder of texts that are not read.
-    `out` then holds recipe.yaml (resolved), metrics.jsonl, record.json, a model card, the tokenizer, and either a whole
-    Hugging Face folder (if every tensor trains) or the trained tensors with a pointer to the base. It can be given to
-    eval and train again.
-    Raises RequestError for arguments that do not fit together, before anything is written, and for a loss that is NaN
-    or infinite; KeyboardInterrupt after Ctrl-C, once a checkpoint is written (after the last step: once the run is
-    finished).
+    After the run `out` contains recipe.yaml (resolved), metrics.jsonl, record.json, a model card, the tokenizer, and
+    either a whole Hugging Face folder (if the method trains every tensor) or the trained tensors with a pointer to the
+    base. It can be evaluated and trained again.
+    Raises RequestError for contradictory arguments, before anything is written, and if the loss becomes NaN or
+    infinite. Raises KeyboardInterrupt after Ctrl-C, once a checkpoint or, after the last step, the result is written.
     """
     checkpoint, recipe = check_request(source, out, recipe, resume=resume, revision=revision)
     method = METHODS[recipe.method]
     resume_from = last_checkpoint(out) if resume else None
     corpora = _corpora(recipe, say)
     forget_peak_memory()
-    arguments = training_arguments(recipe, out)  # joins the other processes, if there are any
-    PartialState().wait_for_everyone()  # none writes before all have looked
+    arguments = training_arguments(recipe, out)  # joins the group of processes, if there are several
+    PartialState().wait_for_everyone()  # no process writes before all have checked the request
     set_seed(recipe.seed)
     tokenizer = load_tokenizer(checkpoint)
     examples = load_examples(recipe, tokenizer, processes=arguments.world_size, progress=reading, say=say)
@@ -164,7 +162,7 @@ def train(
         if trainer.is_world_process_zero():
             _save_result(model, tokenizer, checkpoint, recipe, out)
             read = [examples] if extra is None else [examples, extra.examples]
-            _write_record(checkpoint, recipe, result, metrics, read, corpora)  # from here on the run is finished
+            _write_record(checkpoint, recipe, result, metrics, read, corpora)  # a run with a record is finished
             _write_card(checkpoint, recipe, out)
             for old in checkpoints(out):
                 shutil.rmtree(old)
@@ -176,31 +174,32 @@ def train(
 def check_request(
     source: str, out: Path, recipe: TrainRecipe, *, resume: bool, revision: str | None = None
 ) -> tuple[Checkpoint, TrainRecipe]:
-    """The checkpoint and the resolved recipe. Raises RequestError for arguments that do not fit together.
+    """The checkpoint and the resolved recipe. Nothing heavy is loaded.
 
-    Nothing heavy is loaded.
+    Raises RequestError for contradictory arguments.
     """
-    begun = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None
-    checkpoint = describe(source, from_scratch=recipe.from_scratch, revision=revision or begun)
-    if begun is not None and checkpoint.revision != begun:
+    commit = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None
+    checkpoint = describe(source, from_scratch=recipe.from_scratch, revision=revision or commit)
+    if commit is not None and checkpoint.revision != commit:
         raise RequestError(
-            f"--revision {revision}: {out} was begun on the commit {begun} of {source}; leave --revision out"
+            f"--revision {revision}: {out} was started on commit {commit} of {source}; leave --revision out"
         )
     method = METHODS[recipe.method]
     if checkpoint.kind not in method.needs:
-        wanted = {
+        needed = {
             "width": "a width-upscaled checkpoint; make one with: scale upscale BASE OUT --by width --hidden N",
             "depth": "a depth-upscaled checkpoint; make one with: scale upscale BASE OUT --by depth --layers N",
             "plain": "a checkpoint that is not upscaled",
         }[method.needs[0]]
-        raise RequestError(f"--method {recipe.method}: {source} is {_KIND_NAMES[checkpoint.kind]}; it trains {wanted}")
+        given = f"{source} is {_KIND_NAMES[checkpoint.kind]}"
+        raise RequestError(f"--method {recipe.method}: {given}; the method needs {needed}")
     recipe = resolve(recipe, checkpoint)
     check_data(recipe)
     for text in recipe.eval_people:
         check_people(_eval_folder(recipe), parse_eval_people(text)[1])
     trackers = get_available_reporting_integrations()
     if missing := [name for name in recipe.report_to if name not in trackers]:
-        raise RequestError(f"--report-to {missing[0]}: not installed; installed are: {', '.join(trackers) or 'none'}")
+        raise RequestError(f"--report-to {missing[0]}: not installed; installed: {', '.join(trackers) or 'none'}")
     if resume:
         _check_resumable(out, recipe, checkpoint)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -209,10 +208,10 @@ def check_request(
 
 
 def resolve(recipe: TrainRecipe, checkpoint: Checkpoint) -> TrainRecipe:
-    """The recipe with the defaults that depend on method, checkpoint and machine filled in.
+    """The recipe with those defaults filled in that depend on method, checkpoint and machine.
 
-    None is left for "all" and "never", for the place of the token cache, and for the length of questions, which is that
-    of the longest.
+    None remains where it means "all" or "never", for the token cache's default folder, and for the length of questions,
+    whose default is the longest question.
     """
     bfloat16 = recipe.precision == "bfloat16"
     if recipe.precision == "auto":
@@ -229,39 +228,39 @@ def resolve(recipe: TrainRecipe, checkpoint: Checkpoint) -> TrainRecipe:
 
 def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> None:
     if (out / RECORD).is_file():
-        raise RequestError(f"--resume: the run in {out} is finished; train again from it, or into another folder")
+        raise RequestError(f"--resume: the run in {out} is finished; train from it, or choose another folder")
     if last_checkpoint(out) is None:
-        raise RequestError(f"--resume: {out} holds no checkpoint to go on from; train without --resume")
-    begun = load_recipe(TrainRecipe, out / RECIPE, {})
-    if begun.method == recipe.method:
-        begun = resolve(begun, checkpoint)
-    before, now = values_of(begun), values_of(recipe)
+        raise RequestError(f"--resume: {out} has no checkpoint to resume from; train without --resume")
+    first = load_recipe(TrainRecipe, out / RECIPE, {})
+    if first.method == recipe.method:
+        first = resolve(first, checkpoint)
+    before, now = values_of(first), values_of(recipe)
     for name in ("method", *now):
         if name not in FREE_ON_RESUME and before[name] != now[name]:
             raise RequestError(
-                f"--resume: {out} was begun with {name} {before[name]}, not {now[name]}; give the same options"
+                f"--resume: {out} was started with {name} {before[name]}, not {now[name]}; give the same options"
             )
-    weights = [[split_weight(words)[1] for words in one.data] for one in (begun, recipe)]
-    if weights[0] != weights[1]:
+    weights, first_weights = ([split_weight(source)[1] for source in each.data] for each in (recipe, first))
+    if weights != first_weights:
         raise RequestError(
-            f"--resume: {out} was begun with data {','.join(begun.data)}, not {','.join(recipe.data)}; files may have "
-            "moved, but their number and weights are the same"
+            f"--resume: {out} was started with data {','.join(first.data)}, not {','.join(recipe.data)}; give the same "
+            "number of sources with the same weights (their paths may change)"
         )
 
 
 def _commit_of(run: Path | None) -> str | None:
-    """The commit of the hub id that a checkpoint of a run points to, None if it points to a folder."""
+    """The commit of the hub id that a run's checkpoint points to, None if it points to a folder."""
     pointer = None if run is None else run / TRAINED_POINTER
     return json.loads(pointer.read_text(encoding="utf-8")).get("revision") if pointer and pointer.is_file() else None
 
 
 def _batches(examples: Examples, recipe: TrainRecipe) -> int:
-    """The batches of the whole run, in all processes."""
+    """The number of batches of the whole run, in all processes together."""
     return len(examples) // recipe.batch_size
 
 
 def _beside(examples: Examples, extra: ExtraData | None, recipe: TrainRecipe) -> Examples | Beside:
-    """The data set of the trainer: the examples, each batch of them with a batch of the extra data, if there is any."""
+    """The trainer's dataset: the examples, with a batch of the method's extra data in each batch if it has any."""
     if extra is None:
         return examples
     return Beside(examples, extra.examples, batch_size=recipe.batch_size, rows=extra.rows)
@@ -291,7 +290,7 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
         adam_epsilon=recipe.adam_epsilon,
         max_grad_norm=recipe.max_grad_norm,
         bf16=recipe.precision == "bfloat16",
-        use_cpu=not torch.accelerator.is_available(),  # else neither bfloat16 nor several processes on a CPU
+        use_cpu=not torch.accelerator.is_available(),  # needed for bfloat16 and for several processes on a CPU
         **recompute_argument(recipe.gradient_checkpointing),
         seed=recipe.seed,
         train_sampling_strategy="sequential",
@@ -313,7 +312,7 @@ def _eval_folder(recipe: TrainRecipe) -> Path:
 
 
 def _eval_bios(recipe: TrainRecipe) -> list[str]:
-    """The folder whose questions are asked while training, as a list, empty if none are."""
+    """The folder of the questions that are measured during training; an empty list if there are none."""
     return [str(_eval_folder(recipe))] if recipe.eval_people else []
 
 
@@ -326,9 +325,9 @@ def _corpora(recipe: TrainRecipe, say: Callable[[str], None]) -> list[Corpus]:
 def _measures(
     recipe: TrainRecipe, tokenizer: Any, corpora: Sequence[Corpus]
 ) -> list[Callable[[Any, bool], list[Measurement]]]:
-    """The measurements while training: functions of the model and of whether it is the last time.
+    """The measurements during training: functions (model, whether it is the last measurement) -> measurements.
 
-    Texts reach the model in batches of the training's size, which take no more memory than a step does.
+    Perplexity uses the training's batch size, so it needs no more memory than a step.
     """
     measures: list[Callable[[Any, bool], list[Measurement]]] = []
     for name, people in map(parse_eval_people, recipe.eval_people):
@@ -369,7 +368,7 @@ def _write_record(
     read: Sequence[Examples],
     corpora: Sequence[Corpus],
 ) -> None:
-    """Write record.json. read: the training data and the method's extra data."""
+    """Write record.json. read: the examples of the training data and of the method's extra data."""
     folder = Path(checkpoint.source)
     has_weights = folder.is_dir() and any(folder.glob("*.safetensors"))
     write_record(
@@ -407,11 +406,11 @@ def _write_card(checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
         name=out.resolve().name,
         form=checkpoint.kind,
         source=source,
-        steps=[*steps, history(out)[-1]],  # the training; the earlier steps in the history of `out` are in `steps`
+        steps=[*steps, history(out)[-1]],  # only the training: `steps` already has the earlier steps of `out`
         whole=METHODS[recipe.method].trains_all,
     )
 
 
 def _data_fingerprint(source: Path) -> str:
-    """The sha256 of a file, or of a gen-bios folder's manifest, which holds those of its files."""
+    """The sha256 of a file, or of a gen-bios folder's manifest, which contains the sha256 of its files."""
     return sha256_file(source / "manifest.json" if source.is_dir() else source)

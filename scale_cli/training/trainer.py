@@ -1,4 +1,4 @@
-"""The one training path: transformers' `Trainer` with the loss and the checkpoints of a method."""
+"""transformers' `Trainer` with the loss and the checkpoints of a method. All methods are trained by it."""
 
 from __future__ import annotations
 
@@ -23,33 +23,36 @@ from scale_cli.methods import Method, Step
 from scale_cli.methods.step import labelled_positions, step_arguments
 
 Measure = Callable[[Any, bool], dict[str, float]]
-"""Measures a model while it trains: (model, whether it is the last time) -> values by name."""
-
+"""A measurement during training: (model, whether it is the last one) -> values by name."""
 
 NEVER = 2**62
+"""The number of a step that no run reaches."""
 CARRIED = "carried.json"
-"""The file of a checkpoint with the state that a resumed run needs and the library does not keep."""
+"""The file of a checkpoint with state that a resumed run needs and the library does not save."""
 
 
 class PartTrainer(Trainer):
-    """A `Trainer` whose checkpoints hold only the stored tensors, and which stops when the loss is NaN or infinite.
+    """A `Trainer` whose checkpoints contain only the method's stored tensors.
 
-    It asks for no logits that the loss does not need. Losses not logged yet and seconds are in the checkpoints too, so
-    a resumed run logs what one run would have logged.
+    Training stops if the loss is NaN or infinite. Logits that the loss does not need are not computed. Checkpoints also
+    contain the loss since the last log line and the seconds, so a resumed run logs the same as an uninterrupted one.
     """
 
     def __init__(
         self, *args: Any, describe: Callable[[Path], None], method: Method, options: Any, **kwargs: Any
     ) -> None:
-        """describe: writes a pointer to the base into a checkpoint's folder. method, options: the loss and the stored
-        tensors are the method's. Other arguments are `Trainer`'s. The dataset returns whole batches, so the collator
-        receives a batch, not a list."""
+        """describe: writes a pointer to the base into a checkpoint's folder.
+
+        method, options: the method, which determines loss and stored tensors, and its options.
+        Other arguments are `Trainer`'s. The dataset returns whole batches, so the collator receives a batch, not a
+        list.
+        """
         super().__init__(*args, **kwargs | {"data_collator": labelled_positions})
         self.describe = describe
         self.method = method
         self.options = options
         self._step_arguments = step_arguments(self.model)
-        # Both on the device and read only at a log or a save, so that no step waits for the device.
+        # Both stay on the device and are read only at a log or a save, so no step waits for the device.
         self._bad_step = torch.tensor(NEVER, device=self.args.device)
         self._loss = torch.zeros((), device=self.args.device)
         self._logged_step = 0
@@ -58,13 +61,13 @@ class PartTrainer(Trainer):
 
     @property
     def seconds(self) -> float:
-        """Wall time of this run and of those it was resumed from, up to their last checkpoint."""
+        """Wall time of this run and of the interrupted runs before it, up to their last checkpoint."""
         return self._seconds_before + time.monotonic() - self._start
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The method's loss on a batch; only the library's evaluation, which no run uses, wants outputs beside it."""
+        """The method's loss on a batch. Outputs are never requested, as the library's evaluation is not used."""
         assert not return_outputs
         extra = inputs.pop(EXTRA, None)
 
@@ -73,21 +76,20 @@ class PartTrainer(Trainer):
             computed: Any = super(PartTrainer, self).compute_loss(model, inputs | arguments, True, num_items_in_batch)
             return computed
 
-        # The library divides the loss by the batches of a step, unless the model's own is a mean over all of them.
+        # The library divides the loss by the number of batches, unless the model normalises it over the whole step.
         over_step = self.model_accepts_loss_kwargs and num_items_in_batch is not None
         share = 1 / self.current_gradient_accumulation_steps if over_step else 1.0
         return self.method.loss(Step(model, self.model, inputs, extra, self.options, forward, share))
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        step = self.state.global_step  # that of the weights, and of the checkpoint that holds them
+        step = self.state.global_step  # the step of the current weights and of their checkpoint
         self._bad_step = torch.where(torch.isfinite(loss.detach()), self._bad_step, self._bad_step.clamp(max=step))
         self._loss += loss.detach()
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the library's estimate takes account of neither frozen parts nor two streams (`scale plan`
-        does)."""
+        """Zero: the library's estimate ignores frozen weights and the second stream. `scale plan` counts both."""
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -100,7 +102,7 @@ class PartTrainer(Trainer):
         super().log(logs, start_time)
 
     def check_finite(self) -> None:
-        """Raise RequestError, which names the last good checkpoint, if a loss or a stored weight is not finite."""
+        """Raise RequestError if a loss or a stored weight is NaN or infinite. It names the last good checkpoint."""
         self._check_loss()
         if not all(torch.isfinite(tensor).all() for tensor in self.method.stored(self.model).values()):
             self._stop("a weight is NaN or infinite")
@@ -108,7 +110,7 @@ class PartTrainer(Trainer):
     def _check_loss(self) -> None:
         if (bad_step := int(self._bad_step.item())) != NEVER:
             for checkpoint in checkpoints(Path(str(self.args.output_dir))):
-                if step_of(checkpoint) >= bad_step:  # the weights that gave this loss
+                if step_of(checkpoint) >= bad_step:  # contains the weights that gave this loss, or later ones
                     shutil.rmtree(checkpoint)
             self._stop("the loss is NaN or infinite")
 
@@ -117,7 +119,7 @@ class PartTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if not self.args.should_save:  # since transformers 5.24 every process comes here
+        if not self.args.should_save:  # since transformers 5.24 every process calls this
             return
         assert output_dir is not None
         folder = Path(output_dir)
@@ -136,15 +138,18 @@ class PartTrainer(Trainer):
 
     def _stop(self, reason: str) -> NoReturn:
         last = last_checkpoint(Path(str(self.args.output_dir)))
-        kept = f"the last good checkpoint is {last}; train from there or anew"
+        advice = f"the last good checkpoint is {last}; train from it or anew"
         if last is None:
-            kept = "no good checkpoint was written; train anew"
+            advice = "no good checkpoint was written; train anew"
         rate = f"a lower --lr (given {self.args.learning_rate:g})"
-        raise RequestError(f"{reason} at step {self.state.global_step}; {kept} with {rate} or a longer --warmup")
+        raise RequestError(f"{reason} at step {self.state.global_step}; {advice} with {rate} or a longer --warmup")
 
 
 class MetricsWriter(TrainerCallback):
-    """One line of JSON per logged step or measurement in `metrics.jsonl`, and the progress of the run."""
+    """Writes one line of JSON per logged step or measurement to `metrics.jsonl`, and reports progress.
+
+    last: the values of the last measurement, by name.
+    """
 
     def __init__(
         self, folder: Path, measure: Measure | None, eval_steps: int | None, progress: Callable[[int, int], None] | None
@@ -163,7 +168,7 @@ class MetricsWriter(TrainerCallback):
         if state.global_step == 0:
             self._measure(state, kwargs["model"])
         elif state.global_step == state.max_steps and self.measure is not None:
-            self.last = self.measure(kwargs["model"], True)  # the lines are written; only the record is missing
+            self.last = self.measure(kwargs["model"], True)  # only the record is missing; the line is written already
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         last = state.global_step == state.max_steps
@@ -196,7 +201,10 @@ class MetricsWriter(TrainerCallback):
 
 
 class StopAtStep(TrainerCallback):
-    """Ctrl-C or SIGTERM finishes the step under way and writes a checkpoint for `--resume`; a second stops at once."""
+    """On Ctrl-C or SIGTERM, finishes the current step and writes a checkpoint. A second signal stops at once.
+
+    asked: whether a signal has arrived.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -217,18 +225,18 @@ class StopAtStep(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.asked and state.global_step < state.max_steps:  # after the last step there is nothing to resume
+        if self.asked and state.global_step < state.max_steps:  # after the last step the run ends anyway
             control.should_training_stop = control.should_save = True
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run, None if there is none."""
-    whole = [path for path in checkpoints(folder) if (path / "trainer_state.json").is_file()]
-    return max(whole, key=step_of, default=None)
+    """The newest complete checkpoint of a run, None if there is none."""
+    complete = [path for path in checkpoints(folder) if (path / "trainer_state.json").is_file()]
+    return max(complete, key=step_of, default=None)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run that is not finished, whole or not."""
+    """The checkpoints of an unfinished run, also incomplete ones."""
     return [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
 
 
@@ -238,9 +246,9 @@ def step_of(checkpoint: Path | None) -> int:
 
 
 def drop_lines_after(file: Path, step: int) -> None:
-    """Keep the lines of `metrics.jsonl` up to `step`; a run that resumes there writes the later ones again."""
+    """Keep the lines of `metrics.jsonl` up to `step`. A run that resumes there writes the later ones again."""
     if not file.exists():
         return
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    write_text(file, "".join(line for line in whole if json.loads(line)["step"] <= step))
+    complete = [line for line in lines if line.endswith("\n")]
+    write_text(file, "".join(line for line in complete if json.loads(line)["step"] <= step))

@@ -158,7 +158,7 @@ def test_a_text_can_come_from_elsewhere(world: World, tmp_path: Path) -> None:
         ),
         ({"base": "none"}, r"^none: no such folder"),
         ({"train_data": ["none.jsonl"]}, r"^--data none\.jsonl: no such file"),
-        ({"base": "fetch:nothing"}, r"^nothing: there is no such thing to fetch; choose from smollm2, english, "),
+        ({"base": "fetch:nothing"}, r"^nothing: not an item of fetch; choose from smollm2, english, "),
         ({"suites": ["englsh"]}, r"^--suite englsh: neither a shipped suite nor a file"),
     ],
 )

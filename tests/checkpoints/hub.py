@@ -1,4 +1,4 @@
-"""A stand-in for the hub's server, as far as creating repositories and branches and committing files goes."""
+"""A stand-in for the hub's server that creates repositories and branches and commits files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN = "hf_of_the_tests"
 
 @dataclass
 class Hub:
-    """What a server has been told: repositories, their branches, and the commits on these with their files."""
+    """The contents of a server: repositories, their branches, and the commits with their files."""
 
     url: str
     token: str = TOKEN
@@ -29,7 +29,7 @@ class Hub:
 
 @contextmanager
 def hub() -> Iterator[Hub]:
-    """A server on this machine that answers the hub's client; only a request with `token` may write."""
+    """A local server for the hub's client. Only requests with `token` may write."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""The model card: its words, what it inherits, and that it goes into everything that is written."""
+"""The model card: its text, the inherited fields, and its presence in every written folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def base(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_words(base: Path, tmp_path: Path) -> None:
+def test_the_text(base: Path, tmp_path: Path) -> None:
     upscale(str(base), tmp_path / "wide", by="width", hidden=8, ffn=9, seed=3)
     digest = sha256_file(base / "model.safetensors")
     record = json.loads((tmp_path / "wide" / "upscale.json").read_text(encoding="utf-8"))
@@ -72,14 +72,15 @@ tags:
 
 # wide
 
-`base` widened by SCALE (arXiv 2511.03270). Its own tensors are frozen; what was added stands beside them.
+`base`, widened with SCALE (arXiv 2511.03270). The base's own tensors are unchanged; the added tensors are stored \
+separately.
 
 ## Widened
 
 | | |
 | --- | --- |
 | base | `base` |
-| sha256 of its weights | `model.safetensors` `{digest}` |
+| sha256 of the base's weights | `model.safetensors` `{digest}` |
 | added hidden_size | 8 |
 | added intermediate_size | 9 |
 | added num_attention_heads | 2 |
@@ -87,7 +88,7 @@ tags:
 | initial values | W21 svd, W22 zero |
 | seed | 3 |
 | parameters | 25,216 of the base, {added:,} added ({added / 25_216:.1%}) |
-| max \\|delta logit\\| | 0 on 2 x 64 random tokens in float32 (rounding explains {tolerance:.3g}) |
+| max \\|delta logit\\| | 0 on 2 x 64 random tokens in float32 (tolerance {tolerance:.3g}) |
 
 ## Use
 
@@ -98,20 +99,20 @@ model = AutoModelForCausalLM.from_pretrained("wide", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("wide", trust_remote_code=False)
 ```
 
-`trust_remote_code=True` runs the model code that lies beside the weights (`modeling_scale.py`), or the installed \
-`scale-cli`'s, if there is one. The tokenizer is the base's and needs no code; `trust_remote_code=False` keeps the \
-library from asking.
+`trust_remote_code=True` runs the model code in this folder (`modeling_scale.py`), or that of the package `scale-cli` \
+if it is installed. The tokenizer is the base's and needs no code; with `trust_remote_code=False` the \
+library does not ask whether to run any.
 
-## What it cannot be
+## Limits
 
 """
     assert text(tmp_path / "wide").startswith(expected)
     rest = text(tmp_path / "wide").removeprefix(expected)
     for words in (
-        "- A plain `LlamaForCausalLM`",
-        "no GGUF",
-        "`scale export wide FOLDER --base` gives back bit for bit",
-        "## Licence\n\nThat of the base: `llama-x`. See [LICENSE](LICENSE).\n",
+        "cannot be converted to a plain `LlamaForCausalLM`",
+        "not to GGUF",
+        "`scale export wide FOLDER --base` writes it, bit for bit.",
+        "## Licence\n\nThe base's licence applies: `llama-x`. See [LICENSE](LICENSE).\n",
         "@inproceedings{lee-etal-2026-scale,",
     ):
         assert words in rest
@@ -143,21 +144,21 @@ def test_every_output_has_a_card_that_the_hub_understands(by: str, world: World,
     assert str(tmp_path) not in (tmp_path / "out" / "export.json").read_text(encoding="utf-8")
 
     lines = text(tmp_path / "out").splitlines()
-    assert f"## Trained by {method}" in lines
-    assert {"| from | `up` |", "| steps | 2 |", "| seed | 0 |", "| lr | 0.01 |"} <= {*lines}
+    assert f"## Trained with {method}" in lines
+    assert {"| trained from | `up` |", "| steps | 2 |", "| seed | 0 |", "| lr | 0.01 |"} <= {*lines}
     record = json.loads((tmp_path / "run" / "record.json").read_text(encoding="utf-8"))
     means = [metric for metric in record["metrics"] if metric["name"].count("/") == 1]
     for metric in means:
         row = f"| {metric['name']} | {metric['value']:.4g} | {metric['stderr']:.4g} | {metric['samples']} |"
         assert row in lines
     assert len([line for line in lines if line.startswith("| a/")]) == len(means) > 0
-    assert ("## What it cannot be" in lines) == (by == "width")
+    assert ("## Limits" in lines) == (by == "width")
     assert ("@misc{wu2024llamapro," in lines) == (by == "depth")
-    assert "The base of `run`, taken back: its tensors, config and tokenizer as they were." in text(tmp_path / "again")
+    assert "The base of `run`, restored: its tensors, config and tokenizer are unchanged." in text(tmp_path / "again")
     assert "| `model.safetensors` | equal |" in text(tmp_path / "again")
 
 
-def test_a_run_says_how_to_make_it_whole(finished: Any) -> None:
+def test_the_card_of_a_run_tells_how_to_export_it(finished: Any) -> None:
     part, whole = (text(finished(method).folder) for method in ("lora", "fft"))
     assert "    scale export run FOLDER\n" in part
     assert 'from_pretrained("run")' not in part
@@ -166,7 +167,7 @@ def test_a_run_says_how_to_make_it_whole(finished: Any) -> None:
     assert "lora r" not in whole
 
 
-def test_a_chain_is_told_from_its_beginning(world: World, tmp_path: Path) -> None:
+def test_the_card_lists_every_step_of_a_chain(world: World, tmp_path: Path) -> None:
     run(world.source("scale-preserve"), tmp_path / "a", world.recipe("scale-preserve", steps=1))
     run(str(tmp_path / "a"), tmp_path / "b", world.recipe("scale-adapt", steps=1))
     export(str(tmp_path / "b"), tmp_path / "c")
@@ -176,8 +177,8 @@ def test_a_chain_is_told_from_its_beginning(world: World, tmp_path: Path) -> Non
         headings = [
             line for line in text(tmp_path / name).splitlines() if line.startswith(("## Trained", "## Widened"))
         ]
-        assert headings == ["## Widened", *(f"## Trained by scale-{method}" for method in methods.split())]
-    assert "trained by scale-preserve, then scale-adapt, then scale-route." in text(tmp_path / "e")
+        assert headings == ["## Widened", *(f"## Trained with scale-{method}" for method in methods.split())]
+    assert "trained with scale-preserve, then scale-adapt, then scale-route." in text(tmp_path / "e")
     assert front(tmp_path / "e")["tags"][-3:] == ["scale-preserve", "scale-adapt", "scale-route"]
 
 
@@ -204,13 +205,14 @@ def test_a_new_card_replaces_the_old_one(base: Path, tmp_path: Path) -> None:
         b"---\nlicense: \xff\n---\n",
     ],
 )
-def test_a_card_that_says_no_licence(card: str | bytes | None, tmp_path: Path) -> None:
+def test_a_card_without_a_licence(card: str | bytes | None, tmp_path: Path) -> None:
     folder = base_folder(tmp_path / "base")
     if card is not None:
         (folder / "README.md").write_bytes(card if isinstance(card, bytes) else card.encode())
     upscale(str(folder), tmp_path / "wide", by="width", hidden=8, verify=False)
     assert "license" not in front(tmp_path / "wide")
-    assert "## Licence\n\nThe base's licence applies; its folder names none.\n" in text(tmp_path / "wide")
+    expected = "## Licence\n\nThe base's licence applies; the base's model card does not name it.\n"
+    assert expected in text(tmp_path / "wide")
 
 
 def test_a_hub_id_is_named_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,10 +234,10 @@ def test_a_hub_id_is_named_with_its_commit(tmp_path: Path, monkeypatch: pytest.M
     export(str(tmp_path / "deep"), tmp_path / "out")
     assert front(tmp_path / "out")["base_model"] == "org/model"
     export_base(str(tmp_path / "deep"), tmp_path / "again")
-    assert "base_model" not in front(tmp_path / "again")  # it is that model, not made from it
+    assert "base_model" not in front(tmp_path / "again")  # a restored base is that model itself
 
 
-def test_what_others_made_their_model_from_is_not_our_base(base: Path, world: World, tmp_path: Path) -> None:
+def test_the_base_model_in_a_foreign_card_is_not_inherited(base: Path, world: World, tmp_path: Path) -> None:
     assert origin(base).base_model is None
     assert origin(base, hub_id="org/x").base_model == "org/x"
     upscale(str(base), tmp_path / "wide", by="width", hidden=8, verify=False)
@@ -263,7 +265,7 @@ def test_no_network_is_used(base: Path, tmp_path: Path, monkeypatch: pytest.Monk
     export(str(tmp_path / "wide"), tmp_path / "out")
 
 
-def test_an_unfinished_run_says_so(world: World, tmp_path: Path) -> None:
+def test_the_card_of_an_unfinished_run(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-2"
     folder.mkdir()
     options = {"lora_r": 4, "adapt_modules": ["attention"]}
@@ -272,9 +274,9 @@ def test_an_unfinished_run_says_so(world: World, tmp_path: Path) -> None:
     (step,) = history(folder)
     assert step == {"step": "train", "recipe": {"method": "lora", "lora_r": 4}}
     card = card_text(name="x", form="plain", source=origin(folder), steps=[step])
-    assert "| state | a checkpoint of a run that is not finished |" in card
+    assert "| state | checkpoint of an unfinished run |" in card
 
 
-def test_a_record_of_something_else_is_no_step(tmp_path: Path) -> None:
+def test_a_record_of_another_command_is_not_a_step(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text('{"command": "bench"}', encoding="utf-8")
     assert history(tmp_path) == []

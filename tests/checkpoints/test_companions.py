@@ -1,4 +1,4 @@
-"""The files beside the weights of a widened model: its code is today's, its tokenizer is the base's."""
+"""The files beside the weights of a widened model: current model code and the base's tokenizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A Qwen2 whose tokenizer the library takes by the model's type: tokenizer_config.json names another class."""
+    """A Qwen2 base whose tokenizer class follows from the model_type; tokenizer_config.json names another class."""
     folder = tmp_path / "base"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -42,7 +42,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def by_library(folder: Path) -> Any:
-    """The tokenizer as a process loads it that has nothing of ours: by a config of a model type it does not know."""
+    """The tokenizer as loaded without this package, with a config of an unknown model_type."""
     config = PreTrainedConfig.from_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
 

@@ -1,7 +1,7 @@
-"""A widened folder in the tools of others: loaded, saved, generated with and measured where this package is not there.
+"""A widened folder in other tools: loaded, saved, generated with and evaluated without this package.
 
-"Not there" is a process of its own in which our packages cannot be imported, or, in the slowest test, an environment
-into which nothing of ours was ever installed.
+The programs run in a separate process that cannot import our packages or, in the slowest test, in an environment
+in which they were never installed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Refuse:
             raise ModuleNotFoundError("refused: " + name, name=name)
 sys.meta_path.insert(0, Refuse())
 """
-"""As a sitecustomize module: from the start of the process nothing of ours can be imported."""
+"""A sitecustomize module that blocks the import of our packages from the start of a process."""
 
 PROGRAM = """
 import contextlib, importlib.util, logging, sys, warnings
@@ -74,7 +74,7 @@ def look(model):
 
 found = {}
 for i, folder in enumerate(folders):
-    if ours != "ours" and i == 0:  # once trusted, its code knows every such folder
+    if ours != "ours" and i == 0:  # once loaded, the code serves every such folder
         before = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         try:
             AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
@@ -103,7 +103,7 @@ torch.save(found, f"{out}/found.pt")
 
 
 def environment(tmp_path: Path, *, blocked: bool) -> dict[str, str]:
-    """The variables of a process with caches of its own, offline, in which our packages may be blocked."""
+    """The environment of an offline process with its own caches, in which our packages may be blocked."""
     site = tmp_path / "site"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(BLOCKER, encoding="utf-8")
@@ -116,7 +116,7 @@ def environment(tmp_path: Path, *, blocked: bool) -> dict[str, str]:
 def run_program(
     python: str, words: Sequence[object], variables: dict[str, str], *, cwd: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Run python with words, away from this repository; fails the test with what it said."""
+    """Run Python with these arguments outside this repository. A failure fails the test with the output."""
     ended = subprocess.run(
         [python, *map(str, words)], capture_output=True, text=True, check=False, env=variables, cwd=cwd
     )
@@ -125,7 +125,7 @@ def run_program(
 
 
 def look(python: str, folders: Sequence[Path], tmp_path: Path, *, ours: bool) -> dict[str, Any]:
-    """What `PROGRAM` finds out about the folders, with our package or without."""
+    """The results of `PROGRAM` for the folders, with our package or without."""
     out = tmp_path / ("ours" if ours else "theirs")
     out.mkdir()
     words = ["-c", PROGRAM, "ours" if ours else "theirs", out, *folders]
@@ -135,7 +135,7 @@ def look(python: str, folders: Sequence[Path], tmp_path: Path, *, ours: bool) ->
 
 
 def assert_same(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Bitwise the same, by other classes."""
+    """The results are bitwise equal, and the classes are different ones."""
     assert theirs.keys() == ours.keys()
     for folder, seen in theirs.items():
         assert seen["pipeline"] == ours[folder]["pipeline"]
@@ -190,7 +190,7 @@ ROUTE: dict[str, Any] = {"layers": (1, 2), "modules": ("attention", "ffn"), "thr
 @pytest.mark.parametrize("name", ["llama-grouped", "qwen2", "olmo2", "gemma3", "neox"])
 @torch.no_grad()
 def test_weights_on_the_disk(name: str, method: dict[str, Any], tmp_path: Path) -> None:
-    """`device_map="auto"` with less memory than the model needs: accelerate fetches a module's weights when it runs."""
+    """`device_map="auto"` with less memory than the model needs: accelerate loads weights when a module runs."""
     base: Any = load(base_folder(tmp_path / "base", name))
     widened(base, **method).save_pretrained(tmp_path / "wide")
     whole, tokens = load(tmp_path / "wide").eval(), probe()
@@ -212,7 +212,7 @@ def test_weights_on_the_disk(name: str, method: dict[str, Any], tmp_path: Path) 
 @pytest.mark.parametrize("name", ["llama-grouped", "neox", "gemma3"])
 @torch.no_grad()
 def test_compiled_by_inductor(name: str, tmp_path: Path) -> None:
-    """The default compiler, which makes and builds C++ here; also from code that was loaded beside the weights."""
+    """The default compiler, which builds C++ here, also with the code beside the weights."""
     upscale(str(base_folder(tmp_path / "base", name)), tmp_path / "wide", by="width", hidden=8, heads=2, verify=False)
     program = """
 import sys, torch
@@ -247,7 +247,7 @@ metric_list:
 
 
 def measure(python: str, folder: Path, out: Path, *, blocked: bool) -> dict[str, Any]:
-    """The results that the harness's own command gives for a model folder on a small local task."""
+    """The results of the harness's own command for a model folder on a small local task."""
     out.mkdir()
     cities = ["Paris", "Oslo", "Rome", "Lima"]
     rows = [
@@ -267,7 +267,7 @@ def measure(python: str, folder: Path, out: Path, *, blocked: bool) -> dict[str,
 
 
 def assert_measures(python: str, folders: Sequence[Path], base: Path, tmp_path: Path, *, blocked: bool) -> None:
-    """The harness takes the folders, and finds of one that is freshly widened what it finds of its base."""
+    """The harness accepts the folders, and its results for a freshly widened folder equal those for its base."""
     found = [measure(python, folder, tmp_path / f"measure-{i}", blocked=blocked) for i, folder in enumerate(folders)]
     assert all({"acc,none", "acc_norm,none"} <= results.keys() for results in found)
     assert found[0] == measure(python, base, tmp_path / "measure-base", blocked=blocked)

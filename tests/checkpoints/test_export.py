@@ -1,4 +1,4 @@
-"""A checkpoint of any kind exported is an ordinary folder that computes, bitwise, what loading the checkpoint gives."""
+"""The export of any checkpoint is an ordinary folder that is bitwise equivalent to the loaded checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RunOf = Callable[..., Any]
 
 
 def assert_is(out: Path, source: Path) -> None:
-    """`out` loads by the library alone as what loading `source` gives: values, dtype, config and logits."""
+    """`out`, loaded by the library alone, has the values, dtype, config and logits of the loaded `source`."""
     found, expected = load(out).eval(), reload(source)
     assert same_tensors(found.state_dict(), expected.state_dict())
     assert found.dtype == expected.dtype
@@ -118,7 +118,7 @@ def test_of_an_unfinished_run(method: str, scratch: bool, world: World, tmp_path
 
 
 def test_a_tied_head_that_is_stored_too_is_not_left_behind(world: World, tmp_path: Path) -> None:
-    """An embedding that was trained has trained the head that is tied to it, whatever the base's file holds."""
+    """Training an embedding trains the head tied to it, whatever the base's file contains."""
     base = save(load(world.checkpoint("llama")), tmp_path / "base", world.tokenizer)
     tensors = load_file(base / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
@@ -144,7 +144,7 @@ def test_an_upscaled_folder_is_copied(by: str, world: World, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def bfloat16_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a widened base that is stored in bfloat16; what it trained is float32."""
+    """A run on a widened base stored in bfloat16; its trained tensors are float32."""
     folder = tmp_path_factory.mktemp("bfloat16")
     base = tiny_base("llama-grouped", dtype=torch.bfloat16, vocab_size=len(world.tokenizer), num_hidden_layers=2)
     save(base, folder / "base", world.tokenizer)
@@ -191,7 +191,7 @@ def test_upscale_json_names_what_training_added(finished: RunOf, world: World, t
 
 
 def test_only_a_lora_is_loaded(finished: RunOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything else passes tensor by tensor, in shards of a bounded size."""
+    """All other models are copied tensor by tensor, in shards of a bounded size."""
     monkeypatch.setattr("scale_cli.checkpoints.export.load_model", lambda *_: pytest.fail("loaded"))
     monkeypatch.setattr(storage, "SHARD_BYTES", 20_000)
     for method in set(PARTIAL) - {"lora"}:
@@ -205,7 +205,7 @@ def test_only_a_lora_is_loaded(finished: RunOf, tmp_path: Path, monkeypatch: pyt
 def test_shards_of_an_export_are_not_overwritten(
     finished: RunOf, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run on an export of several shards, some of which it has not touched."""
+    """A run on an export of several shards, some of which contain no trained tensor."""
     monkeypatch.setattr(storage, "SHARD_BYTES", 20_000)
     export(str(finished("freeze", "llama").folder), tmp_path / "first")
     run(str(tmp_path / "first"), tmp_path / "run", world.recipe("freeze", steps=1, seed=3))
@@ -245,7 +245,7 @@ def test_a_run_on_a_hub_id(world: World, tmp_path: Path, monkeypatch: pytest.Mon
     asked: list[set[str]] = []
 
     def snapshot_download(name: str, *, allow_patterns: list[str], **_: Any) -> str:
-        """Only what is asked for arrives."""
+        """Copies only the requested files."""
         assert name == "org/model"
         asked.append(set(allow_patterns))
         snapshot.mkdir(exist_ok=True)
@@ -312,12 +312,12 @@ REFUSED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "a broken trained part": (
         spoil("run/trained.safetensors"),
         {},
-        "ROOT/run/trained.safetensors is damaged or no safetensors file (…",
+        "ROOT/run/trained.safetensors is damaged or not a safetensors file (…",
     ),
     "a broken base": (
         spoil("base/model.safetensors"),
         {},
-        "ROOT/base/model.safetensors is damaged or no safetensors file (…",
+        "ROOT/base/model.safetensors is damaged or not a safetensors file (…",
     ),
     "weights of another name": (
         lambda root: (root / "base" / "model.safetensors").rename(root / "base" / "other.safetensors"),
@@ -353,7 +353,9 @@ def test_a_base_that_is_gone(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.checkpoint("neox"), tmp_path / "base")
     run(str(tmp_path / "base"), tmp_path / "run", world.recipe("freeze", steps=1))
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(RequestError, match=r"was trained from .*/base, which is gone; put it back, or move both"):
+    with pytest.raises(
+        RequestError, match=r"was trained from .*/base, which does not exist; put it back, or move both"
+    ):
         export(str(tmp_path / "run"), tmp_path / "out")
 
 

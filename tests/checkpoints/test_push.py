@@ -1,4 +1,4 @@
-"""What is sent to the hub arrives byte for byte; a server of our own on this machine stands in for it."""
+"""Uploaded files arrive byte for byte at the hub, for which a local server stands in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RunCli = Callable[..., Any]
 
 
 def test_from_a_shell(server: Hub, world: World, tmp_path: Path) -> None:
-    """In a process of its own, told by the library's own variables where the hub is."""
+    """In a separate process, which finds the hub by the library's environment variables."""
     folder = world.checkpoint("neox", "width")
     program = "import sys; from scale_cli.cli import main; sys.exit(main())"
     words = ["push", str(folder), "org/wide", "--private", "--revision", "try/1", "--message", "first", "--json"]
@@ -72,8 +72,8 @@ def test_a_run_arrives_as_a_whole_folder(
     assert str(folder.parent) not in card
 
 
-NOT_KNOWN = "not logged in, or with a token that the hub does not know; set HF_TOKEN, or: hf auth login"
-# What is wrong, and the words after the repository's name.
+NOT_KNOWN = "not logged in, or the token is invalid; set HF_TOKEN, or run: hf auth login"
+# The fault, and the message after the repository's name.
 REFUSED: dict[str, tuple[Callable[[Hub, pytest.MonkeyPatch], object], str]] = {
     "no token": (lambda _, patch: patch.setenv("HF_TOKEN", ""), NOT_KNOWN),
     "a wrong token": (lambda _, patch: patch.setenv("HF_TOKEN", "hf_wrong"), NOT_KNOWN),
@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[Callable[[Hub, pytest.MonkeyPatch], object], str]] = {
     ),
     "offline": (
         lambda _, patch: patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True),
-        "HF_HUB_OFFLINE is set and nothing can be sent; unset it",
+        "HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it",
     ),
     "no connection": (
         lambda _, patch: patch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9"),
@@ -120,15 +120,15 @@ def test_what_cannot_be_sent_is_said_before_anything(world: World, tmp_path: Pat
     folder = shutil.copytree(world.checkpoint("neox", "width"), tmp_path / "wide")
     (folder / "README.md").unlink()
     for source, repo_id, message in (
-        (folder, "a/b/c", "a/b/c: no name for a repository; give owner/name"),
-        (folder, "model", "model: no name for a repository; give owner/name"),
-        (folder, "org/a--b", "org/a--b: no name for a repository: "),
+        (folder, "a/b/c", "a/b/c: not a repository name; give owner/name"),
+        (folder, "model", "model: not a repository name; give owner/name"),
+        (folder, "org/a--b", "org/a--b: not a repository name: "),
         ("org/model", "org/x", "org/model: no such folder; push sends the folder of a model or of a run"),
-        (tmp_path, "org/x", f"{tmp_path} is no checkpoint: it has neither config.json nor trained.json"),
+        (tmp_path, "org/x", f"{tmp_path} is not a checkpoint: it has neither config.json nor trained.json"),
         (
             folder,
             "org/x",
-            f"{folder} holds no README.md; make it by: scale export {folder} FOLDER, and push that",
+            f"{folder} has no README.md; run scale export {folder} FOLDER, and push FOLDER",
         ),
     ):
         with pytest.raises(RequestError) as caught:

@@ -1,4 +1,4 @@
-"""The base comes back bit for bit: files, config and tokenizer, whatever was made from it and trained on it."""
+"""The base is restored bit for bit, with config and tokenizer, from every checkpoint that was made from it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ UPSCALINGS: dict[str, dict[str, Any]] = {
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    """What the weight files of a folder hold."""
+    """The tensors in the weight files of a folder."""
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def assert_is_base(out: Path, base: Path) -> None:
-    """`out` is `base`: bitwise the same tensors, and the same bytes in every other file but the index and the card."""
+    """`out` equals `base`: the tensors bitwise, and all other files but the index and the card byte for byte."""
     found, expected = tensors_of(out), tensors_of(base)
     assert found.keys() == expected.keys()
     for name in expected:
@@ -114,7 +114,7 @@ def test_from_a_deepened_model_that_the_library_saved_again(tmp_path: Path) -> N
     with pytest.raises(RequestError) as caught:
         export_base(str(again), tmp_path / "out")
     assert str(caught.value) == (
-        f"--base: {again} is neither upscaled nor a run, so no other model is in it; export it without --base"
+        f"--base: {again} is neither upscaled nor a run, so it contains no base; export it without --base"
     )
     for file in ("upscale.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tmp_path / "up" / file, again / file)
@@ -124,7 +124,7 @@ def test_from_a_deepened_model_that_the_library_saved_again(tmp_path: Path) -> N
 
 
 def test_a_file_whose_header_is_not_padded(tmp_path: Path) -> None:
-    """As safetensors wrote them before it aligned the data."""
+    """As older versions of safetensors wrote files, without aligned data."""
     base = base_folder(tmp_path / "base", "neox")
     file = base / "model.safetensors"
     content = file.read_bytes()
@@ -152,9 +152,9 @@ def test_a_base_that_was_changed_is_not_given_for_the_base(by: str, tmp_path: Pa
         export_base(str(tmp_path / "up"), tmp_path / "out")
     message = str(caught.value)
     assert message.startswith(
-        f"--base: {tmp_path / 'up'}/base-model.safetensors does not hold the base that was upscaled"
+        f"--base: {tmp_path / 'up'}/base-model.safetensors does not contain the base that was upscaled"
     )
-    assert f"and was {sha256_file(base / 'model.safetensors')}; take the base from another copy of" in message
+    assert f", not {sha256_file(base / 'model.safetensors')}; use another copy of" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -163,8 +163,8 @@ def test_an_export_that_was_cast(finished: Any, world: World, tmp_path: Path) ->
     with pytest.raises(RequestError) as caught:
         export_base(str(tmp_path / "cast"), tmp_path / "out")
     assert str(caught.value) == (
-        f"--base: {tmp_path / 'cast'} was exported with --dtype bfloat16, which has cast its base as well; take the "
-        "base from the checkpoint that was exported"
+        f"--base: {tmp_path / 'cast'} was exported with --dtype bfloat16, which has cast its base as well; give the "
+        "checkpoint that was exported"
     )
     assert not (tmp_path / "out").exists()
     export(str(finished("scale-preserve").folder), tmp_path / "same", dtype="float32")  # as it was
@@ -184,8 +184,8 @@ def test_of_fft_nothing_is_left(kind: str, world: World, tmp_path: Path) -> None
         with pytest.raises(RequestError) as caught:
             export_base(str(source), tmp_path / "out")
         assert str(caught.value) == (
-            f"--base: {source} was trained by fft, which changes every tensor, and nothing of its base is left in it; "
-            "take the checkpoint it was trained from"
+            f"--base: {source} was trained by fft, which changes every tensor, so it does not contain its base; "
+            "give the checkpoint that it was trained from"
         )
     assert not (tmp_path / "out").exists()
 
@@ -200,7 +200,7 @@ def test_the_base_of_a_run_on_an_fft_run_is_that(world: World, tmp_path: Path) -
 
 def test_a_plain_model_has_no_base(world: World, tmp_path: Path) -> None:
     source = world.checkpoint("neox")
-    with pytest.raises(RequestError, match=r"^--base: .* is neither upscaled nor a run, so no other model is in it"):
+    with pytest.raises(RequestError, match=r"^--base: .* is neither upscaled nor a run, so it contains no base"):
         export_base(str(source), tmp_path / "out")
 
 
@@ -214,7 +214,7 @@ def test_renumbering_is_undone(layers: tuple[int, int]) -> None:
 
 
 def test_saved_tokenizers_are_the_bases(world: World, tmp_path: Path) -> None:
-    """A run saves its tokenizer too, in the library's present form; the base's own files are given back."""
+    """A run also saves a tokenizer, in the library's current form; the restored files are the base's own."""
     base = save(load(world.checkpoint("llama")), tmp_path / "base", world.tokenizer)
     file = base / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8"))), encoding="utf-8")

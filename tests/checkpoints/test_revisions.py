@@ -1,4 +1,4 @@
-"""A run on a hub id records the commit and loads it again; nothing but safetensors is ever loaded."""
+"""A run on a hub id records the commit and loads it again. Only safetensors are ever loaded."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_run_loads_the_commit_that_it_was_trained_from(
     train(ID, run, world.recipe("freeze", steps=1), revision=revision)
     assert json.loads((run / "trained.json").read_text(encoding="utf-8"))["revision"] == OLD
     assert read_record(run / "record.json")["base"] == {"source": ID, "revision": OLD, "fingerprint": None}
-    assert f"| from | `{ID}` at `{OLD}` |" in (run / "README.md").read_text(encoding="utf-8")
+    assert f"| trained from | `{ID}` at `{OLD}` |" in (run / "README.md").read_text(encoding="utf-8")
     before, identity = reload(run).state_dict(), fingerprint(describe(str(run)))
     hub.main = NEW
     hub.asked.clear()
@@ -77,7 +77,8 @@ def test_a_run_loads_the_commit_that_it_was_trained_from(
     assert same_tensors(reload(tmp_path / "out").state_dict(), before)
     assert set(hub.asked) == {OLD}
     pointer = json.loads((run / "trained.json").read_text(encoding="utf-8"))
-    (run / "trained.json").write_text(json.dumps(pointer | {"revision": None}), encoding="utf-8")  # as they once were
+    # as older runs wrote it
+    (run / "trained.json").write_text(json.dumps(pointer | {"revision": None}), encoding="utf-8")
     assert not same_tensors(reload(run).state_dict(), before)
 
 
@@ -95,7 +96,7 @@ def test_a_resumed_run_stays_on_its_commit(hub: FakeHub, world: World, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         train(ID, tmp_path / "run", recipe, progress=progress_that(lambda: os.kill(os.getpid(), signal.SIGINT), at=2))
     hub.main = NEW
-    message = rf"^--revision main: .*run was begun on the commit {OLD} of {ID}; leave --revision out$"
+    message = rf"^--revision main: .*run was started on commit {OLD} of {ID}; leave --revision out$"
     with pytest.raises(RequestError, match=message):
         train(ID, tmp_path / "run", recipe, resume=True, revision="main")
     train(ID, tmp_path / "run", recipe, resume=True)
@@ -110,7 +111,7 @@ def test_a_revision_belongs_to_a_hub_id(world: World, tmp_path: Path) -> None:
 
 
 class Payload:
-    """What a pickle can do when it is loaded."""
+    """A pickle that runs code when it is loaded."""
 
     def __init__(self, act: Callable[..., Any], *words: Any) -> None:
         self.act, self.words = act, words
@@ -124,17 +125,17 @@ def test_a_pickle_is_never_loaded(hub: FakeHub, world: World, tmp_path: Path) ->
     (folder / "model.safetensors").unlink()
     payload = Payload(os.mkdir, str(tmp_path / "executed"))
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(payload))
-    with pytest.raises(RequestError, match=rf"^{ID} has no weights as safetensors, which alone are loaded; give "):
+    with pytest.raises(RequestError, match=rf"^{ID} has no safetensors, and other weight files are not loaded; give "):
         load_model(describe(ID))
-    with pytest.raises(RequestError, match=r"has a config and no weights \(\*\.safetensors\)"):
+    with pytest.raises(RequestError, match=r"has a config but no weights \(\*\.safetensors\)"):
         describe(str(folder))
-    with pytest.raises(RequestError, match="which alone are loaded"):
+    with pytest.raises(RequestError, match="other weight files are not loaded"):
         train(ID, tmp_path / "run", world.recipe("fft"))
     (folder / "other.safetensors").write_bytes(b"")  # which the library does not read
     with pytest.raises(RequestError, match=f"^{ID} does not load: "):
         load_model(describe(ID))
     assert not (tmp_path / "executed").exists()
-    pickle.loads(pickle.dumps(payload))  # which is what a loaded one would have done
+    pickle.loads(pickle.dumps(payload))  # loading the file would have had this effect
     assert (tmp_path / "executed").exists()
 
 

@@ -1,4 +1,4 @@
-"""What the transformers backend of vLLM and of SGLang asks of a model, as far as it can be asked without them.
+"""The requirements of the transformers backends of vLLM and SGLang, as far as they can be tested without these.
 
 The rules are those of the library's page "Building a compatible model backend for inference" and of the code that calls
 the model there: `auto_map`, one attention interface for all attention with every keyword passed on to it, positions
@@ -32,7 +32,7 @@ Calls = list[dict[str, Any]]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """The attention of a server, registered as "server": it keeps the keys and values itself, and notes every call."""
+    """The attention of a server, registered as "server". It keeps keys and values itself and records every call."""
     noted: Calls = []
 
     def attend(
@@ -76,7 +76,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def test_a_server_decodes_with_a_cache_of_its_own(
     name: str, method: str, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Token by token, each at the position that the server says, through the server's attention alone."""
+    """Token by token, each at the position that the server gives, with the server's attention only."""
     model, tokens = widened(tiny_base(name), **METHODS[method]), probe(batch=1, length=9)
     expected = model(tokens, use_cache=False).logits
     config = model.config
@@ -146,7 +146,7 @@ def test_sizes_are_read_from_the_config(name: str) -> None:
 
 @torch.no_grad()
 def test_what_is_not_met(calls: Calls) -> None:
-    """Why they cannot serve it: said in every card and in the README. Where one of these is met, say so there."""
+    """The reasons why they cannot serve the model, as in every card and in the README; update these if one ends."""
     model = widened(tiny_base("llama-grouped"))
     config = model.config
     with pytest.raises(ValueError, match="Unrecognized configuration class"):
@@ -156,5 +156,5 @@ def test_what_is_not_met(calls: Calls) -> None:
     served(probe(), use_cache=False, attention_instances=defaultdict(lambda: {"streams": lambda _: 2}))
     heads = [(call["layer"], call["query"][1], call["key"][1]) for call in calls]
     own, added = (config.num_attention_heads, config.num_key_value_heads), (2, 1)
-    # They keep one cache a layer, for as many heads as the config counts.
+    # They keep one cache per layer, for the number of heads in the config.
     assert heads == [(layer, *pair) for layer in range(config.num_hidden_layers) for pair in (own, added)]

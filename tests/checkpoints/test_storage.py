@@ -1,4 +1,4 @@
-"""Safetensors files as files: what is copied, read in part and written is what the library reads and writes."""
+"""Safetensors files: copies, partial reads and written files agree with the safetensors library."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TENSORS = {name: torch.arange(12).reshape(4, 3).to(dtype) for name, dtype in sto
 
 
 def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Bitwise: not every dtype can be compared."""
+    """Compares bytes, because some dtypes have no comparison."""
     bits = [tensor.reshape(-1).view(torch.uint8) for tensor in (found, expected)]
     return found.dtype == expected.dtype and found.shape == expected.shape and torch.equal(*bits)
 
@@ -43,10 +43,10 @@ def test_tensors_and_their_rows_are_read_as_the_library_reads_them(tmp_path: Pat
                 assert same(stored[name][rows], tensor[rows])
 
 
-@pytest.mark.parametrize("piece_bytes", [7, 64, 1 << 21])
-def test_a_copy_in_pieces_of_any_size(piece_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces that end inside the old header, at it and behind it; the header grows by the new names."""
-    monkeypatch.setattr(storage, "PIECE_BYTES", piece_bytes)
+@pytest.mark.parametrize("chunk_bytes", [7, 64, 1 << 21])
+def test_a_copy_in_chunks_of_any_size(chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks end before, at and after the end of the old header; the new names make the header longer."""
+    monkeypatch.setattr(storage, "CHUNK_BYTES", chunk_bytes)
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(TENSORS, source, metadata={"format": "pt"})
     names, sha256 = copy_renamed(source, target, lambda name: f"somewhere.else.{name}")
@@ -69,8 +69,8 @@ def test_files_are_copied_under_their_own_names(tmp_path: Path) -> None:
 def test_shards_hold_what_was_given_each_tensor_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "SHARD_BYTES", 120)
     writer = ShardWriter(tmp_path, "added")
-    for name, tensor in reversed(TENSORS.items()):  # three bytes first, after which all would lie askew
-        writer.add(name, tensor if tensor.ndim != 2 else tensor.T.contiguous().T)  # also what does not lie in one piece
+    for name, tensor in reversed(TENSORS.items()):  # three bytes first, which would misalign the others
+        writer.add(name, tensor if tensor.ndim != 2 else tensor.T.contiguous().T)  # also a non-contiguous tensor
     writer.flush()
     writer.flush()  # with nothing to write
     assert writer.parameters == sum(tensor.numel() for tensor in TENSORS.values())

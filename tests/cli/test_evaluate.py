@@ -153,7 +153,7 @@ def test_biographies_of_checkpoints_and_runs(run_cli: RunCli, world: World, fini
         ),
         (["BASE", "--tasks", " , "], "nothing to measure: give --suite english, "),
         ([], "Missing argument 'checkpoints'"),
-        (["DATA", "--bios", "DATA"], "data is no checkpoint: it has neither config.json nor trained.json"),
+        (["DATA", "--bios", "DATA"], "data is not a checkpoint: it has neither config.json nor trained.json"),
         (["BASE", "/no/such/model", "--bios", "DATA"], "/no/such/model: no such folder; give a checkpoint's folder"),
         (
             ["x/y=BASE", "--bios", "DATA"],

@@ -133,7 +133,7 @@ def test_a_second_call_measures_what_is_missing(run_cli: RunCli, world: World, e
         (["--perplexity", "a=TMP/bad.jsonl"], "TMP/bad.jsonl, line 2 is not UTF-8: 'utf-8' codec can't decode byte"),
         (["--perplexity", "E:body"], "TMP/english.jsonl, line 1 has no field `body`; it has text"),
         (["--perplexity", "a=org/set", "--perplexity-documents", "9"], "--perplexity a=org/set: no such file, and as"),
-        (["--perplexity", "a=org/set"], "--perplexity a=org/set: no such file, and of a data set of the hub say how"),
+        (["--perplexity", "a=org/set"], "--perplexity a=org/set: no such file; for a dataset of the hub give the"),
         (["--perplexity", "E", "--perplexity-length", "9999"], "--perplexity-length 9999: the model takes 2048 tokens"),
         (["--perplexity", "E", "--perplexity-stride", "0"], "--perplexity-stride 0: at least 1"),
         (["--perplexity", "E", "--perplexity-documents", "0"], "--perplexity-documents 0: at least 1"),

@@ -60,8 +60,8 @@ def test_the_base(run_cli: RunCli, finished: Any, world: World, tmp_path: Path) 
         (("--dtype", "int8"), "--dtype int8: choose one of float32, bfloat16, float16"),
         (
             ("--base",),
-            "--base: SOURCE was trained by fft, which changes every tensor, and nothing of its base is left in it; "
-            "take the checkpoint it was trained from",
+            "--base: SOURCE was trained by fft, which changes every tensor, so it does not contain its base; "
+            "give the checkpoint that it was trained from",
         ),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_large_model_fits_100_columns(run_cli: RunCli, tmp_path: Path, monkeyp
             "--match depth:4 and --hidden 8 each set the sizes; give one of them",
         ),
         (("--layers", 2), "--layers 2: tiny has 3 layers and block expansion only adds; choose 4 to 6"),
-        (("--match-params", 0), "--match-params 0: a share of the base's parameters, above 0, as in 0.15"),
+        (("--match-params", 0), "--match-params 0: a share of the base's parameters above 0, as in 0.15"),
     ],
 )
 def test_a_mistake_ends_with_one_line(run_cli: RunCli, words: tuple[object, ...], message: str, tmp_path: Path) -> None:

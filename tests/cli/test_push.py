@@ -42,7 +42,7 @@ def test_the_sent_files_are_printed(server: Hub, run_cli: RunCli, world: World) 
 def test_a_mistake_ends_with_one_line(run_cli: RunCli, world: World) -> None:
     ended = run_cli("push", world.checkpoint("neox", "depth"), "deep", "--dry-run")
     assert (ended.code, ended.stdout) == (2, "")
-    assert ended.stderr == "scale: deep: no name for a repository; give owner/name\n"
+    assert ended.stderr == "scale: deep: not a repository name; give owner/name\n"
     ended = run_cli("push", "nowhere", "org/deep", "--dry-run")
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr == "scale: nowhere: no such folder; push sends the folder of a model or of a run\n"

@@ -135,10 +135,10 @@ BAD = {
         ["train", "{world}/none", "{out}", "--data", "{data}"],
         "none: no such folder; give a checkp",
     ),
-    "no checkpoint": (["train", "{data}", "{out}", "--data", "{data}"], "data is no checkpoint: it has neither "),
+    "no checkpoint": (["train", "{data}", "{out}", "--data", "{data}"], "data is not a checkpoint: it has neither "),
     "wrong kind": (
         ["train", "{world}/llama-plain", "{out}", "--data", "{data}", "--method", "scale-route"],
-        "llama-plain is not upscaled; it trains a width-upscaled checkpoint; make one with: scale upscale",
+        "llama-plain is not upscaled; the method needs a width-upscaled checkpoint; make one with: scale upscale",
     ),
     "unknown method": (
         ["train", "{base}", "{out}", "--data", "{data}", "--method", "ftt"],
@@ -184,7 +184,7 @@ BAD = {
     ),
     "nothing to resume": (
         ["train", "{base}", "{out}", "--data", "{data}", "--resume"],
-        "out holds no checkpoint to go on from; train without --resume",
+        "out has no checkpoint to resume from; train without --resume",
     ),
 }
 

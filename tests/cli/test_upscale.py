@@ -36,7 +36,7 @@ def test_width(run_cli: RunCli, tmp_path: Path) -> None:
     assert table["base parameters"] == f"{model.base.num_parameters():,}"
     added = sum(parameter.numel() for parameter in model.expansion.parameters())
     assert table["added parameters"] == f"{added:,} ({added / model.base.num_parameters():.1%} of the base)"
-    assert table["max |delta logit|"].startswith("0 (rounding explains ")
+    assert table["max |delta logit|"].startswith("0 (tolerance ")
     assert re.fullmatch(r"copy \d+\.\d, svd \d+\.\d, write \d+\.\d, verify \d+\.\d", table["seconds"])
     assert re.fullmatch(r"\d+\.\d\d GB, with the proof \d+\.\d\d GB", table["peak memory"])
     assert json.loads((out / "upscale.json").read_text(encoding="utf-8"))["seed"] == 3

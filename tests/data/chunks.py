@@ -1,4 +1,4 @@
-"""Documents of token ids as chunks on the disk, without a tokenizer, and windows over them."""
+"""Chunks on disk from documents of token ids, without a tokenizer, and windows over them."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def write_chunk(folder: Path, documents: Documents, *, last: bool = True) -> Chu
 
 
 def group_of(folder: Path, *parts: Documents) -> Group:
-    """One group of as many chunks, as files are: shuffled together."""
+    """One group of these chunks, shuffled together, as for files."""
     chunks = [write_chunk(folder / str(number), part) for number, part in enumerate(parts)]
     return lambda number: chunks if number == 0 else None
 
 
 def groups_of(folder: Path, *parts: Documents) -> Group:
-    """A group for each chunk, as a stream is: shuffled apart."""
+    """One group per chunk, each shuffled separately, as for a stream."""
     chunks = [write_chunk(folder / str(number), part) for number, part in enumerate(parts)]
     return lambda number: [chunks[number]] if number < len(chunks) else None
 
 
 def random_documents(seed: int, count: int, longest: int = 12, *, vocabulary: int = 1000) -> list[list[int]]:
-    """Documents of 1 to `longest` tokens, the last of each a zero and nothing else one."""
+    """Documents of 1 to `longest` tokens. Only the last token of each is zero."""
     generator = np.random.default_rng(seed)
     sizes = generator.integers(1, longest + 1, count)
     return [[*generator.integers(1, vocabulary, size - 1).tolist(), 0] for size in sizes]
 
 
 def packed_plainly(documents: Documents, length: int, seed: Sequence[int]) -> list[list[int]]:
-    """The windows of one epoch: documents in the order that the seed draws, end to end, cut, the rest left out."""
+    """The windows of one epoch: documents in the seed's random order, end to end, cut, without the remainder."""
     order = np.random.default_rng(seed).permutation(len(documents))
     stream = [token for index in order for token in documents[index]]
     return [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)]

@@ -1,4 +1,4 @@
-"""A data set of the hub without a hub: `org/name` is streamed from local files by the library's own readers."""
+"""A hub dataset without a hub: the library's own readers stream `org/name` from local files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, **splits: Sequence[Sequence[str | None]]) -> None:
-    """Let `org/name` have these splits, each in as many files as it has lists of texts, written to a new folder."""
+    """Give `org/name` these splits, with one file per list of texts, written to a new folder."""
     folder.mkdir()
     files: dict[str, list[str]] = {}
     for split, shards in splits.items():

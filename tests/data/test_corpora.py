@@ -23,7 +23,7 @@ TEXTS = ["one\n\n\ntwo", "셋", " ", "four\u2028lines"]
 
 
 def write(folder: Path) -> None:
-    """The texts in every form, in a field `text` and in one `body`; an empty one among the rows."""
+    """The texts in every format, in a field `text` and in a field `body`, with an empty one among the rows."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"text": text, "body": text.upper()} for text in [*TEXTS[:2], "", *TEXTS[2:]]]
     (folder / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
@@ -44,7 +44,7 @@ def test_files_folders_and_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     upper = [text.upper() for text in TEXTS]
     assert documents(tmp_path / "a.jsonl") == documents(tmp_path / "b.parquet") == TEXTS
     assert documents(f"{tmp_path}/a.jsonl:body") == documents(f"{tmp_path}/b.parquet:body") == upper
-    assert documents(tmp_path / "c0.txt") == TEXTS[:1]  # blank lines do not part a text
+    assert documents(tmp_path / "c0.txt") == TEXTS[:1]  # blank lines do not split a text
     assert documents(tmp_path / "d.csv") == documents(f"{tmp_path}/*.csv") == ["from a table"]
     assert documents(f"{tmp_path}/c*.txt") == TEXTS
     assert documents(f"{tmp_path}/*.jsonl:body") == upper
@@ -87,7 +87,7 @@ def test_the_sha256_is_that_of_the_texts(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cached_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A data set `org/set` of the hub in the cache of `datasets`, with two splits; this process is offline."""
+    """A dataset `org/set` of the hub in the cache of `datasets`, with two splits; this process is offline."""
     rows = {"train": [{"text": "no"}], "test": [{"text": text, "body": text.upper()} for text in TEXTS]}
     for split, values in rows.items():
         with (tmp_path / f"{split}.jsonl").open("w", encoding="utf-8") as file:
@@ -148,7 +148,7 @@ def test_the_splits_of_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TMP/empty", f"a folder without texts (empty); files that are read end in {READ}"),
         ("TMP/blank.txt", "there is no text in it"),
         ("TMP/blank.jsonl", "there is no text in it"),
-        ("org/set", "no such file, and of a data set of the hub say how many documents: --perplexity-documents N"),
+        ("org/set", "no such file; for a dataset of the hub give the number of documents: --perplexity-documents N"),
     ],
 )
 def test_sources_that_are_none(source: str, message: str, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_hub_that_cannot_be_reached() -> None:
     with pytest.raises(RequestError) as caught:
         documents("org/no-such-set:config", limit=3)
     assert str(caught.value) == (
-        "--perplexity x=org/no-such-set:config: no such file, and as a data set of the hub it is not in the cache and "
+        "--perplexity x=org/no-such-set:config: no such file, and as a dataset of the hub it is not in the cache and "
         "the hub cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"
     )
 
@@ -177,7 +177,7 @@ def test_a_hub_that_cannot_be_reached() -> None:
         (["=a.txt"], None, "--perplexity '=a.txt': write NAME=SOURCE, as in english=test.jsonl"),
         (["a="], None, "--perplexity 'a=': write NAME=SOURCE, as in english=test.jsonl"),
         (["a/b=c"], None, "--perplexity 'a/b=c': write NAME=SOURCE, as in english=test.jsonl"),
-        (["a=b", "a=c"], None, "--perplexity a=c: a is already b; names differ"),
+        (["a=b", "a=c"], None, "--perplexity a=c: a is already b; choose another name"),
         (["a=b"], 0, "--perplexity-documents 0: at least 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a run sees, token by token, and in which order."""
+"""The examples of a run, token by token, and their order."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Make = Callable[..., Examples]
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Thirteen windows of four tokens an epoch."""
+    """Thirteen windows of four tokens per epoch."""
     documents = random_documents(5, 8)
     group = group_of(tmp_path_factory.mktemp("packed") / "group", documents)
     assert sum(map(len, documents)) // 4 == 13
@@ -59,7 +59,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 @pytest.fixture(scope="module")
 def padded() -> Make:
-    """Three questions an epoch."""
+    """Three questions per epoch."""
 
     def make(length: int | None = None, *, epochs: int = 1, seed: int = 0) -> PaddedQuestions:
         return PaddedQuestions(PAIRS, length, 0, len(PAIRS) * epochs, seed)
@@ -79,7 +79,7 @@ def all_of(examples: Examples, name: str = "input_ids") -> torch.Tensor:
 
 
 def rows_of(examples: Examples, count: int) -> list[tuple[list[int], list[int]]]:
-    """Inputs and labels of the first so many examples."""
+    """Inputs and labels of the first `count` examples."""
     batch = examples.__getitems__(range(count))
     return list(zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True))
 
@@ -87,7 +87,7 @@ def rows_of(examples: Examples, count: int) -> list[tuple[list[int], list[int]]]
 def test_packed_texts_have_a_loss_on_every_token(packed: Make) -> None:
     examples = packed(epochs=3)
     assert torch.equal(all_of(examples, "labels"), all_of(examples))
-    assert examples.predicted_tokens == 39 * 3  # the first of a sequence has nothing to be predicted from
+    assert examples.predicted_tokens == 39 * 3  # the first token of a sequence is not predicted
     assert set(examples[0]) == {"input_ids", "labels"}
 
 
@@ -187,7 +187,7 @@ def test_the_examples_of_a_recipe(world: World) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, list[str]]:
-    """Three files of texts with their texts, of which every fifth is empty; `b.jsonl` has them in `body`."""
+    """Three files with their texts, every fifth of which is empty; `b.jsonl` has them in the field `body`."""
     made = {}
     for number, (name, field) in enumerate((("a.jsonl", "text"), ("b.jsonl", "body"), ("c.jsonl", "text"))):
         texts = [f"{name} has a line {index} of text" * (index % 5 > 0) for index in range(40 + 20 * number)]
@@ -230,7 +230,8 @@ def test_sources_with_weights_are_mixed(world: World, files: dict[str, list[str]
     sources, _ = interleave([3, 1], 120)
     assert (sources == 1).sum() == 30
     assert found == [next(streams[source]) for source in sources]
-    alone = load_examples(text_recipe(world, f"{a}:3"), world.tokenizer)  # one alone is as without a weight
+    # a single source is the same with and without a weight
+    alone = load_examples(text_recipe(world, f"{a}:3"), world.tokenizer)
     assert torch.equal(all_of(alone), all_of(load_examples(text_recipe(world, a), world.tokenizer)))
 
 
@@ -273,7 +274,7 @@ def test_a_tokenizer_without_end_of_text_is_refused(world: World) -> None:
 
 
 def refused(recipe: TrainRecipe) -> str:
-    """The line with which `check_data` refuses a recipe's data."""
+    """The message of `check_data`'s RequestError for a recipe's data."""
     with pytest.raises(RequestError) as caught:
         check_data(recipe)
     assert "\n" not in str(caught.value)
@@ -320,15 +321,15 @@ def test_sources_are_checked_before_they_are_read(world: World, tmp_path: Path) 
             (f"{text}:-1", data),
             "--data TMP/a.txt:-1,DATA: give every source a weight or none, as in a.txt:0.95,b.txt:0.05",
         ),
-        ((f"{text}:-1",), "--data TMP/a.txt:-1: a weight is a number, 0 at least; it is a share of the tokens"),
-        ((f"{text}:1e999",), "--data TMP/a.txt:1e999: a weight is a number, 0 at least; it is a share of the tokens"),
+        ((f"{text}:-1",), "--data TMP/a.txt:-1: a weight is a share of the tokens, a number of at least 0"),
+        ((f"{text}:1e999",), "--data TMP/a.txt:1e999: a weight is a share of the tokens, a number of at least 0"),
         (
             (f"{text}:0", f"{data}:0.0"),
-            "--data TMP/a.txt:0,DATA:0.0: all weights are 0; give one source at least a share",
+            "--data TMP/a.txt:0,DATA:0.0: all weights are 0; give at least one source a share",
         ),
         (
             (text, "org/x"),
-            "--data TMP/a.txt,org/x: the length of a data set of the hub is not known; give every source a weight, as "
+            "--data TMP/a.txt,org/x: the length of a dataset of the hub is not known; give every source a weight, as "
             "in a.txt:0.95,org/name:0.05",
         ),
     ):

@@ -1,4 +1,4 @@
-"""Which window of which source a run sees as its i-th, token by token."""
+"""The window and source of a run's i-th example, token by token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tokens_of(windows: Windows, *indices: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("seed", [0, 3, 2**32 - 1])
 def test_files_are_packed_as_ever(seed: int, tmp_path: Path) -> None:
-    """The windows of records made before there were chunks: this is what they rest on."""
+    """The windows are those of older records, which were made before chunks existed."""
     documents = random_documents(1, 90)
     groups = {
         "one": group_of(tmp_path / "one", documents),
@@ -82,12 +82,12 @@ def test_positions_begin_anew_with_each_document_and_window(tmp_path: Path) -> N
     windows = windows_of(group_of(tmp_path / "a", random_documents(1, 60)))
     tokens, positions = windows.windows(np.arange(50))
     borders = 0
-    for row, places in zip(tokens.tolist(), positions.tolist(), strict=True):
-        place = 0
+    for row, row_positions in zip(tokens.tolist(), positions.tolist(), strict=True):
+        position = 0
         for column, token in enumerate(row):
-            assert places[column] == place
-            borders += column > 0 and place == 0
-            place = 0 if token == 0 else place + 1  # a zero ends a document
+            assert row_positions[column] == position
+            borders += column > 0 and position == 0
+            position = 0 if token == 0 else position + 1  # a zero ends a document
     assert 100 < borders == windows.borders(50)
     assert windows.borders(0) == 0
     stream = windows_of(

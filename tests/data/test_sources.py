@@ -1,4 +1,4 @@
-"""What a word of `--data` names, its weight, and streams that go on where they were left."""
+"""The source and the weight in a value of `--data`, and streams that continue from a saved state."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_a_source_is(tmp_path: Path) -> None:
 
 
 def test_the_texts_of_a_folder(tmp_path: Path) -> None:
-    """Each visible file once, whatever links lead to it, in the order of paths without links."""
+    """Each visible file once, whatever links point to it, in the order of paths without links."""
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     for folder in (root / "b" / "deep", root / ".hidden", elsewhere):
         folder.mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubTexts:
-    """A data set `org/name` in three files, of which one is all that is held at a time."""
+    """A dataset `org/name` in three files. Memory holds one of them at a time."""
     stand_in(monkeypatch, tmp_path / "hub", train=TEXTS, test=[["only"]])
     return HubSource("org/name", "", "", "").open("--data org/name", "train")
 
@@ -127,7 +127,7 @@ def test_a_stream_goes_on_behind_each_batch(hub: HubTexts, monkeypatch: pytest.M
 
 
 def test_a_stream_reads_no_file_that_lies_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library takes a thousand rows at a time, over the borders of files, and goes back to where those begin."""
+    """The library reads a thousand rows at a time, across files, and resumes at the beginning of such a batch."""
     shards = [[f"shard {shard}, text {number}" for number in range(1500)] for shard in range(4)]
     stand_in(monkeypatch, tmp_path / "hub", train=shards)
     monkeypatch.setattr(sources, "BATCH_CHARACTERS", 2000)
@@ -200,7 +200,7 @@ def test_rows_without_a_text(hub: HubTexts, tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ConnectionError("down"), "no such file, and as a data set of the hub it is not in the cache and the hub "
+        (ConnectionError("down"), "no such file, and as a dataset of the hub it is not in the cache and the hub "
          "cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"),
         (FileNotFoundError("no such\n  file"), "no such file"),
         (ValueError("Bad shard"), "Bad shard"),
@@ -219,6 +219,6 @@ def test_a_stream_that_breaks_off(
 
 def test_a_hub_that_cannot_be_reached() -> None:
     assert refused(lambda: opened("org/no-such-set:config")) == (
-        "--data org/no-such-set:config: no such file, and as a data set of the hub it is not in the cache and the hub "
+        "--data org/no-such-set:config: no such file, and as a dataset of the hub it is not in the cache and the hub "
         "cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"
     )

@@ -1,4 +1,4 @@
-"""Training from streams and mixtures: bitwise resumed, and tokenised once for all runs."""
+"""Training on streams and mixtures: bitwise resumption, and tokens that are made once for all runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LENGTH = 32
 
 @pytest.fixture
 def texts(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The data set `org/name`, cut into chunks of about 256 and 512 tokens; the texts it streams."""
+    """The texts of the dataset `org/name`, whose chunks have about 256 and 512 tokens."""
     texts = read_biographies(world.data)
     stand_in(monkeypatch, tmp_path / "hub", train=[texts[:10], texts[10:30], texts[30:]])
     monkeypatch.setattr(sources, "BATCH_CHARACTERS", 200)
@@ -84,7 +84,7 @@ def test_a_stream_is_read_as_training_reaches_it(world: World, texts: list[str],
 def test_killed_and_resumed_is_never_killed(
     world: World, texts: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of a stream and of a mixture, with the tokens at hand and with them gone."""
+    """In the middle of a stream and of a mixture, with the cached tokens and without."""
     data = ("org/name:0.8", f"{file}:0.2")
     source = world.source("scale-preserve")
 
@@ -126,8 +126,8 @@ def test_other_weights_are_no_resuming(world: World, file: Path, tmp_path: Path)
         with pytest.raises(RequestError) as caught:
             train(source, out, recipe_of(world, *data, save_steps=1), resume=True)
         assert str(caught.value) == (
-            f"--resume: {out} was begun with data {file}:1,{world.data}:2, not {','.join(data)}; files may have moved, "
-            "but their number and weights are the same"
+            f"--resume: {out} was started with data {file}:1,{world.data}:2, not {','.join(data)}; give the same "
+            "number of sources with the same weights (their paths may change)"
         )
     moved = file.rename(tmp_path / "moved.jsonl")
     train(source, out, recipe_of(world, f"{moved}:1.0", f"{world.data}:2", save_steps=1), resume=True)
@@ -185,12 +185,12 @@ def test_data_that_is_no_good_is_refused_before_anything_is_written(
     for data, message in (
         (("org/name::dev",), "--data org/name::dev: Bad split: dev. Available splits: ['train']"),
         (("org/name:::body",), "--data org/name:::body: it has no field `body`; it has text"),
-        (("org/other",), "--data org/other: no such file, and as a data set of the hub it is not in the cache and the "
+        (("org/other",), "--data org/other: no such file, and as a dataset of the hub it is not in the cache and the "
          "hub cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"),
         ((str(broken),), f"{broken}, line 2 has no field `text`; it has txt"),
         ((f"{file}:x",), f"{file}, line 1 has no field `x`; it has text"),
-        ((f"{file}:1", "org/name:-2"), "--data org/name:-2: a weight is a number, 0 at least; it is a share of the "
-         "tokens"),
+        ((f"{file}:1", "org/name:-2"), "--data org/name:-2: a weight is a share of the tokens, a number of at "
+         "least 0"),
     ):  # fmt: skip
         with pytest.raises(RequestError) as caught:
             train(world.source("fft"), tmp_path / "out", recipe_of(world, *data, method="fft"))

@@ -1,4 +1,4 @@
-"""Every format of file gives the same documents, and a file or row without text is named."""
+"""Every file format gives the same documents; errors name the file or row that has no text."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows_of(values: list[str]) -> list[dict[str, Any]]:
-    """Rows with the texts in `text` and in `body`, whose other fields differ in kind and are not always there."""
+    """Rows with the texts in `text` and in `body`. Other fields differ in type and are missing in some rows."""
     other: list[Any] = [1, "x", [1], {"a": None}, None]
     return [
         {"text": text, "body": text.upper(), "n": other[number % 5]} | ({"late": 1} if number > 5 else {})
@@ -98,7 +98,7 @@ def read(*files: Path, field: str = "text") -> list[str]:
 
 
 def refused(file: Path, field: str = "text") -> str:
-    """The one line with which a file is refused, without its folder."""
+    """The message of a file's RequestError, without the folder."""
     with pytest.raises(RequestError) as caught:
         read(file, field=field)
     assert "\n" not in str(caught.value)
@@ -131,7 +131,7 @@ def test_a_txt_file_is_one_document_and_files_keep_their_order(tmp_path: Path) -
 
 
 def test_an_own_decoder_of_json_is_needed(tmp_path: Path) -> None:
-    """The library's turns texts into dates and refuses rows that differ; once it does neither, ours can go."""
+    """The library's decoder turns texts into dates and refuses differing rows; ours is needed as long as it does."""
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "2020-01-01"}', encoding="utf-8")
     options = {"data_files": str(file), "split": "train", "streaming": True, "cache_dir": str(tmp_path)}
@@ -262,7 +262,7 @@ def test_a_link_to_nothing(ending: str, tmp_path: Path) -> None:
 
 
 def test_a_row_longer_than_the_header(tmp_path: Path) -> None:
-    """The names belong to the first cells; pandas alone takes the surplus ones for an index."""
+    """The names belong to the first cells; pandas by default treats surplus first cells as an index."""
     (tmp_path / "a.csv").write_text("text,id\na,1,\nb,2,\n", encoding="utf-8")
     assert read(tmp_path / "a.csv") == ["a", "b"]
 

@@ -1,4 +1,4 @@
-"""Tokens on the disk are those of the tokenizer, made once, whole or not there, and told from others."""
+"""Cached tokens are the tokenizer's, made once, complete or absent, and keyed by texts and tokenizer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """The texts, a row each."""
+    """The texts, one per row."""
     file = tmp_path / "texts.jsonl"
     file.write_text("\n".join(json.dumps({"text": text, "body": text.upper()}) for text in TEXTS), encoding="utf-8")
     return file
@@ -95,7 +95,7 @@ def test_the_tokens_are_the_tokenizers_own(world: World, file: Path, tmp_path: P
 
 
 def test_a_chunk_ends_where_texts_do(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A source whose last text fills a chunk exactly has an empty one behind it."""
+    """A source whose last text fills a chunk exactly ends in an empty chunk."""
     (tmp_path / "a.txt").write_text("some text", encoding="utf-8")
     monkeypatch.setattr(tokens, "FIRST_TOKENS", 1)
     monkeypatch.setattr(tokens, "MOST_TOKENS", 1)
@@ -115,7 +115,7 @@ def test_a_large_vocabulary_needs_wider_numbers(file: Path, world: World, tmp_pa
 
 
 class Counting:
-    """A source that counts the texts it is asked for."""
+    """A source that counts the texts that are read."""
 
     def __init__(self, source: FileSource) -> None:
         self.source = source
@@ -138,7 +138,7 @@ def test_what_was_made_once_is_not_made_again(world: World, file: Path, tmp_path
     os.utime(moved, (0, 0))
     world.tokenizer.save_pretrained(tmp_path / "tokenizer")
     other: Any = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-    other(["a", "b c"], padding=True, truncation=True, max_length=3)  # leaves its mark on the tokenizer
+    other(["a", "b c"], padding=True, truncation=True, max_length=3)  # changes the tokenizer's state
     counting = Counting(source_of(moved))
     again = TokenCache(counting, other, END, tmp_path / "cache")
     assert len(documents_of(again.chunks())) == len(KEPT)
@@ -308,7 +308,7 @@ def test_a_damaged_chunk_is_named(
     with pytest.raises(RequestError) as caught:
         cache_of(world, file, tmp_path / "cache").chunks()[0].load()
     assert str(caught.value).startswith(f"{cache.folder}/00000 is damaged: ")
-    assert str(caught.value).endswith("; remove it, and it is made again")
+    assert str(caught.value).endswith("; remove it, and it is written again")
     assert "\n" not in str(caught.value)
 
 

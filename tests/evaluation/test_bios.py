@@ -246,7 +246,7 @@ def test_bad_requests_are_refused_before_a_model_is_loaded(
     monkeypatch.setattr("scale_cli.evaluation.evaluate.load", None)
     source = world.source("fft")
     refused: list[tuple[list[str], Path, dict[str, Any], str]] = [
-        ([source, str(world.data)], world.data, {}, "data is no checkpoint"),
+        ([source, str(world.data)], world.data, {}, "data is not a checkpoint"),
         ([source], tmp_path, {}, "is not a gen-bios folder"),
         ([source], world.data, {"people": "0:25"}, "^people 0:25: .* has the people 0:24$"),
         ([source], world.data, {"people": "all"}, "^--people 'all': write A:B"),

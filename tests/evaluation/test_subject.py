@@ -89,7 +89,7 @@ def test_a_checkpoint_from_scratch_needs_no_base_weights(world: World, tmp_path:
     assert load(target, device=CPU, batch_size=None, seed=0).model.num_parameters() > 0
     changed_tensor(folder / "trained.safetensors")
     assert of(folder) != target.fingerprint
-    with pytest.raises(RequestError, match="has a config and no weights"):
+    with pytest.raises(RequestError, match="has a config but no weights"):
         targets([str(bare)], dtype=None, device=CPU)
 
 

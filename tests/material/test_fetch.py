@@ -204,7 +204,7 @@ def test_the_items_have_the_command_lines_names(cache: Path, tmp_path: Path) -> 
     with pytest.raises(RequestError) as caught:
         fetch.make("smolm2", tmp_path / "other", cache=cache)
     assert str(caught.value) == (
-        "smolm2: there is no such thing to fetch; choose from smollm2, english, korean, korean-bills, english-offline, "
+        "smolm2: not an item of fetch; choose from smollm2, english, korean, korean-bills, english-offline, "
         "korean-offline"
     )
     assert not (tmp_path / "other").exists()

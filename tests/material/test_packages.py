@@ -80,7 +80,7 @@ def test_another_file_than_the_pinned_one_is_not_kept(index: Path, tmp_path: Pat
     package = dataclasses.replace(wheel(index, FILES), sha256="0" * 64)
     cache = tmp_path / "cache"
     assert error(package, cache) == (
-        "tiny-data 1.0 cannot be fetched: the index has another file under that name than the pinned one; go online, "
+        "tiny-data 1.0 cannot be fetched: the index has another file than the pinned one under this name; go online, "
         f"or put tiny_data-1.0-py3-none-any.whl into {cache}"
     )
     assert list(cache.iterdir()) == []
@@ -102,7 +102,7 @@ def test_a_damaged_file_in_the_cache_is_refused(no_pip: None, tmp_path: Path) ->
     file = tmp_path / package.file
     file.write_bytes(b"half")
     assert error(package, tmp_path) == (
-        f"{file} has the sha256 {sha256_file(file)} and {package.sha256} is pinned; delete it, and it is fetched again"
+        f"{file} has the sha256 {sha256_file(file)}, but {package.sha256} is pinned; delete it, and it is fetched again"
     )
 
 

@@ -1,4 +1,4 @@
-"""Each method trains exactly what it says, of the checkpoints it is made for."""
+"""Each method trains exactly its own parameters, and only checkpoints of its kinds."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_fft_trains_everything(name: str) -> None:
     ("name", "above"),
     [
         ("llama", {"model.norm.weight", "lm_head.weight"}),
-        ("llama-grouped", {"model.norm.weight"}),  # the head is the embedding
+        ("llama-grouped", {"model.norm.weight"}),  # the head is tied to the embedding
         ("neox", {"gpt_neox.final_layer_norm.weight", "gpt_neox.final_layer_norm.bias", "lm_head.weight"}),
     ],
 )
@@ -123,7 +123,7 @@ def test_lora_is_pefts(name: str, paths: list[str], tolerance: Tolerance) -> Non
         for matrix in "AB"
     }
     for model in models:
-        randomise(model, seed=5, names="lora_B")  # zero until then
+        randomise(model, seed=5, names="lora_B")  # they start at zero
     with torch.no_grad():
         logits = ours(probe()).logits
         assert torch.equal(logits, peft(probe()).logits)
@@ -215,11 +215,11 @@ def test_a_family_whose_parts_are_unknown_is_refused(method: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preserve_layers": -1}, "--preserve-layers -1: a number of layers is at least 0"),
+        ({"preserve_layers": -1}, "--preserve-layers -1: a number of layers, at least 0"),
         ({"adapt_modules": ()}, "--adapt-modules is empty; choose attention, ffn or both"),
-        ({"lora_r": 0}, "--lora-r 0: a rank is at least 1"),
+        ({"lora_r": 0}, "--lora-r 0: a rank, at least 1"),
         ({"lora_alpha": 0}, "--lora-alpha 0: at least 1"),
-        ({"freeze_layers": -1}, "--freeze-layers -1: a number of layers is at least 0"),
+        ({"freeze_layers": -1}, "--freeze-layers -1: a number of layers, at least 0"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""A method that another package brings: everything about it is in this file, and every command takes it."""
+"""A method of another package: this file contains its whole definition, and every command accepts it."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ LENGTH = 16
 
 @dataclass(frozen=True)
 class RehearseOptions:
-    """Texts to rehearse, and how much they count."""
+    """The rehearsed texts and the weight of their loss."""
 
-    rehearse: Path | None = option(None, help="Texts on which the prediction stays near the base's.")
-    rehearse_rows: int = option(2, help="Sequences of them beside each batch.")
+    rehearse: Path | None = option(None, help="Texts on which predictions should stay close to the base's.")
+    rehearse_rows: int = option(2, help="Rehearsed sequences per batch.")
     rehearse_weight: float = option(1.0, help="Weight of the KL to the base.")
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ def texts(request: Request) -> ExtraData:
 
 
 def loss(step: Step) -> Tensor:
-    """The model's own loss and the KL of its prediction from the frozen base's on the texts."""
+    """The model's own loss plus the KL divergence of its predictions from the frozen base's on the texts."""
     assert step.extra is not None
     own, _ = step.forward()
     tokens = step.extra["input_ids"]
@@ -87,7 +87,7 @@ def loss(step: Step) -> Tensor:
 
 
 def cost(model: Any) -> Cost:
-    """A step reads half as many extra tokens again."""
+    """The extra tokens are half as many as the training tokens."""
     alone = METHODS["scale-preserve"].cost(model)
     return dataclasses.replace(alone, training=1.5 * alone.training)
 
@@ -106,12 +106,12 @@ REHEARSE = Method(
     keeps_base=True,
 )
 
-# -- what becomes of it ----------------------------------------------------------------------------------------------
+# -- in use ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def registered() -> Iterator[None]:
-    """The method is registered, and gone afterwards."""
+    """Registers the method for the duration of a test."""
     before = set(METHODS)
     register(REHEARSE)
     yield
@@ -146,7 +146,7 @@ def test_it_trains_saves_loads_and_exports(world: World, text: Path, tmp_path: P
     assert "lora_r" not in record["recipe"]
     assert record["data"][str(text)] == sha256_file(text)
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
-    assert "## Trained by rehearse" in card
+    assert "## Trained with rehearse" in card
     assert "| rehearse weight | 1.0 |" in card
     loaded = reload(tmp_path / "run")
     export(str(tmp_path / "run"), tmp_path / "out")
@@ -178,7 +178,7 @@ def test_without_weight_it_is_scale_preserve_and_with_it_predictions_stay(
 
 @pytest.mark.usefixtures("registered")
 def test_another_text_would_be_seen_and_batches_add_up(world: World, text: Path, tmp_path: Path) -> None:
-    """A step of two batches with one extra row each is a step of one batch with two, up to the order of additions."""
+    """Two batches with one extra row each equal one batch with two extra rows, up to the order of additions."""
     other = tmp_path / "other.txt"
     other.write_text("a b c d e f g " * 40, encoding="utf-8")
     cases: dict[str, dict[str, Any]] = {
@@ -200,7 +200,7 @@ def test_killed_and_resumed_is_never_killed(world: World, text: Path, tmp_path: 
     train(source, tmp_path / "whole", recipe)
     with pytest.raises(KeyboardInterrupt):
         train(source, tmp_path / "run", recipe, progress=progress_that(ctrl_c, at=4))
-    with pytest.raises(RequestError, match=r"was begun with rehearse_weight 1\.0, not 2\.0; give"):
+    with pytest.raises(RequestError, match=r"was started with rehearse_weight 1\.0, not 2\.0; give"):
         train(source, tmp_path / "run", changed(recipe, rehearse_weight=2.0), resume=True)
     train(source, tmp_path / "run", recipe, resume=True)
     whole, resumed = tree(tmp_path / "whole"), tree(tmp_path / "run")
@@ -244,19 +244,17 @@ def test_its_options_are_checked(world: World, text: Path, tmp_path: Path) -> No
 def test_a_run_of_a_method_that_is_gone_names_it(world: World, text: Path, tmp_path: Path, registered: None) -> None:
     train(world.source("scale-preserve"), tmp_path / "run", recipe_of(world, text, steps=1))
     del METHODS["rehearse"]
-    with pytest.raises(
-        RequestError, match=r"run: method 'rehearse' is not installed; installed are fft, .*; install the"
-    ):
+    with pytest.raises(RequestError, match=r"run: method 'rehearse' is not installed; installed: fft, .*; install the"):
         reload(tmp_path / "run")
-    with pytest.raises(RequestError, match=r"^method 'rehearse' is not installed; installed are fft, "):
+    with pytest.raises(RequestError, match=r"^method 'rehearse' is not installed; installed: fft, "):
         find_method("rehearse")
 
 
 def test_a_name_and_a_yardstick_are_taken_once(registered: None) -> None:
-    register(REHEARSE)  # the same again
-    with pytest.raises(ValueError, match="there is a method 'rehearse' already"):
+    register(REHEARSE)  # registering the same object twice is allowed
+    with pytest.raises(ValueError, match="another method is named 'rehearse'"):
         register(dataclasses.replace(REHEARSE, lr=1.0))
-    with pytest.raises(ValueError, match="other: scale-adapt is the yardstick for width already"):
+    with pytest.raises(ValueError, match="other: scale-adapt is already the yardstick for width"):
         register(dataclasses.replace(REHEARSE, name="other", yardstick=True))
 
     @dataclass(frozen=True)
@@ -268,11 +266,11 @@ def test_a_name_and_a_yardstick_are_taken_once(registered: None) -> None:
         load_recipe(TrainRecipe, None, {"data": "x"})
 
 
-# -- what is stored --------------------------------------------------------------------------------------------------
+# -- stored tensors --------------------------------------------------------------------------------------------------
 
 
 def test_a_method_stores_and_merges_what_it_adds(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One factor of the final norm's output trains, beside a count of steps that is no parameter."""
+    """A single trained factor on the final norm's output, and a step count that is a buffer, not a parameter."""
 
     class Scaled(nn.Module):
         def __init__(self, norm: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""A step on tensors without values takes the memory that the allocator hands out in a real one."""
+"""The memory of a step on fake tensors equals the memory that the allocator hands out in a real step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.runs import World
 
 @contextlib.contextmanager
 def allocations() -> Iterator[Callable[[], int]]:
-    """Yields what says, after the block, how many bytes the CPU's allocator had handed out in it at the most."""
+    """Yields a function that returns, after the block, the peak bytes that the CPU's allocator handed out in it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         yield lambda: most
     assert profiled.profiler is not None
@@ -37,7 +37,7 @@ def allocations() -> Iterator[Callable[[], int]]:
 
 
 def as_trained(method: str, name: str = "llama-grouped", *, precision: Precision = "bfloat16") -> PreTrainedModel:
-    """A tiny model as `scale train` has it, in this precision."""
+    """A tiny model as `scale train` prepares it for this precision."""
     model = prepared(method, name)
     if precision == "bfloat16":
         halve_frozen(model)
@@ -45,18 +45,18 @@ def as_trained(method: str, name: str = "llama-grouped", *, precision: Precision
 
 
 def real_step(model: PreTrainedModel, *, batch_size: int, seq_length: int, bfloat16: bool) -> tuple[int, int]:
-    """Bytes that autograd keeps for the backward pass, and the most that the allocator handed out in a step."""
+    """The bytes that autograd keeps for the backward pass, and the peak bytes of the allocator in a step."""
     tokens = torch.zeros(batch_size, seq_length, dtype=torch.long)
 
     def forward() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             output = model(input_ids=tokens, labels=tokens, use_cache=False, **step_arguments(model))
         if output.logits is not None:
-            kept_alive = output.logits.float()  # as the trainer does
+            kept_alive = output.logits.float()  # as in `Trainer`
             assert kept_alive.dtype == torch.float32
         return output.loss
 
-    forward().backward()  # what is made once and kept, such as tables of angles, is there before
+    forward().backward()  # creates tensors that are kept, such as rotary tables
     model.zero_grad()
     gc.collect()
     lasting = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers(), tokens]}
@@ -110,7 +110,7 @@ def test_memory_is_that_of_scale_train(
     recipe = world.recipe(method, steps=2, precision="bfloat16")
     train(world.source(method, family), tmp_path / "run", recipe)
     model, (batch_size, seq_length) = measured["model"], measured["shape"]
-    vars(model).pop("forward", None)  # the trainer's own, which has autocast in it
+    vars(model).pop("forward", None)  # set by `Trainer`, with autocast
     model.zero_grad()
     memory = step_memory(model.train(), batch_size=batch_size, seq_length=seq_length, precision="bfloat16")
     assert memory.peak_bytes == pytest.approx(measured["most"], rel=0.01)
@@ -132,13 +132,13 @@ def test_recomputing_saves_memory_as_a_real_step_does(method: str) -> None:
     recompute_activations(model)
     _, most = real_step(model, batch_size=3, seq_length=24, bfloat16=True)
     memory = step_memory(model, batch_size=3, seq_length=24, precision="bfloat16")
-    states = LAYERS * torch.get_rng_state().nbytes  # a real step keeps the generator's state for every layer
+    states = LAYERS * torch.get_rng_state().nbytes  # a real step keeps the generator's state per layer
     assert memory.peak_bytes == pytest.approx(most - states, rel=0.01)
     assert memory.peak_bytes < with_all.peak_bytes
 
 
 def test_a_frozen_base_in_the_graph_would_be_seen() -> None:
-    """What SCALE-Preserve saves is that nothing of the base's stream waits for the backward pass."""
+    """SCALE-Preserve saves memory because no activation of the base's stream is kept for the backward pass."""
     lean = step_memory(as_trained("scale-preserve"), batch_size=3, seq_length=24, precision="bfloat16")
     model = as_trained("scale-preserve")
     model.base.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""A plan's numbers are those of what would be made: counted by hand, on upscaled checkpoints and in real steps."""
+"""A plan's numbers are right: compared with counts by hand, with upscaled checkpoints and with real steps."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.plans import LLAMA_1B, PYTHIA_160M, config_folder, prepared
 
 
 def tiny_config(folder: Path, name: str, **changes: Any) -> str:
-    """The same of a tiny base of `tests.helpers`."""
+    """As above, for a tiny base of `tests.helpers`."""
     config = tiny_base(name, **changes).config
     return config_folder(folder, config.to_dict() | {"architectures": None})
 
 
 @pytest.fixture
 def counts_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No training steps: they take seconds at a real model's size."""
+    """Leaves out training steps, which take seconds at a real model's size."""
     monkeypatch.setattr(planning, "step_memory", lambda model, **options: StepMemory(0, 0))
 
 
@@ -110,7 +110,7 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
 def test_pythia_160m_by_hand(tmp_path: Path) -> None:
     base = config_folder(tmp_path / "pythia-160m", PYTHIA_160M)
     result = plan(base, hidden=128, ffn=128, layers=16, preserve_layers=11, lora_r=64)
-    # Every map has a bias, both norms too.
+    # Every map and both norms have a bias.
     block = (768 + 1) * 3 * 768 + (768 + 1) * 768 + (768 + 1) * 3072 + (3072 + 1) * 768 + 4 * 768
     assert result.base_parameters == 2 * 50304 * 768 + 12 * block + 2 * 768 == 162_322_944
     expansion_block = 5 * 128 * (896 + 1) + 128 * (3200 + 1) + 4 * 128  # q, k, v, o, up; down; norms
@@ -162,7 +162,7 @@ def test_without_sizes_it_is_the_papers_eighth(tmp_path: Path) -> None:
     assert result.target == "--hidden 256"
 
 
-# -- counts of what is really made -----------------------------------------------------------------------------------
+# -- counts of real checkpoints --------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("counts_only")
@@ -193,7 +193,7 @@ def test_counts_are_those_of_the_checkpoints(name: str, tmp_path: Path) -> None:
 
 
 def products(model: PreTrainedModel, *, seq_length: int, backward: bool) -> float:
-    """Multiply-adds a token of a weight's products, in units where a weight's forward costs 2."""
+    """Operations per token in products with weights, two per multiply-add."""
     tokens = torch.zeros(1, seq_length, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         output = model(input_ids=tokens, labels=tokens, use_cache=False)
@@ -209,9 +209,9 @@ def test_costs_are_the_operations_of_a_real_step(method: str, name: str) -> None
     model, chosen = prepared(method, name), METHODS[method]
     cost = chosen.cost(model)
     expected = cost.training
-    if method == "scale-preserve":  # no gradient reaches what W21 reads, for which the cost model has one
+    if method == "scale-preserve":  # the cost model counts a gradient of W21's input, which has none
         expected -= 2 * sum(p.numel() for name, p in model.named_parameters() if name.endswith(".w21"))
-    if method == "scale-route":  # the added head is asked for the chosen path only, in the cost model for both
+    if method == "scale-route":  # the cost model counts the added head for both paths
         expected -= 6 * 2 / 4 * model.expansion.head.weight.numel()
     assert expected == pytest.approx(products(model, seq_length=16, backward=True), rel=0.1)
     generator = chosen.merged(model) if chosen.merged else model
@@ -285,7 +285,7 @@ def test_the_nearest_numbers_of_layers_and_ranks() -> None:
     assert size.nearest(config, 1) == 1
 
 
-# -- what is asked for -----------------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------------------------
 
 
 def test_of_a_hub_id_only_the_config_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,18 +337,18 @@ def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) ->
         ),
         (
             {"match": "height:4"},
-            "--match height:4: write depth:LAYERS or width:HIDDEN with ,heads=N and ,ffn=N after it if wanted, as in "
-            "depth:20 or width:256,ffn=1024",
+            "--match height:4: write depth:LAYERS or width:HIDDEN[,heads=N][,ffn=N], as in depth:20 or "
+            "width:256,ffn=1024",
         ),
-        ({"match_params": 0}, "--match-params 0: a share of the base's parameters, above 0, as in 0.15"),
-        ({"match_params": float("nan")}, "--match-params nan: a share of the base's parameters, above 0, as in 0.15"),
+        ({"match_params": 0}, "--match-params 0: a share of the base's parameters above 0, as in 0.15"),
+        ({"match_params": float("nan")}, "--match-params nan: a share of the base's parameters above 0, as in 0.15"),
         (
             {"match_params": 9},
             "--match-params 9: base widened by 16 features, the most, trains 0.91 of its parameters; choose up to "
             "0.91, or --init random",
         ),
-        ({"heads": 4}, "--heads 4 needs --hidden: how many features to add, as in --hidden 256"),
-        ({"layers": 4, "ffn": 4}, "--ffn 4 needs --hidden: how many features to add, as in --hidden 256"),
+        ({"heads": 4}, "--heads 4 needs --hidden, the number of features to add, as in --hidden 256"),
+        ({"layers": 4, "ffn": 4}, "--ffn 4 needs --hidden, the number of features to add, as in --hidden 256"),
         ({"layers": 3}, "--layers 3: base has 3 layers and block expansion only adds; choose 4 to 6"),
         (
             {"match": "depth:9"},
@@ -368,7 +368,7 @@ def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) ->
             "scale-preserve",
         ),
         ({"adapt_modules": "heads"}, "adapt_modules: 'heads' is not one of attention, ffn"),
-        ({"lora_r": 0}, "--lora-r 0: a rank is at least 1"),
+        ({"lora_r": 0}, "--lora-r 0: a rank, at least 1"),
         ({"batch_size": 0}, "--batch-size 0: at least 1"),
         ({"seq_length": 0}, "--seq-length 0: at least 1"),
         ({"revision": "main"}, "--revision main: {base} is a folder; a revision belongs to a hub id"),

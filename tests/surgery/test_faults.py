@@ -207,7 +207,7 @@ def test_a_base_that_is_changed_meanwhile(run_cli: RunCli, tmp_path: Path, monke
     file = base / "model.safetensors"
     after(width, "write_expansion", lambda: os.truncate(file, 5000), monkeypatch)
     ended = run_cli("upscale", base, tmp_path / "out", *WAYS["width"])
-    line = f"scale: {file} ends too early: it was changed meanwhile; fetch it again\n"
+    line = f"scale: {file} ends too early: it has changed since it was opened; fetch it again\n"
     assert (ended.code, ended.stdout, ended.stderr) == (2, "", line)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 

@@ -224,16 +224,16 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         DEPTH,
         "BASE holds no weights in safetensors; convert it with …",
     ),
-    "damaged": (truncate, WIDTH, "BASE/model.safetensors is damaged or no safetensors file (…"),
+    "damaged": (truncate, WIDTH, "BASE/model.safetensors is damaged or not a safetensors file (…"),
     "a truncated shard": (
         sharded(lambda folder: os.truncate(folder / SHARD, (folder / SHARD).stat().st_size - 10)),
         DEPTH,
-        f"BASE/{SHARD} is damaged or no safetensors file (…",
+        f"BASE/{SHARD} is damaged or not a safetensors file (…",
     ),
     "an empty shard": (
         sharded(lambda folder: os.truncate(folder / SHARD, 0)),
         WIDTH,
-        f"BASE/{SHARD} is damaged or no safetensors file (…",
+        f"BASE/{SHARD} is damaged or not a safetensors file (…",
     ),
     "an index that names too much": (
         edit_index(lambda weight_map: weight_map.update(ghost=SHARD)),
@@ -243,12 +243,12 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "an index that names too little": (
         edit_index(lambda weight_map: weight_map.pop(Q)),
         DEPTH,
-        f"BASE/{SHARD} holds {Q} and model.safetensors.index.json does not say so; fetch both again",
+        f"BASE/{SHARD} holds {Q}, which model.safetensors.index.json lacks; fetch both again",
     ),
     "an index that names the wrong file": (
         edit_index(lambda weight_map: weight_map.update({Q: max(weight_map.values())})),
         WIDTH,
-        f"BASE/{SHARD} holds {Q} and model.safetensors.index.json does not say so; fetch both again",
+        f"BASE/{SHARD} holds {Q}, which model.safetensors.index.json lacks; fetch both again",
     ),
     "a tensor in two files": (
         hold_twice,
@@ -258,7 +258,8 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "a broken index": (
         sharded(write("model.safetensors.index.json", "{}")),
         WIDTH,
-        "BASE/model.safetensors.index.json is no index of safetensors files: KeyError('weight_map'); fetch it again",
+        "BASE/model.safetensors.index.json is not an index of safetensors files: KeyError('weight_map'); fetch it "
+        "again",
     ),
     "an absent shard": (
         edit_index(lambda weight_map: weight_map.update(other="more.safetensors")),
@@ -311,7 +312,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "hidden missing": (
         nothing,
         {"by": "width"},
-        "--by width needs --hidden: how many features to add, as in --hidden 256",
+        "--by width needs --hidden, the number of features to add, as in --hidden 256",
     ),
     "layers by width": (
         nothing,
@@ -364,7 +365,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "layers missing": (
         nothing,
         {"by": "depth"},
-        "--by depth needs --layers: the total number of layers",
+        "--by depth needs --layers, the total number of layers",
     ),
     "hidden by depth": (
         nothing,
@@ -447,7 +448,7 @@ def test_a_failed_proof_leaves_nothing(
 ) -> None:
     base_folder(tmp_path / "base")
     monkeypatch.setattr(verify, "TOLERANCE_EPS", -1.0)
-    with pytest.raises(RuntimeError, match="does not compute what"):
+    with pytest.raises(RuntimeError, match="the logits of the upscaled model differ"):
         upscale(str(tmp_path / "base"), tmp_path / "out", **arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 

@@ -1,4 +1,4 @@
-"""Packed by documents, each text is computed as if it stood alone, by the base classes and by ours."""
+"""With packing "documents", each text is computed as if it were alone, by the base classes and by ours."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LENGTH = 24
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Packing], Examples]:
-    """Documents shorter and longer than a window, some of a single token."""
+    """Documents shorter and longer than a window, some with a single token."""
     group = group_of(tmp_path_factory.mktemp("documents") / "group", random_documents(1, 60, 20, vocabulary=VOCABULARY))
     return lambda packing: PackedTexts([Windows("x", group, LENGTH, (0, 0))], LENGTH, 12, packing=packing)
 
 
 def pieces(positions: torch.Tensor) -> list[tuple[int, slice]]:
-    """Row and columns of each document, or part of one, in a batch."""
+    """Row and columns of each document in a batch, or of its part."""
     found = []
     for row, places in enumerate(positions.tolist()):
         begins = [column for column, place in enumerate(places) if place == 0]
@@ -48,7 +48,7 @@ def model_of(name: str) -> Any:
         "route": {"layers": (1, 2), "modules": ("attention",), "threshold": 0.5},
     }
     model = widened(model, **widths[method]) if method else model
-    model.config.use_cache = False  # as the trainer sets it
+    model.config.use_cache = False  # as in `Trainer`
     return model.train()
 
 
@@ -80,13 +80,13 @@ def test_packed_is_as_alone(
         torch.testing.assert_close(packed.logits[row : row + 1, columns], alone, **tolerance(alone.dtype))
         losses.append(functional.cross_entropy(alone[0, :-1], tokens[0, 1:], reduction="none"))
     torch.testing.assert_close(packed.loss, torch.cat(losses).mean(), **tolerance(torch.float32))
-    crossing = model(**examples("concat").__getitems__(range(5)))  # and it would be seen if it were not so
+    crossing = model(**examples("concat").__getitems__(range(5)))  # the companion: under "concat" the logits differ
     assert (crossing.logits - packed.logits).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(("method", "family"), [("fft", "neox"), ("lora", "llama"), ("scale-route", "llama")])
 def test_a_run_packed_by_documents(method: str, family: str, world: World, tmp_path: Path) -> None:
-    """The first loss is the mean over the tokens of each text alone, and the record counts what had a loss."""
+    """The first loss is the mean over the tokens of separate texts; the record counts the tokens with a loss."""
     options: dict[str, Any] = {"objective": "lm", "seq_length": 160, "steps": 2, "precision": "float32"}
     recipe = world.recipe(method, packing="documents", **options)
     source = world.source(method, family)

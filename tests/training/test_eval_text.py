@@ -1,4 +1,4 @@
-"""Perplexity while training: the numbers of `scale eval` at each measured step, recorded with their errors."""
+"""Perplexity during training: at each measured step equal to that of `scale eval`, with standard errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def options(texts: dict[str, Path], **changes: Any) -> dict[str, Any]:
 
 
 def by_scale_eval(checkpoint: str, texts: dict[str, Path]) -> dict[str, float]:
-    """What `scale eval --perplexity` gives for the same documents in windows of the same length."""
+    """The result of `scale eval --perplexity` for the same documents in windows of the same length."""
     corpora = read_corpora([f"{name}={texts[name]}" for name in ("english", "korean")], limit=4)
     (result,) = evaluate([f"x={checkpoint}"], [PerplexityJob(corpus, WindowOptions(24)) for corpus in corpora])
     return {f"{m.task.partition(':')[2]}/{m.metric}": m.value for m in result.measurements}
@@ -98,14 +98,17 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     empty.write_text(json.dumps({"text": ""}) + "\n")
     for changes, message in (
         ({"eval_text": ("english",)}, "--eval-text 'english': write NAME=SOURCE, as in english=test.jsonl"),
-        ({"eval_text": ("a=x", "a=y")}, "--eval-text a=y: a is already x; names differ"),
-        ({"eval_text": ("a=x",), "eval_people": ("a=0:2",)}, "--eval-text: a is a name of --eval-people already"),
+        ({"eval_text": ("a=x", "a=y")}, "--eval-text a=y: a is already x; choose another name"),
+        (
+            {"eval_text": ("a=x",), "eval_people": ("a=0:2",)},
+            "--eval-text: a is also a name in --eval-people",
+        ),
         ({"eval_documents": 0}, "--eval-documents 0: at least 1"),
         ({"eval_text": (f"a={empty}",)}, f"--eval-text a={empty}: there is no text in it"),
         ({"eval_text": ("a=none.txt",)}, "--eval-text a=none.txt: no such file or folder"),
         (
             {"eval_text": ("a=org/set",), "eval_documents": None},
-            "--eval-text a=org/set: no such file, and of a data set of the hub say how many documents: "
+            "--eval-text a=org/set: no such file; for a dataset of the hub give the number of documents: "
             "--eval-documents N",
         ),
     ):

@@ -1,4 +1,4 @@
-"""Several processes share a run out: two with half the batch each take the steps that one takes."""
+"""Several processes share a run: two with half the batch each take the same steps as one."""
 
 import json
 import os
@@ -22,7 +22,7 @@ QUESTIONS = {"--objective": "qa", "--people": "0:8"}
 def train(
     world: World, out: Path, launcher: list[str], batch_size: int, data: dict[str, str]
 ) -> tuple[list[dict[str, Any]], str]:
-    """The logged lines of a run of scale-route and what it printed."""
+    """The logged lines of a scale-route run, and its output."""
     options = {
         "--method": "scale-route",
         **({"--data": str(world.data)} | data),
@@ -43,7 +43,7 @@ def train(
 
 
 def texts(folder: Path) -> dict[str, str]:
-    """A mixture of two files, packed by documents."""
+    """A mixture of two files, with packing "documents"."""
     for name in ("a", "b"):
         rows = [json.dumps({"text": f"{name}{number} is a short text"}) for number in range(60)]
         (folder / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
@@ -55,7 +55,7 @@ def texts(folder: Path) -> dict[str, str]:
 def test_two_processes_train_as_one_does(objective: str, world: World, tmp_path: Path) -> None:
     data = QUESTIONS if objective == "qa" else texts(tmp_path)
     alone, _ = train(world, tmp_path / "alone", [], 8, data)
-    shutil.rmtree(tmp_path / "tokens", ignore_errors=True)  # two want them at once
+    shutil.rmtree(tmp_path / "tokens", ignore_errors=True)  # both processes need the tokens at once
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     shared, printed = train(world, tmp_path / "shared", launcher, 4, data)
     assert [line["loss"] for line in shared] == pytest.approx([line["loss"] for line in alone], rel=1e-4)

@@ -1,4 +1,4 @@
-"""A training recipe is checked when it is made, and knows its own defaults."""
+"""A training recipe is checked on construction and has the documented defaults."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ from scale_cli.training.recipe import parse_eval_people
         ({"min_lr_rate": -0.1}, "--min-lr-rate -0.1: a share of --lr, 0 to 1"),
         ({"seed": -1}, "--seed -1: 0 to 2^32 - 1"),
         ({"seed": 2**32}, "--seed 4294967296: 0 to 2^32 - 1"),
-        ({"from_scratch": True, "method": "lora"}, "--from-scratch: random weights are trained whole, by --method fft"),
+        (
+            {"from_scratch": True, "method": "lora"},
+            "--from-scratch: lora does not train every parameter; choose",
+        ),
         ({"people": "5:5"}, "people '5:5': write A:B"),
         ({"eval_people": ("0:5",)}, "eval people '0:5': write NAME=A:B"),
-        ({"eval_people": ("a=0:5", "a=5:6")}, "--eval-people a=0:5,a=5:6: a name stands twice"),
-        ({"lora_r": 0}, "--lora-r 0: a rank is at least 1"),
+        ({"eval_people": ("a=0:5", "a=5:6")}, "--eval-people a=0:5,a=5:6: a name occurs twice; choose different names"),
+        ({"lora_r": 0}, "--lora-r 0: a rank, at least 1"),
     ],
 )
 def test_values_are_checked(options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Killed and resumed is never killed, bitwise: weights and every line of metrics.jsonl."""
+"""A killed and resumed run equals an uninterrupted one bitwise, in weights and in every line of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WEIGHTS = ("model.safetensors", "trained.safetensors", "trained.json", "metrics.
 
 
 class Crash(Exception):
-    """What no line of ours expects."""
+    """An error that no code of ours catches."""
 
 
 def crash() -> None:
@@ -39,13 +39,13 @@ def ctrl_c() -> None:
 
 
 def recipe_of(world: World, method: str, **changes: Any) -> TrainRecipe:
-    """More than one epoch of questions; lines of loss that fall together with no checkpoint of these tests."""
+    """More than one epoch of questions; no log line of the loss coincides with a checkpoint of these tests."""
     options: dict[str, Any] = {"steps": STEPS, "logging_steps": 3, "eval_people": ("a=0:1",), "eval_steps": 2}
     return world.recipe(method, **(options | changes))
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What a run must leave behind whatever happened on the way."""
+    """The files that a run must write, interrupted or not."""
     files = {name: content for name, content in tree(folder).items() if name in WEIGHTS}
     assert {"metrics.jsonl", "recipe.yaml"} < files.keys()
     record = read_record(folder / "record.json")
@@ -54,7 +54,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def never_killed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
-    """The outcome of a recipe without any interruption."""
+    """The outcome of a recipe without an interruption."""
     made: dict[TrainRecipe, dict[str, Any]] = {}
 
     def outcome_of(recipe: TrainRecipe, source: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def test_a_crash_and_resume(method: str, world: World, tmp_path: Path, never_kil
         train(source, out, recipe, progress=progress_that(crash, at=5))
     assert lines(out)[-1]["step"] == 4
     with (out / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')  # what a kill may leave
+        file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')  # a kill may leave an incomplete line
     (out / "checkpoint-6").mkdir()
     (out / "checkpoint-6" / "trained.safetensors").write_bytes(b"half")
     train(source, out, recipe, resume=True)
@@ -135,7 +135,7 @@ def test_a_kill_between_the_last_checkpoint_and_the_record(
 
 
 def test_a_run_that_an_older_version_began_is_resumed(world: World, tmp_path: Path, never_killed: NeverKilled) -> None:
-    """Its recipe has the options of all methods, and null where a default was used; its pointer has no commit."""
+    """An old recipe has the options of all methods and null for defaults; an old pointer has no commit."""
     source, out = world.source("scale-adapt"), tmp_path / "run"
     recipe = recipe_of(world, "scale-adapt", lr=None, preserve_layers=None)
     with pytest.raises(KeyboardInterrupt):
@@ -162,7 +162,7 @@ def test_ctrl_c_after_the_last_step_comes_when_the_run_is_finished(
     with pytest.raises(KeyboardInterrupt):
         train(source, out, recipe, progress=progress_that(ctrl_c, at=STEPS))
     assert outcome(out) == never_killed(recipe, source)
-    with pytest.raises(RequestError, match=r"^--resume: the run in .* is finished; train again from it, or into"):
+    with pytest.raises(RequestError, match=r"^--resume: the run in .* is finished; train from it, or choose"):
         train(source, out, recipe, resume=True)
 
 
@@ -177,7 +177,7 @@ def test_seconds_are_counted_over_all_parts(world: World, tmp_path: Path, monkey
 
 def test_resuming_needs_a_checkpoint_and_the_same_recipe(world: World, tmp_path: Path) -> None:
     source, recipe, out = world.source("fft"), world.recipe("fft"), tmp_path / "run"
-    with pytest.raises(RequestError, match=r"^--resume: .*run holds no checkpoint to go on from; train without"):
+    with pytest.raises(RequestError, match=r"^--resume: .*run has no checkpoint to resume from; train without"):
         train(source, out, recipe, resume=True)
     assert not out.exists()
     with pytest.raises(KeyboardInterrupt):
@@ -189,7 +189,7 @@ def test_resuming_needs_a_checkpoint_and_the_same_recipe(world: World, tmp_path:
         ({"people": "0:5"}, "people 0:4, not 0:5"),
         ({"method": "lora"}, "method fft, not lora"),
     ):
-        with pytest.raises(RequestError, match=f"^--resume: .* was begun with {message}; give the same options$"):
+        with pytest.raises(RequestError, match=f"^--resume: .* was started with {message}; give the same options$"):
             train(source, out, changed(recipe, **changes), resume=True)
     assert tree(out) == before
     (tmp_path / "moved").symlink_to(world.data)
@@ -199,7 +199,7 @@ def test_resuming_needs_a_checkpoint_and_the_same_recipe(world: World, tmp_path:
 
 @pytest.mark.parametrize("scratch", [False, True])
 def test_a_checkpoint_of_an_unfinished_run_is_a_checkpoint(scratch: bool, world: World, tmp_path: Path) -> None:
-    """So the last good one can be measured and trained from."""
+    """The last good checkpoint can be evaluated and trained."""
     recipe = world.recipe("fft", from_scratch=scratch)
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):

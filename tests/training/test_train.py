@@ -1,4 +1,4 @@
-"""What a run changes and what it leaves behind: frozen tensors, the run folder, chains of runs."""
+"""The effects of a run: trained and frozen tensors, the run folder, chains of runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RunOf = Callable[..., Run]
 
 
 def changed_and_frozen(model: Any, source: str) -> tuple[set[str], set[str]]:
-    """The names of the tensors that differ from the checkpoint `source` or are not in it, and of those frozen."""
+    """The names of the tensors that differ from the checkpoint `source` or are new, and of the frozen ones."""
     original = reload(Path(source)).state_dict()
     frozen = {name for name, _ in model.named_parameters()}
     frozen -= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -45,7 +45,7 @@ def changed_and_frozen(model: Any, source: str) -> tuple[set[str], set[str]]:
 def test_what_is_frozen_stays_bitwise_and_what_trains_moves(
     method: str, family: str, world: World, finished: RunOf
 ) -> None:
-    """Under AdamW with weight decay and momentum, which move a weight that merely has no gradient."""
+    """With AdamW's weight decay and momentum, which change even a weight with a zero gradient."""
     done = finished(method, family)
     changed, frozen = changed_and_frozen(done.model, world.source(method, family))
     assert (frozen == set()) == METHODS[method].trains_all
@@ -74,7 +74,7 @@ def test_a_frozen_tensor_that_is_not_would_be_seen(how: str, world: World, tmp_p
 
 
 def same_model(a: Any, b: Any) -> bool:
-    """Bitwise the same weights, and the same logits up to what hangs on where in memory the weights lie."""
+    """The weights are bitwise equal; the logits up to differences from the weights' alignment in memory."""
     return same_tensors(a.state_dict(), b.state_dict()) and torch.allclose(logits(a), logits(b), rtol=1e-5, atol=1e-5)
 
 
@@ -116,7 +116,7 @@ def test_lora_unmerged_is_lora_merged(finished: RunOf, tolerance: Callable[[torc
 def test_the_recipe_beside_a_run_is_resolved(
     method: str, resolved: dict[str, Any], world: World, tmp_path: Path
 ) -> None:
-    """Every default that was used, and no option of another method; null is "all", "never" and the usual cache."""
+    """Every used default, and no option of another method; null means "all", "never" and the default cache."""
     given = {
         "method": method,
         "data": str(world.data),
@@ -158,7 +158,7 @@ def test_a_run_can_be_trained_again(methods: tuple[str, ...], world: World, tmp_
         out = tmp_path / f"{step}-{method}"
         done = run(source, out, world.recipe(method, steps=2, seed=step))
         begun = {name.replace("base_model.model.", ""): tensor for name, tensor in done.untrained.items()}
-        for name, tensor in before.state_dict().items():  # it began where the one before ended
+        for name, tensor in before.state_dict().items():  # it started from the end of the previous run
             wrapped = name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
             assert torch.equal(tensor, begun[name] if name in begun else begun[wrapped])
         before = reload(out)
@@ -169,7 +169,7 @@ def test_a_run_can_be_trained_again(methods: tuple[str, ...], world: World, tmp_
 
 @pytest.mark.parametrize("method", ["fft", "lora", "scale-adapt"])
 def test_a_base_in_bfloat16_trains_in_float32_and_stays_so(method: str, world: World, tmp_path: Path) -> None:
-    """A run's model is loaded in the precision it was trained in, whatever its base is stored in."""
+    """A run's model is loaded in the dtype of its trained tensors, whatever the dtype of its base."""
     base = tmp_path / "base"
     shutil.copytree(world.source(method, "neox"), base)
     reload(base).to(torch.bfloat16).save_pretrained(base)
@@ -193,7 +193,7 @@ def test_the_pointer_is_relative(world: World, tmp_path: Path) -> None:
     third = run(str(moved / "base"), tmp_path / "link" / "third", world.recipe("freeze", steps=1))
     assert same_model(reload(moved / "runs" / "third"), third.model)
     shutil.rmtree(moved / "base")
-    message = f"^{moved}/runs/first was trained from {moved}/base, which is gone; put it back"
+    message = f"^{moved}/runs/first was trained from {moved}/base, which does not exist; put it back"
     with pytest.raises(RequestError, match=message):
         describe(str(moved / "second"))
 
@@ -216,12 +216,12 @@ def test_from_scratch_depends_on_the_seed_and_not_on_the_weights(world: World, t
         "revision": None,
         "fingerprint": None,
     }
-    with pytest.raises(RequestError, match=r"has a config and no weights .*--from-scratch starts random ones"):
+    with pytest.raises(RequestError, match=r"has a config but no weights .*--from-scratch trains from random weights"):
         train(str(bare), tmp_path / "out", world.recipe("fft"))
 
 
 def test_the_objective_is_what_it_says(world: World, tmp_path: Path) -> None:
-    """The first loss of each objective is the library's own on the first batch, and a mean over tokens."""
+    """The first loss of each objective is the library's own on the first batch, a mean over tokens."""
     for objective, seq_length in (("qa", None), ("lm", 24)):
         recipe = world.recipe("fft", objective=objective, seq_length=seq_length, steps=1)
         batch = load_examples(recipe, world.tokenizer).__getitems__(range(4))
@@ -237,7 +237,7 @@ def test_the_objective_is_what_it_says(world: World, tmp_path: Path) -> None:
 def test_the_optimiser_is_adamw_without_decay_of_norms_and_biases(
     weight_decay: float, world: World, tmp_path: Path, tolerance: Callable[[torch.dtype], dict[str, Any]]
 ) -> None:
-    """A loop of torch's own comes to the same weights: gradients clipped, constant rate, the run's own batches."""
+    """A plain torch loop gives the same weights: the same batches, clipped gradients, a constant rate."""
     options = {"schedule": "constant", "weight_decay": weight_decay, "adam_epsilon": 1e-3, "max_grad_norm": 0.5}
     recipe = world.recipe("fft", steps=3, **options)
     done = run(world.source("fft", "neox"), tmp_path / "run", recipe)
@@ -262,7 +262,7 @@ def test_the_optimiser_is_adamw_without_decay_of_norms_and_biases(
 def test_accumulated_gradients_are_those_of_one_batch(
     world: World, tmp_path: Path, tolerance: Callable[[torch.dtype], dict[str, Any]]
 ) -> None:
-    """Of questions too, whose answers differ in length: each token counts the same."""
+    """Also for questions with answers of different lengths: every token has the same weight."""
     whole = run(world.source("fft"), tmp_path / "whole", world.recipe("fft", batch_size=4, steps=2))
     halves = world.recipe("fft", batch_size=2, gradient_accumulation_steps=2, steps=2)
     parts = run(world.source("fft"), tmp_path / "parts", halves)
@@ -340,7 +340,7 @@ def test_a_checkpoint_of_the_wrong_kind_is_refused(method: str, kind: Any, world
     }[needs[0]]
     with pytest.raises(RequestError) as caught:
         train(source, tmp_path / "out", world.recipe(method))
-    assert str(caught.value) == f"--method {method}: {source} is {KINDS[kind]}; it trains {wanted}"
+    assert str(caught.value) == f"--method {method}: {source} is {KINDS[kind]}; the method needs {wanted}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -355,9 +355,9 @@ def test_what_is_no_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
     before = tree(tmp_path)
     for source, message in (
         (tmp_path / "none", r"none: no such folder; give a checkpoint's folder or a hub id like org/name"),
-        (world.data, r"data is no checkpoint: it has neither config\.json nor trained\.json"),
-        (world.data / "manifest.json", r"manifest\.json is no checkpoint"),
-        (weightless, r"weightless has a config and no weights"),
+        (world.data, r"data is not a checkpoint: it has neither config\.json nor trained\.json"),
+        (world.data / "manifest.json", r"manifest\.json is not a checkpoint"),
+        (weightless, r"weightless has a config but no weights"),
         (broken, r"broken does not load: "),
         (alien, r"alien does not load: .*no-such-model"),
         ("org/no-such-model", r"^org/no-such-model: no such folder, and as a hub id it is not in the cache"),

@@ -1,4 +1,4 @@
-"""The learning rate along a run, what is written down on the way, and the end of a run that diverges."""
+"""The learning rate schedule, the logged lines, and the end of a diverging run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ramp(step: int, *, warmup: int) -> float:
 def test_the_learning_rate_of_every_step(
     options: dict[str, Any], rates: list[float], world: World, tmp_path: Path
 ) -> None:
-    """A schedule reaches its end, cosine's least rate or linear's zero, with the step after the last."""
+    """A schedule reaches its final value, cosine's minimum or linear's zero, one step after the last."""
     recipe = world.recipe("freeze", steps=STEPS, lr=2e-3, people="0:1", batch_size=1, **options)
     train(world.source("freeze"), tmp_path / "run", recipe)
     assert [line["learning_rate"] for line in lines(tmp_path / "run")] == pytest.approx([2e-3 * rate for rate in rates])
@@ -78,7 +78,7 @@ def test_a_logged_loss_is_the_mean_since_the_last(world: World, tmp_path: Path) 
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[[], None]]:
-    """`poison(value)` sets the first trained weight of the model in training to a value, when it is called."""
+    """`poison(value)` sets the first trained weight of the model in training to `value`."""
     models: list[Any] = []
 
     def watched(apply: Callable[..., Any], *args: Any) -> Any:
@@ -99,10 +99,10 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[[], No
     ("value", "at", "good"),
     [
         (math.nan, 5, 4),
-        (3e38, 4, 2),  # finite weights, written as checkpoint 4, that give no number in the next step
+        (3e38, 4, 2),  # checkpoint 4 has finite weights that give NaN in the next step
     ],
 )
-def test_a_loss_that_is_no_number_stops_the_run(
+def test_a_loss_that_is_nan_or_infinite_stops_the_run(
     value: float, at: int, good: int, world: World, tmp_path: Path, poison: Callable[[float], Callable[[], None]]
 ) -> None:
     out = tmp_path / "run"
@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
         train(world.source("fft", "neox"), out, recipe, progress=progress_that(poison(value), at=at))
     assert str(caught.value) == (
         f"the loss is NaN or infinite at step 6; the last good checkpoint is {out}/checkpoint-{good}; train from "
-        "there or anew with a lower --lr (given 0.01) or a longer --warmup"
+        "it or anew with a lower --lr (given 0.01) or a longer --warmup"
     )
     assert last_checkpoint(out) == out / f"checkpoint-{good}"
     assert {path.name for path in out.iterdir()} == {"recipe.yaml", *(f"checkpoint-{step}" for step in (2, good))}

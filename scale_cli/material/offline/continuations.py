@@ -183,10 +183,10 @@ class _Sorted:
                 for text in self._texts.get(kind, ()):
                     if not missing:
                         break
-                    own = pairs(text)
-                    if text not in used and all(_alike(own, other) <= NEAR_DUPLICATE for other in near):
+                    text_pairs = pairs(text)
+                    if text not in used and all(_alike(text_pairs, other) <= NEAR_DUPLICATE for other in near):
                         chosen.append(text)
-                        near.append(own)
+                        near.append(text_pairs)
                         missing -= 1
             if len(chosen) == ENDINGS - 1:
                 return chosen
