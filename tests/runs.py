@@ -307,7 +307,7 @@ def continual_bench(folder: Path, checkpoint: Path, /, **changes: Any) -> str:
     }
     file = folder / "korean.yaml"
     entries = {name: value for name, value in (recipe | changes).items() if value is not None}
-    file.write_text(yaml.safe_dump(entries), encoding="utf-8")
+    file.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
     return str(file)
 
 

@@ -28,7 +28,11 @@ BEFORE = "before Task 1"
 def measured(record: Mapping[str, Any]) -> list[Measurement]:
     """The measurements at the end of a training stage, with the task names of `scale eval --bios`."""
     measurements = [Measurement.read({**metric, "created": record["created"]}) for metric in record["metrics"]]
-    return [replace(m, task=f"bios:{m.task}") for m in measurements]
+    routed = {m.task: m.value for m in measurements if m.metric == "routed"}
+    return [
+        replace(m, task=f"bios:{m.task}", routed=None if m.metric == "routed" else routed.get(m.task))
+        for m in measurements
+    ]
 
 
 def results_of(recipe: BenchRecipe, out: Path) -> tuple[Result, ...]:

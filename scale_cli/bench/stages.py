@@ -275,7 +275,7 @@ def claim(
     """
     with processes().main_process_first():  # the other processes find the first one's recipe.json
         file = out / "recipe.json"
-        given = json.loads(to_json(recipe))
+        given = json.loads(to_json(recipe, sort_keys=False))  # methods are rows, so their order is kept
         stored = read(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else given
         common = set(given["methods"]) & set(stored["methods"])
         if any(given[name] != stored.get(name) for name in given if name not in FREE) or any(
@@ -288,7 +288,7 @@ def claim(
         whole = dataclasses.replace(recipe, methods=methods, seeds=tuple(sorted({*stored["seeds"], *recipe.seeds})))
         if processes().is_main_process:
             out.mkdir(parents=True, exist_ok=True)
-            write_text(file, to_json(whole) + "\n")
+            write_text(file, to_json(whole, sort_keys=False) + "\n")
         return whole
 
 

@@ -139,7 +139,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def to_json(value: Any) -> str:
-    """`value` as indented JSON with sorted keys. NaN and infinite numbers become null."""
+def to_json(value: Any, *, sort_keys: bool = True) -> str:
+    """`value` as indented JSON. NaN and infinite numbers become null."""
     finite = json.loads(json.dumps(plain(value)), parse_constant=lambda _: None)
-    return json.dumps(finite, indent=2, sort_keys=True, ensure_ascii=False)
+    return json.dumps(finite, indent=2, sort_keys=sort_keys, ensure_ascii=False)

@@ -18,6 +18,7 @@ from scale_cli.bench import continual
 from scale_cli.bench.continual import load_preset, run
 from scale_cli.bench.stages import PRESETS, BenchResult, matching_size
 from scale_cli.core.errors import RequestError
+from scale_cli.core.recipe import values_of
 from scale_cli.core.records import read_record
 from scale_cli.data.corpora import read_corpora
 from scale_cli.data.windows import WindowOptions
@@ -57,10 +58,9 @@ def test_presets(file: Path) -> None:
         trained = recipe.train_recipe(method, seed=3)
         assert (trained.method, trained.objective, trained.seed) == (method, "lm", 3)
         assert [text.partition("=")[0] for text in trained.eval_text] == ["english", "korean"]
-        same = set(dataclasses.asdict(trained)) - {"method", *recipe.methods[method]}
-        assert all(
-            getattr(trained, name) == getattr(fft, name) for name in same
-        )  # so the same tokens in the same order
+        same = set(values_of(fft)) - {"method", *recipe.methods[method]}
+        own, others = values_of(trained), values_of(fft)
+        assert all(own[name] == others[name] for name in same)  # so the same tokens in the same order
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -100,7 +100,7 @@ STABLE, PLASTIC = (held_out("x.jsonl", role, documents=5) for role in ("stabilit
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"bse": 5}, "korean.yaml: unknown key 'bse'; did you mean 'base'?"),
     "missing key": ({"base": None}, "korean.yaml: the key 'base' is missing"),
-    "unknown method": ({"methods": {"ftt": {}}}, "methods ftt: choose from fft, lora, freeze, llama-pro, "),
+    "unknown method": ({"methods": {"ftt": {}}}, "methods ftt: choose from fft, lora, llama-pro, freeze, "),
     "a label that is a folder": ({"methods": {"evaluation": {"method": "fft"}}}, "methods: the label 'evaluation' is "),
     "no data": ({"train_data": []}, "train_data is empty; name texts to train on"),
     "no text": ({"texts": {}}, "texts (none): add a text with the role stability"),

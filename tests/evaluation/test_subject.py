@@ -158,10 +158,10 @@ def test_the_description_of_a_checkpoint_in_results(world: World, finished: Fini
         assert info.data is not None
         assert record["data"].items() <= info.data.items()
         assert (info.seed, info.identity is None) == (0, False)
-    # without its record a training is known by what the model's card says, too little to take runs for repetitions
+    # without its record only the method and its options are known, too little to identify repetitions
     copy = tmp_path / "copy"
     shutil.copytree(finished("scale-adapt").folder, copy, ignore=shutil.ignore_patterns("record.json"))
     (target,) = targets([str(copy)], dtype=None, device=CPU)
     info = information(target, load(target, device=CPU, batch_size=None, seed=0).model)
     assert info.recipe is not None
-    assert (info.recipe["steps"], info.base, info.identity) == (4, None, None)
+    assert (info.recipe["preserve_layers"], info.base, info.identity) == (1, None, None)
