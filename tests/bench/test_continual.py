@@ -339,7 +339,7 @@ def test_suites_are_measured_at_the_end(world: World, tasks: Tasks, tmp_path: Pa
     for row in result.results:
         assert [(m.limit, m.samples) for m in row.find("tiny_choice", "acc_norm")] == [(4, 4)]
     assert [group.name for group in result.groups] == ["english-text", "korean-text", "tiny"]
-    assert "| Tiny |" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "| Tiny (limit 4) |" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
 
 
 def test_another_language_is_another_recipe_file(
@@ -356,7 +356,7 @@ def test_another_language_is_another_recipe_file(
     preset = continual_bench(tmp_path, world.checkpoint("llama"), methods={"scale-adapt": {}}, texts=texts)
     ended = run_cli("bench", "korean", "--preset", preset, "--out", "out")
     assert ended.code == 0
-    for heading in ("Code bits/byte", "English bits/byte", "Finnish bits/byte", "Finnish perplexity"):
+    for heading in ("Code bits/byte ↓", "English bits/byte ↓", "Finnish bits/byte ↓", "Finnish perplexity ↓"):
         assert heading.split()[0] in ended.stdout
         assert f"| {heading} |" in Path("out/table.md").read_text(encoding="utf-8")
     assert "Korean" not in Path("out/table.md").read_text(encoding="utf-8")
