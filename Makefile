@@ -1,4 +1,4 @@
-# make install | test | test-lowest | test-newest | lint | demo | clean.
+# make install | test | test-lowest | test-newest | test-wheel | test-common | lint | demo | clean.
 # Needs make and Python >= 3.11; everything else goes into a virtual environment here.
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/null && { echo $$python; break; }; done)
 WORKERS ?= 2
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) $(UPGRADE)
 
-.PHONY: install test test-lowest test-newest lint demo clean
+.PHONY: install test test-lowest test-newest test-wheel test-common lint demo clean
 
 install: $(STAMP)
 	@:
@@ -36,6 +36,18 @@ test-newest:
 	rm -f .venv-newest/.installed
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null UPGRADE='--upgrade --upgrade-strategy eager' TORCH='$(TORCH)'
 
+# The wheel in an environment of its own, every command from a folder outside the checkout.
+test-wheel: install
+	rm -rf build dist .venv-wheel
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) $(TORCH) dist/*.whl
+	$(BIN)/python -m tests.installed .venv-wheel
+
+# The common model tests of transformers, from its source distribution, on the SCALE methods.
+test-common: install
+	$(BIN)/python -m tests.common
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +58,4 @@ demo: install
 	$(BIN)/scale bench bios --preset demo
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-newest .venv-wheel build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,8 @@
-"""Looking at the tool loads nothing heavy. That imports point one way is import-linter's to say (`make lint`)."""
+"""Imports of the command line and data files of the wheel. The direction of imports is checked by `make lint`."""
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,12 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_something_heavy_would_be_seen() -> None:
     assert "pyarrow" in loaded_after("import pyarrow")
+
+
+@pytest.mark.parametrize("package", ["scale_cli", "data_gen"])
+def test_every_data_file_of_a_package_is_in_the_wheel(package: str) -> None:
+    settings, folder = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")), ROOT / package
+    found = [set(folder.glob(pattern)) for pattern in settings["tool"]["setuptools"]["package-data"][package]]
+    assert all(found)
+    files = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path for path in files if path.suffix != ".py"} == set.union(*found)
