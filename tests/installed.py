@@ -1,7 +1,7 @@
 """Every command of an installed `scale`, from a folder outside the checkout: `python -m tests.installed ENVIRONMENT`.
 
-ENVIRONMENT is a virtual environment with the wheel, without the checkout. The folder holds a package `benchmarks`, which
-no command may import. The exit code is 1 if a command fails.
+ENVIRONMENT is a virtual environment with the wheel, without the checkout. The folder holds a package `benchmarks`,
+which no command may import. The exit code is 1 if a command fails.
 """
 
 from __future__ import annotations
