@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -22,9 +23,10 @@ from tests.tasks import Tasks
 RunCli = Callable[..., Any]
 
 
-def cells(table: str) -> list[list[str]]:
-    """The rows of a table without its headings."""
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
+def rows(stdout: str, label: str) -> list[list[str]]:
+    """The cells of a checkpoint, one list per block of the printed table."""
+    lines = [re.split(" {2,}", line.rstrip()) for line in stdout.splitlines()]
+    return [line[1:] for line in lines if line[0] == label]
 
 
 def shown(m: Measurement) -> str:
@@ -42,36 +44,20 @@ def test_a_suite_of_checkpoints(run_cli: RunCli, world: World, finished: Callabl
 
     ended = run_cli("eval", *sources, *words)
     assert ended.code == 0
-    lines = ended.stdout.splitlines()
-    assert lines[0].strip() == "Tiny, stability (suite tiny, average: macro)"
-    heads = [word.strip() for word in lines[2].strip("┃ ").split("┃")]
-    assert heads == ["task", "metric", "shots", "version", "n", "base", "route"]
 
     def of(task: str, metric: str, filter: str = "none") -> list[Measurement]:
         return [next(m for m in found if (m.task, m.metric, m.filter) == (task, metric, filter)) for found in numbers]
 
-    choice, words_, group = (
-        of("tiny_choice", "acc_norm"),
-        of("tiny_words", "exact_match", "first"),
-        of("tiny_group", "acc"),
-    )
-    averages = [sum(m.value for m in found) / 3 for found in zip(choice, words_, group, strict=True)]
-    rows = cells(ended.stdout)
-    assert [row[:5] for row in rows] == [
-        ["Choice", "acc_norm", "0", "1.5", "4 (limit 4)"],
-        ["", "routed", "", "", ""],
-        ["Words", "exact_match, first", "2", "2.0", "4 (limit 4)"],
-        ["", "routed", "", "", ""],
-        ["Group", "acc (macro)", "0", "3", "8 (limit 4)"],
-        ["", "routed", "", "", ""],
-        ["average", "", "", "", ""],
-    ]
-    for row, found in zip(rows[::2], (choice, words_, group), strict=False):
-        assert row[5:] == [shown(m) for m in found]
-    for row, found in zip(rows[1::2], (choice, words_, group), strict=False):
-        assert row[5:] == ["-", f"{100 * (found[1].routed or 0):.1f}"]
-    assert [cell.partition(" ")[0] for cell in rows[-1][5:]] == [f"{100 * value:.2f}" for value in averages]
-    assert "Routed: the share of scored tokens" in ended.stdout
+    columns = [of("tiny_choice", "acc_norm"), of("tiny_words", "exact_match", "first"), of("tiny_group", "acc")]
+    averages = [f"{100 * sum(m.value for m in row) / 3:.2f}" for row in zip(*columns, strict=True)]
+    shown_base, shown_route = rows(ended.stdout, "base"), rows(ended.stdout, "route")
+    for place, row in enumerate((shown_base, shown_route)):
+        assert row[0][3:6] == [shown(column[place]) for column in columns]
+        assert row[0][6].partition(" ")[0] == averages[place]
+    routed = [f"{100 * (column[1].routed or 0):.2f}" for column in columns]
+    assert (shown_base[0][8:], shown_route[0][8:]) == (["-"] * 3, routed)
+    assert "stability: Tiny (limit 4)" in ended.stdout
+    assert "routed: share of scored tokens" in ended.stdout
 
 
 def test_results_in_a_folder(run_cli: RunCli, world: World, tasks: Tasks, tmp_path: Path) -> None:
@@ -105,17 +91,16 @@ def test_named_tasks_show_all_their_numbers(
         catalogue.task_manager.cache_clear()
         catalogue.task_folders.cache_clear()
     assert ended.code == 0
-    assert ended.stdout.splitlines()[0].strip() == "Tasks"
-    rows = cells(ended.stdout)
-    assert [row[:5] for row in rows] == [
-        ["tiny_choice", "acc", "1", "1.5", "11"],
-        ["tiny_choice", "acc_norm", "1", "1.5", "11"],
-        ["tiny_text", "word_perplexity", "1", "Yaml", "3"],
-        ["tiny_text", "byte_perplexity", "1", "Yaml", "3"],
-        ["tiny_text", "bits_per_byte", "1", "Yaml", "3"],
+    heads = next(line for line in ended.stdout.splitlines() if line.startswith("checkpoint"))
+    assert heads.split() == [
+        "checkpoint",
+        "acc",
+        "acc_norm",
+        *["word_perplexity", "↓", "byte_perplexity", "↓", "bits_per_byte", "↓"],
     ]
-    assert "±" in rows[0][5]
-    assert float(rows[4][5].partition(" ")[0]) > 1  # bits, not percent
+    ((choice, _, _, _, bits),) = rows(ended.stdout, "llama-plain")
+    assert " ± " in choice
+    assert float(bits) > 1  # bits, not percent
 
 
 def test_biographies_of_checkpoints_and_runs(run_cli: RunCli, world: World, finished: Callable[..., Run]) -> None:
@@ -134,14 +119,14 @@ def test_biographies_of_checkpoints_and_runs(run_cli: RunCli, world: World, fini
 
     ended = run_cli("eval", *sources, "--bios", world.data, "--people", "0:2", "--batch-size", 3)
     assert ended.code == 0
-    assert ended.stdout.splitlines()[0].strip() == f"{world.data}, people 0:2"
-    rows = cells(ended.stdout)
-    assert [row[:2] for row in rows[::7]] == [["base", "mean"], ["route", "mean"]]
-    assert [row[-1] for row in rows] == ["12", *["2"] * 6] * 2
-    for result, row in zip(results, rows[::7], strict=True):
-        (hard,) = result.find("bios:0:2", "hard")
-        assert row[2] == f"{100 * hard.value:.1f} ± {100 * (hard.stderr or 0):.1f}"
-    assert [row[5] == "-" for row in rows[::7]] == [True, False]
+    assert "mean (n=12), birthday (n=2)" in ended.stdout
+    for result in results:
+        hard, soft, exact = rows(ended.stdout, result.checkpoint.label)
+        assert hard[3] == shown(result.find("bios:0:2", "hard")[0])
+        assert [row[place] for row, place in ((soft, 0), (exact, 0))] == [
+            shown(result.find("bios:0:2", metric)[0]) for metric in ("soft", "exact")
+        ]
+        assert (exact[-1] == "-") == (result.checkpoint.label == "base")
 
 
 @pytest.mark.parametrize(

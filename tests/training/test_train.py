@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 
 from scale_cli.checkpoints.load import describe, load_tokenizer
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import plain
 from scale_cli.core.recipe import load_recipe
 from scale_cli.core.records import fingerprint_folder, read_record, sha256_file
 from scale_cli.data.examples import load_examples
 from scale_cli.methods import METHODS
 from scale_cli.training import TrainRecipe
-from scale_cli.training.train import train
+from scale_cli.training.train import resolve, train
 from tests.runs import BASES, PARTIAL, Run, World, as_loaded, lines, logits, reload, run, same_tensors, tree
 
 RunOf = Callable[..., Run]
@@ -305,7 +306,10 @@ def test_the_record(world: World, tmp_path: Path) -> None:
     assert record["data"] == {str(world.data): sha256_file(world.data / "manifest.json")}
     assert record["recipe"]["eval_people"] == ["a=0:2", "b=2:3"]
     assert 0 < record["seconds"] == result.seconds
-    assert load_recipe(TrainRecipe, tmp_path / "run" / "recipe.yaml", {}) == recipe
+    saved = load_recipe(TrainRecipe, tmp_path / "run" / "recipe.yaml", {})
+    assert saved == resolve(recipe, describe(source))
+    assert (saved.precision, saved.eval_bios) == ("float32", world.data)
+    assert plain(saved) == record["recipe"]
 
     metrics = {metric["name"]: metric for metric in record["metrics"]}
     assert {name: metric["value"] for name, metric in metrics.items()} == result.metrics
