@@ -99,52 +99,38 @@ def evaluate(
     Prints every number with its standard error.
     """
     task_names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    if base is not None and not drift:
-        raise RequestError(f"--base {base}: only --drift compares with a base; add --drift")
-    text_options = {"documents": perplexity_documents, "length": perplexity_length, "stride": perplexity_stride}
+    text_options = {"length": perplexity_length, "stride": perplexity_stride}
     for name, value in text_options.items():
         if value is not None and not perplexity:
             raise RequestError(f"--perplexity-{name} {value}: there is no text to read; add --perplexity NAME=SOURCE")
-    if people is not None and bios is None:
-        raise RequestError(f"--people {people}: only --bios has people; add --bios DIR")
-    if not (suite or task_names or bios or perplexity or drift):
-        raise RequestError(
-            "nothing to measure: give --suite english, --tasks a,b, --bios DIR, --perplexity NAME=FILE or --drift"
-        )
     if batch_size != "auto" and not batch_size.isdecimal():
         raise RequestError(f"--batch-size {batch_size}: a whole number of at least 1, or auto")
 
-    from scale_cli.data.corpora import read_corpora
     from scale_cli.data.windows import WindowOptions
-    from scale_cli.evaluation.bios import BiographyJob
-    from scale_cli.evaluation.drift import DriftJob
-    from scale_cli.evaluation.evaluate import Job
     from scale_cli.evaluation.evaluate import evaluate as run
-    from scale_cli.evaluation.perplexity import PerplexityJob
-    from scale_cli.evaluation.suites import find_suite
+    from scale_cli.evaluation.request import request
 
-    suites = [find_suite(name) for name in dict.fromkeys(suite or [])]
-    jobs: list[Job] = []
-    if suites or task_names:
-        from scale_cli.evaluation.harness import find_tasks, suite_tasks, without_repetitions
-
-        by_suite = [suite_tasks(suite, num_fewshot=num_fewshot, limit=limit) for suite in suites]
-        single_tasks = find_tasks(dict.fromkeys(task_names, num_fewshot), limit=limit)
-        jobs += without_repetitions([task for tasks in [*by_suite, single_tasks] for task in tasks])
-    if bios is not None:
-        jobs.append(BiographyJob(bios, people))
-    text_jobs: list[PerplexityJob | DriftJob] = []
-    if perplexity or drift:
-        windows = WindowOptions(perplexity_length, perplexity_stride, perplexity_packing)
-        silent = os.environ.get("RANK", "0") != "0"
-        corpora = read_corpora(perplexity or [], limit=perplexity_documents, say=(lambda line: None) if silent else say)
-        text_jobs += [PerplexityJob(corpus, windows) for corpus in corpora]
-        text_jobs += [DriftJob(corpora, windows, base, drift_tokens)] if drift else []
+    first_process = os.environ.get("RANK", "0") == "0"
+    requested = request(
+        suites=suite or (),
+        tasks=task_names,
+        bios=bios,
+        people=people,
+        texts=perplexity or (),
+        documents=perplexity_documents,
+        windows=WindowOptions(perplexity_length, perplexity_stride, perplexity_packing),
+        drift=drift,
+        base=base,
+        drift_tokens=drift_tokens,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        say=say if first_process else lambda line: None,
+    )
 
     quiet_libraries()
     results = run(
         checkpoints,
-        [*jobs, *text_jobs],
+        requested.jobs,
         out=out,
         dtype=None if dtype == "auto" else dtype,
         batch_size=None if batch_size == "auto" else int(batch_size),
@@ -153,16 +139,13 @@ def evaluate(
         say=say,
         progress=progress,
     )
-    if os.environ.get("RANK", "0") != "0":  # only the first process prints
+    if not first_process:  # only the first process prints
         return
 
     if as_json:
         print(to_json([{"checkpoint": result.checkpoint, "measurements": result.measurements} for result in results]))
         return
-    requested = [task.name for task in single_tasks] if task_names else []
-    requested += [job.label for job in jobs if isinstance(job, BiographyJob)]
-    requested += [task for job in text_jobs for task in job.tasks]
-    show_sheets([_sheet(results, suites, requested, num_fewshot=num_fewshot, limit=limit)])
+    show_sheets([_sheet(results, requested.suites, requested.tasks, num_fewshot=num_fewshot, limit=limit)])
 
 
 def _sheet(

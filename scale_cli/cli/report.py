@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from scale_cli.reporting.compare import Comparison
     from scale_cli.reporting.curves import Panel
     from scale_cli.reporting.table import Table
-    from scale_cli.results.groups import GroupSpec
     from scale_cli.results.result import Result
 
 Format = Literal["text", "markdown", "latex", "csv", "json", "html"]
@@ -99,13 +98,15 @@ def report(
     if ablation is not None and figures is None:
         raise RequestError(f"--ablation {ablation}: an ablation is a figure; give its folder with --figures DIR")
 
+    from scale_cli.reporting.columns import requested_groups
     from scale_cli.reporting.compare import compare as compare_two
     from scale_cli.reporting.curves import panels_of
+    from scale_cli.reporting.render import rendered
     from scale_cli.reporting.table import build_table
     from scale_cli.results.result import read_results
 
     read = read_results(results)
-    groups = _groups(read, suite or [], stability or [], plasticity or [])
+    groups = requested_groups(read, suite or [], stability or [], plasticity or [])
     table = build_table(read, groups, title=title, base=base, seeds=seeds)
     panels = panels_of(read, table)
     comparison = None if compare is None else compare_two(table, *compare)
@@ -122,7 +123,8 @@ def report(
         _print(chosen, table, panels, comparison, changes)
         return
     try:
-        write_text(out, _text(chosen, table, panels, comparison, changes))
+        text = rendered(table, chosen, panels=panels, comparison=comparison, changes=changes, width=PIPED_WIDTH)
+        write_text(out, text)
     except OSError as error:
         raise RequestError(
             f"--out {out} cannot be written: {error.strerror}; mend that or choose another file"
@@ -151,28 +153,11 @@ def _say_seeds(table: Table, results: Sequence[Result]) -> None:
         say("--seeds: no two results differ in the seed only; each has its own row")
 
 
-def _groups(
-    results: Sequence[Result], suites: list[str], stability: list[str], plasticity: list[str]
-) -> list[GroupSpec]:
-    """The groups of columns: those of --stability and --plasticity, those of the records, and those of suites."""
-    from scale_cli.evaluation.suites import find_suite, names
-    from scale_cli.reporting.columns import groups_of, measured_suites, suite_group, task_group
-
-    named = [task_group("stability", stability, results)] if stability else []
-    named += [task_group("plasticity", plasticity, results)] if plasticity else []
-    given = groups_of(results)
-    if suites:
-        chosen = [find_suite(name) for name in dict.fromkeys(suites)]
-    else:
-        shipped = measured_suites(results, [find_suite(name) for name in names()])
-        roles, given_names = {group.role for group in named}, {group.name for group in given}
-        chosen = [suite for suite in shipped if suite.role not in roles and suite.name not in given_names]
-    return [*named, *given, *map(suite_group, chosen)]
-
-
 def _print(chosen: Format, table: Table, panels: list[Panel], comparison: Comparison | None, changes: bool) -> None:
     if chosen != "text":
-        sys.stdout.write(_text(chosen, table, panels, comparison, changes))
+        from scale_cli.reporting.render import rendered
+
+        sys.stdout.write(rendered(table, chosen, panels=panels, comparison=comparison, changes=changes))
         return
     from scale_cli.reporting.compare import comparison_sheet
     from scale_cli.reporting.documents import BEST
@@ -180,27 +165,6 @@ def _print(chosen: Format, table: Table, panels: list[Panel], comparison: Compar
 
     more = [] if comparison is None else [comparison_sheet(comparison)]
     show_sheets([table_sheet(table, changes=changes, best=BEST["text"]), *more])
-
-
-def _text(chosen: Format, table: Table, panels: list[Panel], comparison: Comparison | None, changes: bool) -> str:
-    """The text of the report's file."""
-    from scale_cli.reporting import documents
-    from scale_cli.reporting.compare import comparison_sheet
-    from scale_cli.reporting.sheet import table_sheet
-
-    if chosen == "html":
-        from scale_cli.reporting.html import html_page
-
-        return html_page(table, panels=panels, comparison=comparison)
-    if chosen == "json":
-        return documents.json_text(table, panels=panels, comparison=comparison)
-    if chosen == "csv":
-        return documents.csv_text(table) if comparison is None else documents.comparison_csv(comparison)
-    sheets = [table_sheet(table, changes=changes, best=documents.BEST[chosen])]
-    sheets += [] if comparison is None else [comparison_sheet(comparison)]
-    if chosen == "text":
-        return documents.text(sheets, width=PIPED_WIDTH)
-    return "\n".join(map(documents.markdown if chosen == "markdown" else documents.latex, sheets))
 
 
 def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from scale_cli.core.errors import RequestError
-from scale_cli.evaluation.suites import Suite
+from scale_cli.evaluation.suites import Suite, find_suite, names
 from scale_cli.results.groups import ColumnSpec, GroupSpec, Role
 from scale_cli.results.measurement import Way, is_share
 from scale_cli.results.result import Result
@@ -322,3 +322,24 @@ def _with_unique_headings(groups: Sequence[Group]) -> list[Group]:
 def listed(words: Iterable[str]) -> str:
     """The distinct words, separated by commas."""
     return ", ".join(dict.fromkeys(words))
+
+
+def requested_groups(
+    results: Sequence[Result], suites: Sequence[str], stability: Sequence[str], plasticity: Sequence[str]
+) -> list[GroupSpec]:
+    """The groups of columns of a report: the named columns of both roles, those of the records, those of suites.
+
+    suites: names or YAML files; none for the largest measured shipped suite per role and language.
+    stability, plasticity: TASK or TASK=METRIC.
+    Raises RequestError for an unknown suite and for columns that no result has.
+    """
+    named = [task_group("stability", stability, results)] if stability else []
+    named += [task_group("plasticity", plasticity, results)] if plasticity else []
+    recorded = groups_of(results)
+    if suites:
+        chosen = [find_suite(name) for name in dict.fromkeys(suites)]
+    else:
+        shipped = measured_suites(results, [find_suite(name) for name in names()])
+        roles, recorded_names = {group.role for group in named}, {group.name for group in recorded}
+        chosen = [suite for suite in shipped if suite.role not in roles and suite.name not in recorded_names]
+    return [*named, *recorded, *map(suite_group, chosen)]

@@ -1,0 +1,123 @@
+"""The public Python interface; `import scale_cli` gives the same names without loading torch.
+
+    model, tokenizer = scale_cli.load("run")
+    scale_cli.upscale("base", Path("wide"), by="width", hidden=64)
+    scale_cli.train("wide", "run", method="scale-preserve", data=("korean.jsonl",), steps=100)
+    results = scale_cli.evaluate(["base", "run"], texts=["old=english.jsonl", "new=korean.jsonl"])
+    columns = {"stability": ["perplexity:old=bits_per_byte"], "plasticity": ["perplexity:new=bits_per_byte"]}
+    print(scale_cli.report(results, **columns))
+
+Everything else in this package may change between releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from scale_cli.checkpoints.load import describe, load_model, load_tokenizer
+from scale_cli.core.recipe import load_recipe
+from scale_cli.evaluation.evaluate import evaluate as run_jobs
+from scale_cli.evaluation.request import request
+from scale_cli.results.result import Result, read_results
+from scale_cli.surgery import upscale
+from scale_cli.training import TrainRecipe
+from scale_cli.training.train import TrainResult
+from scale_cli.training.train import train as run_training
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["evaluate", "load", "report", "train", "upscale"]
+
+
+def load(
+    checkpoint: str | Path, *, dtype: torch.dtype | None = None, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A checkpoint's model, on the CPU in eval mode, and its tokenizer.
+
+    checkpoint: a model folder, a run folder or a hub id; `revision` is the hub id's branch, tag or commit.
+    dtype: of the floating-point weights; None keeps the stored dtype.
+    Raises RequestError for a folder that holds no checkpoint or a damaged one.
+    """
+    described = describe(str(checkpoint), revision=revision)
+    return load_model(described, dtype=dtype), load_tokenizer(described)
+
+
+def train(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    resume: bool = False,
+    revision: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> TrainResult:
+    """Train a checkpoint into the run folder `out`.
+
+    recipe: a YAML file of options. options: those of `scale train --help`, with underscores; they override the recipe.
+    resume: continue from the last checkpoint in `out`. progress: called with the number of steps done and of all steps.
+    Raises RequestError for options that are unknown or do not fit, before anything is written.
+    """
+    resolved = load_recipe(TrainRecipe, None if recipe is None else Path(recipe), options)
+    return run_training(str(checkpoint), Path(out), resolved, resume=resume, revision=revision, progress=progress)
+
+
+def evaluate(
+    checkpoints: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    seed: int = 1234,
+    **measurements: Any,
+) -> list[Result]:
+    """Measure checkpoints. Returns one result per checkpoint.
+
+    checkpoints: of any kind, or LABEL=CHECKPOINT. measurements: the arguments of `evaluation.request.request`, such as
+        `suites=["english"]`, `texts=["old=english.jsonl"]`, `bios=Path("bios")`, `drift=True`, `limit=10`.
+    out: folder for the results; measurements in it are not repeated.
+    dtype: "float32", "bfloat16" or "float16"; None takes bfloat16 on a GPU and the stored dtype on a CPU.
+    batch_size: sequences per forward pass; None for as many as fit. seed: of few-shot examples.
+    Raises RequestError for missing or contradictory inputs.
+    """
+    return run_jobs(
+        list(map(str, checkpoints)),
+        request(**measurements).jobs,
+        out=None if out is None else Path(out),
+        dtype=dtype,
+        batch_size=batch_size,
+        seed=seed,
+        command="scale_cli.evaluate",
+    )
+
+
+def report(
+    results: Sequence[Result] | Sequence[str | Path],
+    *,
+    format: Literal["markdown", "latex", "csv", "json", "html"] = "markdown",
+    suites: Sequence[str] = (),
+    stability: Sequence[str] = (),
+    plasticity: Sequence[str] = (),
+    base: str | None = None,
+    seeds: bool = False,
+    title: str = "Stability and plasticity",
+) -> str:
+    """The stability-plasticity table of results, as text in a format.
+
+    results: of `evaluate`, or the files and folders that `scale eval` and `scale bench` write.
+    suites: names or YAML files. stability, plasticity: columns, TASK or TASK=METRIC. base: label of the base.
+    seeds: one row for the seeds of a recipe. A `pandas.DataFrame` of all numbers: `results.frame.tidy(results)`.
+    Raises RequestError for unknown columns and labels.
+    """
+    from scale_cli.reporting.columns import requested_groups
+    from scale_cli.reporting.render import rendered
+    from scale_cli.reporting.table import build_table
+
+    read = [result for result in results if isinstance(result, Result)]
+    read += read_results([Path(path) for path in results if not isinstance(path, Result)])
+    groups = requested_groups(read, suites, stability, plasticity)
+    return rendered(build_table(read, groups, title=title, base=base, seeds=seeds), format)
