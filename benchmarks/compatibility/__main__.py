@@ -141,18 +141,18 @@ def make_environment(folder: Path, **pins: str) -> str:
 
 def pip(python: str, *arguments: str) -> None:
     """Run `pip install`. Raises CalledProcessError if it fails."""
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    command = [python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     subprocess.run(command, check=True, capture_output=True, cwd=tempfile.gettempdir())
 
 
 def probe(
     python: str, base: Path, folders: Iterable[Path], work: Path, *, module: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The result of `probe.py` in that environment, by folder. It runs in `work`, which holds no code of ours."""
+    """The result of `probe.py` in that environment, by folder. Only that environment's packages can be imported."""
     out = work / "probed.json"
     script = shutil.copy(Path(__file__).with_name("probe.py"), work)
     arguments = [*map(str, folders), *(("--import", module) if module else ())]
-    command = [python, str(script), str(out), str(base.resolve()), *arguments]
+    command = [python, "-I", str(script), str(out), str(base.resolve()), *arguments]
     subprocess.run(command, check=True, cwd=work)
     probed: dict[str, dict[str, Any]] = json.loads(out.read_text(encoding="utf-8"))
     return probed

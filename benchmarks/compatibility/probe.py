@@ -41,10 +41,10 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(2)
-    base = AutoModelForCausalLM.from_pretrained(arguments.base).eval()
+    base = AutoModelForCausalLM.from_pretrained(arguments.base, dtype=torch.float32).eval()
     probed = {}
     for folder in (arguments.base, *arguments.folders):
-        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=True).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, padding_side="left")
         texts = {way: generated(model, base, tokenizer, way) for way in WAYS}
         names = {"class": type(model).__module__, "tokenizer": type(tokenizer).__name__}
