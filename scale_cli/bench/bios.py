@@ -225,7 +225,7 @@ def _load_tokenizer(source: str) -> Any:
     from scale_cli.data.examples import end_of_text
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RequestError(
             f"tokenizer {source!r} does not load ({str(error).splitlines()[0]}); give {', '.join(TOKENIZERS)}, a "

@@ -174,7 +174,7 @@ def _merged(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 def _write_config(folder: Path, root_folder: Path, form: Form, config: Any, dtype: str | None) -> str | None:
     """Write config.json, and for a widened model its code. dtype: None for the root's. Returns the config's dtype."""
     if form == "width":
-        exported = AutoConfig.from_pretrained(root_folder)
+        exported = AutoConfig.from_pretrained(root_folder, trust_remote_code=False)
         exported.collaborative, exported.router = config.collaborative, config.router
         exported.dtype = dtype or exported.dtype
         save_with_code(exported, folder)

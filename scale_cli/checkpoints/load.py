@@ -165,7 +165,7 @@ def config_of(checkpoint: Checkpoint) -> Any:
     import scale_cli.model  # noqa: F401  (registers the class)
 
     try:
-        return AutoConfig.from_pretrained(checkpoint.chain[0].folder)
+        return AutoConfig.from_pretrained(checkpoint.chain[0].folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RequestError(f"{checkpoint.source} does not load: {_first_line(error)}") from error
 
@@ -192,12 +192,11 @@ def load_model(checkpoint: Checkpoint, *, dtype: Any = None) -> Any:
 def random_model(checkpoint: Checkpoint) -> Any:
     """A float32 model with the checkpoint's config and random weights from torch's global generator."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     import scale_cli.model  # noqa: F401  (registers the class)
 
-    config = AutoConfig.from_pretrained(checkpoint.chain[0].folder)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(config_of(checkpoint), dtype=torch.float32, trust_remote_code=False)
 
 
 def skeleton(checkpoint: Checkpoint) -> Any:
@@ -213,7 +212,8 @@ def skeleton(checkpoint: Checkpoint) -> Any:
     root, *runs = checkpoint.chain
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(root.folder))
+            config = AutoConfig.from_pretrained(root.folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RequestError(f"{root.source} does not load: {_first_line(error)}") from error
     for run in runs:
@@ -285,7 +285,9 @@ def _load_root(root: Checkpoint, dtype: Any) -> Any:
 
     folder = weights_folder(root)
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", use_safetensors=True)
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise RequestError(f"{root.source} does not load: {_first_line(error)}") from error
 

@@ -129,7 +129,7 @@ def matching_layers(config: PreTrainedConfig, parameters: int) -> int:
     """
     family = family_of(config.model_type)
     with torch.device("meta"):
-        block = family.layers_of(AutoModelForCausalLM.from_config(config))[0]
+        block = family.layers_of(AutoModelForCausalLM.from_config(config, trust_remote_code=False))[0]
     count = config.num_hidden_layers
     return count + min(max(1, round(parameters / numel(block.parameters()))), count)
 
