@@ -67,7 +67,8 @@ def index(group: TyperGroup) -> str:
         "# Commands",
         *paragraphs(group),
         "\n".join(rows),
-        "Exit codes: 0 done, 1 a failure with its traceback, 2 a mistake in the request, 130 interrupted, 143 terminated.\n"
+        "Exit codes: 0 done, 1 a failure with its traceback, 2 a mistake in the request, 130 interrupted, 143 terminated."
+        "\n"
         "Results are printed on stdout, progress and messages on stderr. `--json` prints the result for programs.",
         "`python -m docs.generate` writes these pages from the command line's own help.",
     ]
