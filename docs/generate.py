@@ -28,6 +28,8 @@ GUIDES = {
     "doctor": ("gpu", "On a GPU"),
 }
 """The page and its title that shows each command in use."""
+EXITS = """Exit codes: 0 done, 1 a failure with its traceback, 2 a mistake in the request, 130 interrupted, 143
+terminated. Results are printed on stdout, progress and messages on stderr. `--json` prints the result for programs."""
 
 
 def pages() -> dict[str, str]:
@@ -67,9 +69,7 @@ def index(group: TyperGroup) -> str:
         "# Commands",
         *paragraphs(group),
         "\n".join(rows),
-        "Exit codes: 0 done, 1 a failure with its traceback, 2 a mistake in the request, 130 interrupted, 143 terminated."
-        "\n"
-        "Results are printed on stdout, progress and messages on stderr. `--json` prints the result for programs.",
+        "\n".join(wrapped(EXITS)),
         "`python -m docs.generate` writes these pages from the command line's own help.",
     ]
     return "\n\n".join(parts) + "\n"
