@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from scale_cli.cli.app import app
 
@@ -36,11 +36,16 @@ def pages() -> dict[str, str]:
     """The text of every page of docs/commands, by file name."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    written = {f"{name}.md": page(name, command) for name, command in group.commands.items()}
+    written = {f"{name}.md": page(name, command) for name, command in commands_of(group).items()}
     return {"index.md": index(group)} | written
 
 
-def page(name: str, command: typer.core.TyperCommand) -> str:
+def commands_of(group: TyperGroup) -> dict[str, TyperCommand]:
+    """The commands by name, in the order of `scale --help`."""
+    return {name: command for name, command in group.commands.items() if isinstance(command, TyperCommand)}
+
+
+def page(name: str, command: TyperCommand) -> str:
     """The page of one command: its purpose, usage, arguments and options."""
     context = typer.Context(command, info_name=f"scale {name}", terminal_width=10_000, max_content_width=10_000)
     usage = " ".join(command.collect_usage_pieces(context))
@@ -63,7 +68,7 @@ def index(group: TyperGroup) -> str:
     """The page that lists all commands."""
     rows = [
         item(f"[scale {name}]({name}.md)", paragraphs(command)[0].replace("\n", " "))
-        for name, command in group.commands.items()
+        for name, command in commands_of(group).items()
     ]
     parts = [
         "# Commands",
@@ -75,7 +80,7 @@ def index(group: TyperGroup) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def paragraphs(command: typer.core.TyperCommand | TyperGroup) -> list[str]:
+def paragraphs(command: TyperCommand | TyperGroup) -> list[str]:
     """The paragraphs of a command's help, wrapped."""
     return ["\n".join(wrapped(escaped(text))) for text in re.split(r"\n\s*\n", command.help or "")]
 
