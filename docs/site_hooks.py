@@ -1,0 +1,50 @@
+"""Hooks of mkdocs: files of the repository that a page links to become files of the site, under their own paths."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+LINK = re.compile(r"(?<=\]\()[^)#\s]+")
+"""The target of a Markdown link or image, without its anchor."""
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the linked files outside docs, and those that they link to."""
+    from mkdocs.structure.files import File
+
+    waiting = [f"docs/{file.src_uri}" for file in files.documentation_pages()]
+    seen = set(waiting)
+    while waiting:
+        source = waiting.pop()
+        if not source.endswith(".md"):
+            continue
+        for target in LINK.findall((ROOT / source).read_text(encoding="utf-8")):
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+            if path in seen or not (ROOT / path).is_file() or path.startswith("docs/"):
+                continue
+            seen.add(path)
+            waiting.append(path)
+            files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Let links that leave docs point to the site's copies: the site has no folder above docs."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def inside(match: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join("docs", folder, match[0]))
+        if path.startswith("docs/") or not page_of_docs(page) or not (ROOT / path).is_file():
+            return match[0]
+        return posixpath.relpath(path, folder or ".")
+
+    return LINK.sub(inside, markdown)
+
+
+def page_of_docs(page: Any) -> bool:
+    """Whether a page lies in docs itself."""
+    return (ROOT / "docs" / page.file.src_uri).is_file()
