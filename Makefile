@@ -1,4 +1,4 @@
-# make install | test | test-lowest | test-newest | test-wheel | test-common | lint | demo | clean.
+# make install | test | test-lowest | test-newest | test-wheel | test-common | lint | demo | docs | clean.
 # Needs make and Python >= 3.11; everything else goes into a virtual environment here.
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/null && { echo $$python; break; }; done)
 WORKERS ?= 2
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) $(UPGRADE)
 
-.PHONY: install test test-lowest test-newest test-wheel test-common lint demo clean
+.PHONY: install test test-lowest test-newest test-wheel test-common lint demo docs clean
 
 install: $(STAMP)
 	@:
@@ -57,5 +57,11 @@ lint: install
 demo: install
 	$(BIN)/scale bench bios --preset demo
 
+# The pages of docs/ as a site in site/, in an environment of its own.
+docs: install
+	test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && .venv-docs/bin/python -m pip install \
+		--disable-pip-version-check 'mkdocs-material>=9.7'; }
+	.venv-docs/bin/mkdocs build --strict
+
 clean:
-	rm -rf .venv .venv-lowest .venv-newest .venv-wheel build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-newest .venv-wheel .venv-docs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
