@@ -97,6 +97,7 @@ OVERRIDDEN: list[tuple[type, type]] = [
     (ScaleForCausalLM, GenerationMixin),
     (ExpansionLayer, GradientCheckpointingLayer),
 ]
+NONE_BY_DEFAULT = ("_no_split_modules", "_modules", "_tied_weights_keys", "_skip_keys_device_placement")
 WIDER = {"__init__", "forward", "from_pretrained", "_init_weights"}
 """Methods that we give parameters of our own; tested in tests/model and tests/training."""
 
@@ -119,7 +120,7 @@ def resolved(name: str) -> Any:
 
 @pytest.mark.parametrize("name", PRIVATE)
 def test_it_is_there(name: str) -> None:
-    assert resolved(name) is not None or name.endswith(("_no_split_modules", "_modules", "_tied_weights_keys"))
+    assert resolved(name) is not None or name.endswith(NONE_BY_DEFAULT)
 
 
 def test_a_name_that_is_gone_is_seen() -> None:

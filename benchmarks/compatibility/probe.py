@@ -40,7 +40,7 @@ def main() -> None:
         importlib.import_module(arguments.module)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # more threads wait for each other on a busy machine
     base = AutoModelForCausalLM.from_pretrained(arguments.base, dtype=torch.float32).eval()
     probed = {}
     for folder in (arguments.base, *arguments.folders):

@@ -102,6 +102,10 @@ def load_gguf(file: Path, *, dtype: str) -> tuple[Any, Any]:
     del config._model_name_or_path  # the name inside the file, from which nothing can be loaded
     length = config.max_position_embeddings
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, model_max_length=length)
+    for name in ("bos", "eos", "pad"):  # transformers before 5.23 takes other special tokens than the file's
+        token = getattr(config, f"{name}_token_id", None)
+        if token is not None:
+            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(token))
     # The file's pre-tokenizer is `smollm`: it splits off each digit and then applies GPT-2's rules. The library applies
     # only GPT-2's rules, which gives other tokens if two blanks or line breaks precede a digit.
     digits = Digits(individual_digits=True)

@@ -65,6 +65,14 @@ def cost(model: Any) -> Cost:
     return Cost(base=base, added=added, training=4 * base + 6 * added, generation=base)
 
 
+def merged(model: Any) -> Any:
+    """The base with the update added to its weights."""
+    base = model.merge_and_unload()
+    if hasattr(base, "peft_config"):  # peft before 0.19 leaves it, and then warns of a second adapter
+        del base.peft_config
+    return base
+
+
 def nearest_rank(config: Any, parameters: int) -> int:
     """The rank, at least 1, with which LoRA's number of trained parameters is closest to `parameters`.
 
@@ -87,7 +95,7 @@ LORA = Method(
     options=LoraOptions,
     resolve=resolve,
     cost=cost,
-    merged=lambda model: model.merge_and_unload(),
+    merged=merged,
     size=Size("lora_r", nearest_rank),
     order=1,
     look=Look("#a86f00", "#e3ad4f", "s"),

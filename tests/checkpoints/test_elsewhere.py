@@ -97,7 +97,9 @@ for i, folder in enumerate(folders):
     text = pipeline("text-generation", model=folder, tokenizer=tokenizer, device="cpu", **trust)
     asked = {"max_new_tokens": 5, "do_sample": False}
     found[folder]["pipeline"] = text("Where was she born?", **asked)[0]["generated_text"]
-assert not [message for message in said if "deprecat" in message], said
+# the library's own pipeline causes the other message, before 5.23
+ours = [message for message in said if not message.startswith("Passing `generation_config` together")]
+assert not [message for message in ours if "deprecat" in message], said
 torch.save(found, f"{out}/found.pt")
 """
 
