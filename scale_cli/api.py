@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from scale_cli.checkpoints.load import describe, load_model, load_tokenizer
 from scale_cli.core.recipe import load_recipe
+from scale_cli.evaluation.evaluate import DEFAULT_SEED
 from scale_cli.evaluation.evaluate import evaluate as run_jobs
 from scale_cli.evaluation.request import request
+from scale_cli.reporting.render import Format, rendered
 from scale_cli.results.result import Result, read_results
 from scale_cli.surgery import upscale
 from scale_cli.training import TrainRecipe
@@ -72,7 +74,7 @@ def evaluate(
     out: str | Path | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
-    seed: int = 1234,
+    seed: int = DEFAULT_SEED,
     **measurements: Any,
 ) -> list[Result]:
     """Measure checkpoints. Returns one result per checkpoint.
@@ -98,7 +100,7 @@ def evaluate(
 def report(
     results: Sequence[Result] | Sequence[str | Path],
     *,
-    format: Literal["markdown", "latex", "csv", "json", "html"] = "markdown",
+    format: Format = "markdown",
     suites: Sequence[str] = (),
     stability: Sequence[str] = (),
     plasticity: Sequence[str] = (),
@@ -114,7 +116,6 @@ def report(
     Raises RequestError for unknown columns and labels.
     """
     from scale_cli.reporting.columns import requested_groups
-    from scale_cli.reporting.render import rendered
     from scale_cli.reporting.table import build_table
 
     read = [result for result in results if isinstance(result, Result)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scale_cli.bench.stages import FREE, BenchRecipe, BenchResult, label_of, metric_lines
+from scale_cli.bench.stages import FREE, BenchRecipe, BenchResult, curves, finished_lines, label_of, metric_lines
 from scale_cli.core.files import plain, write_text
 from scale_cli.core.records import digest, read_record
 from scale_cli.methods import METHODS
@@ -102,14 +102,7 @@ def _before_task1(run: Path, after: Sequence[Measurement]) -> list[Measurement]:
 
 def panels_of(recipe: BenchRecipe, out: Path) -> tuple[Panel, ...]:
     """The curves of both tasks over the steps of Task 1, as in the paper's Fig. 8."""
-    runs = {
-        label: {
-            str(seed): metric_lines(out / f"seed-{seed}" / label)
-            for seed in recipe.seeds
-            if _record(out / f"seed-{seed}" / label).is_file()
-        }
-        for label in recipe.methods
-    }
+    lines = finished_lines(recipe, out, recipe.methods)
     titles = {"task0": "Task 0, held-out people (stability)", "task1": "Task 1 (plasticity)"}
     return tuple(
         Panel(
@@ -117,14 +110,7 @@ def panels_of(recipe: BenchRecipe, out: Path) -> tuple[Panel, ...]:
             x="steps of Task 1",
             unit="hard first-token accuracy, %",
             percent=True,
-            series={
-                label: {
-                    seed: [(line["step"], line[f"{task}/hard"]) for line in lines if f"{task}/hard" in line]
-                    for seed, lines in by_seed.items()
-                }
-                for label, by_seed in runs.items()
-                if by_seed
-            },
+            series=curves(lines, f"{task}/hard"),
         )
         for task, title in titles.items()
     )

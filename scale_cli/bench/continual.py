@@ -364,22 +364,19 @@ def _measure(
     recipe: ContinualRecipe, checkpoint: str, label: str, out: Path, results: Path, *, progress: Progress, drift: bool
 ) -> None:
     """Measure a checkpoint on texts and suites into the folder `results`. drift: also measure drift from the base."""
-    from scale_cli.data.corpora import read_corpora
     from scale_cli.data.windows import WindowOptions
-    from scale_cli.evaluation.drift import DriftJob
-    from scale_cli.evaluation.evaluate import Job, evaluate
-    from scale_cli.evaluation.perplexity import PerplexityJob
+    from scale_cli.evaluation.evaluate import evaluate
+    from scale_cli.evaluation.request import request
 
-    windows = WindowOptions(recipe.seq_length)
-    corpora = read_corpora([f"{name}={_text_file(out / TEXTS, name, whole=True)}" for name in recipe.texts])
-    jobs: list[Job] = [PerplexityJob(corpus, windows) for corpus in corpora]
-    if drift:
-        jobs.append(DriftJob(corpora, windows, recipe.base, DRIFT_TOKENS))
+    jobs = request(
+        texts=[f"{name}={_text_file(out / TEXTS, name, whole=True)}" for name in recipe.texts],
+        windows=WindowOptions(recipe.seq_length),
+        drift=drift,
+        base=recipe.base if drift else None,
+        drift_tokens=DRIFT_TOKENS,
+    ).jobs
     if recipe.suites:
-        from scale_cli.evaluation.harness import suite_tasks, without_repetitions
-
-        by_suite = [suite_tasks(find_suite(suite), limit=recipe.limit) for suite in recipe.suites]
-        jobs += without_repetitions([task for tasks in by_suite for task in tasks])
+        jobs += request(suites=recipe.suites, limit=recipe.limit).jobs
     evaluate(
         [f"{label}={checkpoint}"],
         jobs,

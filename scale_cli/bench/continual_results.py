@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scale_cli.bench.stages import BenchResult, label_of, metric_lines
+from scale_cli.bench.stages import BenchResult, curves, finished_lines, label_of
 from scale_cli.core.files import write_text
 from scale_cli.core.records import read_record
 from scale_cli.methods import METHODS
@@ -77,33 +77,17 @@ def _info(recipe: ContinualRecipe, folder: Path, label: str, seed: int, info: Ch
 
 def panels_of(recipe: ContinualRecipe, out: Path) -> tuple[Panel, ...]:
     """The measurements while training, in bits per byte over training tokens, as in the paper's Fig. 9."""
-    from scale_cli.training.train import RECORD
-
-    def run(label: str, seed: int) -> Path:
-        return out / f"seed-{seed}" / label
-
     trained = [label for label in recipe.methods if recipe.trained_by(label) == label]
-    runs = {
-        label: {str(s): metric_lines(run(label, s)) for s in recipe.seeds if (run(label, s) / RECORD).is_file()}
-        for label in trained
-    }
+    lines = finished_lines(recipe, out, trained)
     return tuple(
         Panel(
             title=f"{name.title()} ({role})",
             x="training tokens",
             unit="bits per byte",
             percent=False,
-            series={
-                label: {
-                    seed: [(line["step"] * recipe.step_tokens, line[key]) for line in lines if key in line]
-                    for seed, lines in by_seed.items()
-                }
-                for label, by_seed in runs.items()
-                if by_seed
-            },
+            series=curves(lines, f"{name}/bits_per_byte", x_per_step=recipe.step_tokens),
         )
         for name, role in recipe.roles.items()
-        for key in [f"{name}/bits_per_byte"]
     )
 
 

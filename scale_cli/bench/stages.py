@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -359,6 +359,34 @@ def label_of(label: str, seed: int, recipe: BenchRecipe) -> str:
 def metric_lines(run: Path) -> list[dict[str, Any]]:
     """The objects in a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+Lines = Mapping[str, Mapping[str, list[dict[str, Any]]]]
+"""The metrics of runs, by label and seed."""
+
+
+def finished_lines(recipe: BenchRecipe, out: Path, labels: Iterable[str]) -> Lines:
+    """The metrics of the finished runs of these rows. Labels without a finished run are left out."""
+    from scale_cli.training.train import RECORD
+
+    lines = {}
+    for label in labels:
+        folders = {str(seed): out / f"seed-{seed}" / label for seed in recipe.seeds}
+        finished = {seed: metric_lines(run) for seed, run in folders.items() if (run / RECORD).is_file()}
+        if finished:
+            lines[label] = finished
+    return lines
+
+
+def curves(lines: Lines, metric: str, *, x_per_step: int = 1) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """The points of a metric, by label and seed. x_per_step: units of the x axis in a training step."""
+    return {
+        label: {
+            seed: [(line["step"] * x_per_step, line[metric]) for line in run if metric in line]
+            for seed, run in by_seed.items()
+        }
+        for label, by_seed in lines.items()
+    }
 
 
 @contextlib.contextmanager

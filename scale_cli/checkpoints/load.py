@@ -194,8 +194,6 @@ def random_model(checkpoint: Checkpoint) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    import scale_cli.model  # noqa: F401  (registers the class)
-
     return AutoModelForCausalLM.from_config(config_of(checkpoint), dtype=torch.float32, trust_remote_code=False)
 
 
@@ -205,14 +203,12 @@ def skeleton(checkpoint: Checkpoint) -> Any:
     Raises RequestError if the library cannot build a causal language model from the config.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    import scale_cli.model  # noqa: F401  (registers the class)
+    from transformers import AutoModelForCausalLM
 
     root, *runs = checkpoint.chain
+    config = config_of(root)
     try:
         with torch.device("meta"):
-            config = AutoConfig.from_pretrained(root.folder, trust_remote_code=False)
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RequestError(f"{root.source} does not load: {_first_line(error)}") from error

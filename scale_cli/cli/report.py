@@ -7,13 +7,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scale_cli.cli.output import PIPED_WIDTH, say, show_sheets
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import write_text
+from scale_cli.reporting.render import Format, rendered
 
 if TYPE_CHECKING:
     from scale_cli.reporting.ablation import Ablation
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from scale_cli.reporting.table import Table
     from scale_cli.results.result import Result
 
-Format = Literal["text", "markdown", "latex", "csv", "json", "html"]
 SUFFIXES: dict[str, Format] = {
     ".txt": "text",
     ".md": "markdown",
@@ -101,7 +101,6 @@ def report(
     from scale_cli.reporting.columns import requested_groups
     from scale_cli.reporting.compare import compare as compare_two
     from scale_cli.reporting.curves import panels_of
-    from scale_cli.reporting.render import rendered
     from scale_cli.reporting.table import build_table
     from scale_cli.results.result import read_results
 
@@ -155,8 +154,6 @@ def _say_seeds(table: Table, results: Sequence[Result]) -> None:
 
 def _print(chosen: Format, table: Table, panels: list[Panel], comparison: Comparison | None, changes: bool) -> None:
     if chosen != "text":
-        from scale_cli.reporting.render import rendered
-
         sys.stdout.write(rendered(table, chosen, panels=panels, comparison=comparison, changes=changes))
         return
     from scale_cli.reporting.compare import comparison_sheet

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scale_cli.core.errors import RequestError
-from scale_cli.data.corpora import read_corpora
-from scale_cli.data.windows import WindowOptions
-from scale_cli.evaluation.bios import BiographyJob
-from scale_cli.evaluation.drift import DriftJob
-from scale_cli.evaluation.evaluate import Job
-from scale_cli.evaluation.perplexity import PerplexityJob
-from scale_cli.evaluation.suites import Suite, find_suite
 
-DRIFT_TOKENS = 65_536
+if TYPE_CHECKING:
+    from scale_cli.data.windows import WindowOptions
+    from scale_cli.evaluation.evaluate import Job
+    from scale_cli.evaluation.suites import Suite
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ def request(
     windows: WindowOptions | None = None,
     drift: bool = False,
     base: str | None = None,
-    drift_tokens: int = DRIFT_TOKENS,
+    drift_tokens: int | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -49,7 +46,8 @@ def request(
     bios: a gen-bios folder; people: "A:B", the people A to B-1, None for all.
     texts: NAME=SOURCE, for perplexity and drift. documents: number per text, from the first; None for all.
     windows: None for the defaults of `WindowOptions`.
-    drift: measure the drift from `base`, None for the base in each checkpoint, on `drift_tokens` tokens per text.
+    drift: measure the drift from `base`, None for the base in each checkpoint, on `drift_tokens` tokens per text, None
+        for `drift.DEFAULT_TOKENS`.
     num_fewshot, limit: examples and items per task; None for the suite's or task's own, and for all.
     say: called with messages on skipped files.
     Raises RequestError for an unknown suite or task, an unreadable text, and if nothing is requested.
@@ -66,6 +64,14 @@ def request(
         raise RequestError(
             "nothing to measure: give --suite english, --tasks a,b, --bios DIR, --perplexity NAME=FILE or --drift"
         )
+    # Imported only now: these load torch, and a wrong request is refused without it.
+    from scale_cli.data.corpora import read_corpora
+    from scale_cli.data.windows import WindowOptions
+    from scale_cli.evaluation.bios import BiographyJob
+    from scale_cli.evaluation.drift import DEFAULT_TOKENS, DriftJob
+    from scale_cli.evaluation.perplexity import PerplexityJob
+    from scale_cli.evaluation.suites import find_suite
+
     found = tuple(find_suite(name) for name in dict.fromkeys(suites))
     jobs: list[Job] = []
     names: list[str] = []
@@ -84,7 +90,8 @@ def request(
         options = windows or WindowOptions()
         corpora = read_corpora(texts, limit=documents, say=say)
         text_jobs: list[PerplexityJob | DriftJob] = [PerplexityJob(corpus, options) for corpus in corpora]
-        text_jobs += [DriftJob(corpora, options, base, drift_tokens)] if drift else []
+        if drift:
+            text_jobs.append(DriftJob(corpora, options, base, DEFAULT_TOKENS if drift_tokens is None else drift_tokens))
         jobs += text_jobs
         names += [task for job in text_jobs for task in job.tasks]
     return Request(tuple(jobs), found, tuple(names))

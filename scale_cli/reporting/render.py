@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from scale_cli.reporting.compare import Comparison
-from scale_cli.reporting.curves import Panel
-from scale_cli.reporting.table import Table
+if TYPE_CHECKING:
+    from scale_cli.reporting.compare import Comparison
+    from scale_cli.reporting.curves import Panel
+    from scale_cli.reporting.table import Table
 
 Format = Literal["text", "markdown", "latex", "csv", "json", "html"]
 
