@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_cli.checkpoints.load import describe, load_model, load_tokenizer
+from scale_cli.checkpoints.load import check, describe, load_model, load_tokenizer
 from scale_cli.core.recipe import load_recipe
 from scale_cli.evaluation.evaluate import DEFAULT_SEED
 from scale_cli.evaluation.evaluate import evaluate as run_jobs
@@ -45,6 +45,7 @@ def load(
     Raises RequestError for a folder that holds no checkpoint or a damaged one.
     """
     described = describe(str(checkpoint), revision=revision)
+    check(described)
     return load_model(described, dtype=dtype), load_tokenizer(described)
 
 
@@ -72,6 +73,7 @@ def evaluate(
     checkpoints: Sequence[str | Path],
     *,
     out: str | Path | None = None,
+    revision: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
     seed: int = DEFAULT_SEED,
@@ -81,7 +83,7 @@ def evaluate(
 
     checkpoints: of any kind, or LABEL=CHECKPOINT. measurements: the arguments of `evaluation.request.request`, such as
         `suites=["english"]`, `texts=["old=english.jsonl"]`, `bios=Path("bios")`, `drift=True`, `limit=10`.
-    out: folder for the results; measurements in it are not repeated.
+    revision: branch, tag or commit of the hub ids. out: folder for the results; measurements in it are not repeated.
     dtype: "float32", "bfloat16" or "float16"; None takes bfloat16 on a GPU and the stored dtype on a CPU.
     batch_size: sequences per forward pass; None for as many as fit. seed: of few-shot examples.
     Raises RequestError for missing or contradictory inputs.
@@ -90,6 +92,7 @@ def evaluate(
         list(map(str, checkpoints)),
         request(**measurements).jobs,
         out=None if out is None else Path(out),
+        revision=revision,
         dtype=dtype,
         batch_size=batch_size,
         seed=seed,

@@ -32,7 +32,8 @@ from scale_cli.evaluation.evaluate import evaluating
 from scale_cli.methods import METHODS
 from scale_cli.methods.step import halve_frozen, labelled_positions, step_arguments
 from scale_cli.training import TrainRecipe
-from scale_cli.training.train import resolve, train, training_arguments
+from scale_cli.training.request import resolve
+from scale_cli.training.train import train, training_arguments
 
 PRETRAIN, TASK1, ACCURACY = "pretrain", "task1", "accuracy"
 BLOCK = 10

@@ -56,7 +56,7 @@ def results_of(recipe: BenchRecipe, out: Path) -> tuple[Result, ...]:
 
 
 def _record(run: Path) -> Path:
-    from scale_cli.training.train import RECORD
+    from scale_cli.training.request import RECORD
 
     return run / RECORD
 

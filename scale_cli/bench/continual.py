@@ -299,7 +299,7 @@ def _run_stages(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None
 def _reroute(run: Path, out: Path, recipe: TrainRecipe) -> None:
     """Copy the trained model of a run to `out`, with the method's options from `recipe`."""
     from scale_cli.checkpoints.load import describe, save_pointer
-    from scale_cli.training.train import RECIPE, RECORD
+    from scale_cli.training.request import RECIPE, RECORD
 
     if out.exists():
         return
@@ -307,7 +307,7 @@ def _reroute(run: Path, out: Path, recipe: TrainRecipe) -> None:
     assert trained.base is not None
     with new_folder(out) as folder:
         shutil.copytree(run, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD, RECIPE, "metrics.jsonl"))
-        save_pointer(trained.base, folder, recipe.method, recipe.options)
+        save_pointer(trained.base, folder, recipe.method, recipe.options, pin=trained.base_fingerprint)
 
 
 def _at(source: str, folder: Path) -> str:

@@ -65,7 +65,7 @@ def _info(recipe: ContinualRecipe, folder: Path, label: str, seed: int, info: Ch
     """The description of a row's checkpoint, completed from the record of its training. A row without a training of its
     own has another row's recipe with its own threshold."""
     from scale_cli.evaluation.subject import of_training
-    from scale_cli.training.train import RECORD
+    from scale_cli.training.request import RECORD
 
     record = read_record(folder / recipe.trained_by(label) / RECORD)
     fields = of_training(record)

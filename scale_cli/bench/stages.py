@@ -336,7 +336,8 @@ def train_stage(source: str, out: Path, recipe: TrainRecipe, *, label: str, prog
 
     source: checkpoint to train. label: for `progress`.
     """
-    from scale_cli.training.train import RECORD, train
+    from scale_cli.training.request import RECORD
+    from scale_cli.training.train import train
     from scale_cli.training.trainer import last_checkpoint, step_of
 
     if not (out / RECORD).is_file():
@@ -367,7 +368,7 @@ Lines = Mapping[str, Mapping[str, list[dict[str, Any]]]]
 
 def finished_lines(recipe: BenchRecipe, out: Path, labels: Iterable[str]) -> Lines:
     """The metrics of the finished runs of these rows. Labels without a finished run are left out."""
-    from scale_cli.training.train import RECORD
+    from scale_cli.training.request import RECORD
 
     lines = {}
     for label in labels:

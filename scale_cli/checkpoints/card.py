@@ -7,14 +7,13 @@ A card contains only information from the JSON files beside the weights (`upscal
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from scale_cli.core.files import write_text
+from scale_cli.core.files import read_json, write_text
 from scale_cli.methods import METHODS, own_values
 
 CARD = "README.md"
@@ -66,10 +65,10 @@ def history(folder: Path) -> list[dict[str, Any]]:
     without their path; datasets and models of the hub with their owner.
     """
     if (folder / EXPORT).is_file():
-        return list(_read(folder / EXPORT)["history"])
+        return list(read_json(folder / EXPORT)["history"])
     steps = []
     if (folder / UPSCALE).is_file():
-        record = _read(folder / UPSCALE)
+        record = read_json(folder / UPSCALE)
         base = record["base"]
         base_fields = {
             "base": base["id"] if "id" in base else Path(base["path"]).name,
@@ -77,7 +76,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
             "weights_sha256": base["weights_sha256"],
         }
         steps.append({"step": "upscale"} | base_fields | {name: record[name] for name in _UPSCALE if name in record})
-    record = _read(folder / RECORD) if (folder / RECORD).is_file() else {}
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
     if record.get("command") == "train":
         source, revision = record["base"]["source"], record["base"].get("revision")
         # Older records of a hub id have no revision.
@@ -90,7 +89,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
         }
         steps.append({"step": "train"} | run_fields | {name: record[name] for name in _RUN})
     elif (folder / POINTER).is_file():
-        pointer = _read(folder / POINTER)
+        pointer = read_json(folder / POINTER)
         recipe = pointer["options"] | {"method": pointer["method"], "from_scratch": pointer["from_scratch"]}
         steps.append({"step": "train", "recipe": _shown(recipe)})
     return steps
@@ -192,7 +191,3 @@ def _front_matter(file: Path) -> dict[str, Any]:
         return metadata_load(file) or {}
     except (OSError, ValueError, YAMLError):
         return {}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The files beside the weights: config and model code of a widened model, tokenizer, generation config.
+"""The config and the model code of a widened model, and its tokenizer.
 
 The tokenizer of a widened model has the class that the library uses for its base. `AutoTokenizer` chooses a class by
 the config's model_type, and only then by tokenizer_config.json. A widened model has its own model_type, and another
@@ -14,32 +14,10 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.dynamic_module_utils import custom_object_save
 
-from scale_cli.checkpoints.storage import reading
 from scale_cli.core.files import write_text
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
-COMPANIONS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "generation_config.json",
-)
-"""The files beside the weights that an upscaled checkpoint copies: the tokenizer's and the generation config."""
-
-
-def copy_companions(source: Path, folder: Path) -> None:
-    """Copy the tokenizer's files and the generation config from the folder `source`."""
-    for pattern in COMPANIONS:
-        for file in source.glob(pattern):
-            if file.is_file():
-                with reading(file):
-                    content = file.read_bytes()
-                (folder / file.name).write_bytes(content)
 
 
 def save_with_code(config: ScaleConfig, folder: Path) -> None:

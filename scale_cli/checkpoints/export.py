@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +15,12 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from scale_cli import __version__
 from scale_cli.checkpoints.card import EXPORT, UPSCALE, Form, write_card
-from scale_cli.checkpoints.companions import copy_companions, keep_tokenizer_class, save_with_code
+from scale_cli.checkpoints.companion_files import copy_companions, copy_config
+from scale_cli.checkpoints.companions import keep_tokenizer_class, save_with_code
 from scale_cli.checkpoints.load import (
     TRAINED_TENSORS,
     Checkpoint,
+    check,
     describe,
     lineage,
     load_model,
@@ -31,7 +31,7 @@ from scale_cli.checkpoints.load import (
 from scale_cli.checkpoints.storage import INDEX, WEIGHTS, StoredTensor, stored_tensors, weight_files
 from scale_cli.checkpoints.weights import Place, Progress, write_weights
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import new_folder, require_room, to_json, write_text
+from scale_cli.core.files import new_folder, read_json, require_room, to_json, write_text
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes of an export, by name."""
@@ -80,6 +80,7 @@ def export(
         raise RequestError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
     start = time.perf_counter()
     checkpoint = describe(source)
+    check(checkpoint)
     root, *runs = checkpoint.chain
     root_folder = weights_folder(root)
     model = skeleton(checkpoint)
@@ -179,14 +180,9 @@ def _write_config(folder: Path, root_folder: Path, form: Form, config: Any, dtyp
         exported.dtype = dtype or exported.dtype
         save_with_code(exported, folder)
         return None if exported.dtype is None else _name(exported.dtype)
-    file = root_folder / "config.json"
-    raw = json.loads(file.read_text(encoding="utf-8"))
-    if dtype is None:
-        shutil.copyfile(file, folder / "config.json")
-        return raw.get("dtype") or raw.get("torch_dtype")
-    raw.pop("torch_dtype", None)  # the name of dtype before version 5 of the library
-    write_text(folder / "config.json", json.dumps(raw | {"dtype": dtype}, indent=2, ensure_ascii=False) + "\n")
-    return dtype
+    copy_config(root_folder / "config.json", folder, dtype=dtype)
+    written = read_json(folder / "config.json")
+    return written.get("dtype") or written.get("torch_dtype")
 
 
 def _write_upscale(root_folder: Path, folder: Path, tokenizer_config: str | None) -> None:
@@ -196,7 +192,7 @@ def _write_upscale(root_folder: Path, folder: Path, tokenizer_config: str | None
     """
     file = root_folder / UPSCALE
     if file.is_file():
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
         pretrained = set(record["pretrained"])
         record["added"] = [name for name in stored_tensors(weight_files(folder)) if name not in pretrained]
         if tokenizer_config is not None:

@@ -7,18 +7,20 @@ stores only trained tensors: `trained.safetensors` contains them, `trained.json`
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_cli.checkpoints.card import CARD, LICENCES, POINTER, Origin, history, origin
+from scale_cli.checkpoints.card import CARD, LICENCES, POINTER, UPSCALE, Origin, history, origin
+from scale_cli.checkpoints.check import ADAPTER, check_complete, check_config, check_weights, from_folder, no_weights
+from scale_cli.checkpoints.companion_files import COMPANIONS, companions
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import plain, to_json, write_text
+from scale_cli.core.files import plain, read_json, to_json, write_text
 from scale_cli.core.hub import fetch
 from scale_cli.core.recipe import load_recipe
+from scale_cli.core.records import digest, fingerprint_folder, sha256_file
 from scale_cli.methods import Kind, Method, find_method, own_values
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Checkpoint:
     options: the method's options in the pointer, else None.
     base: the checkpoint that the run was trained from; None for a Hugging Face folder or hub id.
     from_scratch: the run started from random weights, so all weights are stored and the base's are not needed.
+    base_fingerprint: of the base that the run was trained on; None without a run or in the pointer of an old one.
     revision: the commit of a hub id, None for a folder.
     """
 
@@ -51,6 +54,7 @@ class Checkpoint:
     options: Mapping[str, Any] | None = None
     base: Checkpoint | None = None
     from_scratch: bool = False
+    base_fingerprint: str | None = None
     revision: str | None = None
 
     @property
@@ -91,7 +95,7 @@ def describe(source: str, *, from_scratch: bool = False, revision: str | None = 
     if revision is not None:
         raise RequestError(f"--revision {revision}: {source} is a folder; a revision belongs to a hub id")
     if (folder / TRAINED_POINTER).is_file():
-        pointer = json.loads((folder / TRAINED_POINTER).read_text(encoding="utf-8"))
+        pointer = _read_pointer(folder)
         base = describe(
             _base_of(source, pointer), from_scratch=pointer["from_scratch"], revision=pointer.get("revision")
         )
@@ -104,17 +108,94 @@ def describe(source: str, *, from_scratch: bool = False, revision: str | None = 
             pointer["options"],
             base,
             from_scratch=pointer["from_scratch"],
+            base_fingerprint=pointer.get("base_fingerprint"),
         )
     if not (folder / "config.json").is_file():
+        if (folder / ADAPTER).is_file():
+            raise RequestError(f"{source} is an adapter, not a model; merge it into its base (peft: merge_and_unload)")
         raise RequestError(f"{source} is not a checkpoint: it has neither config.json nor {TRAINED_POINTER}")
+    config = read_json(folder / "config.json")
+    check_config(source, folder, config)
     if not from_scratch and not any(folder.glob("*.safetensors")):
-        raise RequestError(
-            f"{source} has a config but no weights (*.safetensors); --from-scratch trains from random weights"
-        )
-    upscale = json.loads(path.read_text(encoding="utf-8")) if (path := folder / "upscale.json").is_file() else {}
+        raise RequestError(f"{no_weights(source, folder)}; or train it from random weights: --from-scratch")
+    upscale = read_json(path) if (path := folder / UPSCALE).is_file() else {}
     if upscale.get("by") == "depth":
-        return Checkpoint(source, folder, "depth", tuple(upscale["new_layers"]))
-    return Checkpoint(source, folder, _kind_of_config(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+        return Checkpoint(source, folder, "depth", _new_layers(folder / UPSCALE, upscale, config))
+    return Checkpoint(source, folder, "width" if config.get("model_type") == "scale" else "plain")
+
+
+def check(checkpoint: Checkpoint) -> None:
+    """Check all files that the checkpoint is loaded from, without loading weights.
+
+    Raises RequestError if its root's files are not the tensors of its config, as `check_weights` does, if a run's file
+    is damaged, and if a run's base is not the one that it was trained on.
+    """
+    from scale_cli.checkpoints.storage import stored_tensors
+
+    root, *runs = checkpoint.chain
+    if not any(run.from_scratch for run in runs):
+        check_weights(root.source, weights_folder(root), config_of(root))
+    for run in runs:
+        stored_tensors({run.folder / TRAINED_TENSORS: None})
+    if runs:
+        fingerprint(checkpoint)
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """The fingerprint of any checkpoint, as hex: of a folder's weights, config and tokenizer, and of a run's base.
+
+    Fetches a hub id's weights and reads all files. Raises RequestError if there are no weights, and if a run's base is
+    not the one that it was trained on.
+    """
+    if checkpoint.base is None:
+        folder = weights_folder(checkpoint)
+        try:
+            return fingerprint_folder(folder)
+        except ValueError as error:
+            raise RequestError(no_weights(checkpoint.source, folder)) from error
+    base = base_fingerprint(checkpoint.base, from_scratch=checkpoint.from_scratch)
+    if checkpoint.base_fingerprint not in (None, base):
+        raise RequestError(
+            f"{checkpoint.source} was trained from {checkpoint.base.source}, which has other weights or another config "
+            "now; put back what was there, or train again"
+        )
+    trained = checkpoint.folder / TRAINED_TENSORS
+    if not trained.is_file():
+        raise RequestError(f"{checkpoint.source} lacks {TRAINED_TENSORS}, its trained tensors; restore the file")
+    options = {"method": checkpoint.method, "options": checkpoint.options}
+    return digest({"base": base, "trained": sha256_file(trained), **options})
+
+
+def base_fingerprint(base: Checkpoint, *, from_scratch: bool) -> str:
+    """The fingerprint by which a run identifies its base. from_scratch: only the base's config is used."""
+    return sha256_file(base.chain[0].folder / "config.json") if from_scratch else fingerprint(base)
+
+
+def companions_fingerprint(checkpoint: Checkpoint) -> str:
+    """The fingerprint of the files beside the weights, the tokenizer's and the generation config, as hex."""
+    folder = tokenizer_folder(checkpoint)
+    files = {file.relative_to(folder).as_posix(): sha256_file(file) for file in companions(folder)}
+    return digest(files)
+
+
+def _read_pointer(folder: Path) -> dict[str, Any]:
+    """The contents of a run's pointer. Raises RequestError if it is damaged."""
+    file = folder / TRAINED_POINTER
+    pointer = read_json(file)
+    if absent := [
+        name for name in ("base", "base_is_folder", "from_scratch", "method", "options") if name not in pointer
+    ]:
+        raise RequestError(f"{file} is damaged: it lacks {', '.join(absent)}; restore it")
+    return pointer
+
+
+def _new_layers(file: Path, upscale: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The blocks that block expansion added, from upscale.json. Raises RequestError if they are not of this config."""
+    layers = upscale.get("new_layers")
+    count = config.get("num_hidden_layers", 0)
+    if not isinstance(layers, list) or not all(isinstance(layer, int) and 0 <= layer < count for layer in layers):
+        raise RequestError(f"{file} is damaged: new_layers is {layers}, and config.json has {count} layers; restore it")
+    return tuple(layers)
 
 
 def lineage(checkpoint: Checkpoint) -> tuple[Origin, list[dict[str, Any]]]:
@@ -131,31 +212,37 @@ def weights_folder(root: Checkpoint) -> Path:
     """
     if root.revision is None:
         return root.folder
-    from scale_cli.checkpoints.companions import COMPANIONS
     from scale_cli.checkpoints.storage import INDEX
 
     patterns = ["config.json", "*.py", "*.safetensors", INDEX, *COMPANIONS]
     folder = fetch(root.source, patterns, revision=root.revision)
     if not any(folder.glob("*.safetensors")):
-        raise RequestError(
-            f"{root.source} has no safetensors, and other weight files are not loaded; give another model"
-        )
+        raise RequestError(no_weights(root.source, folder))
     return folder
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's tokenizer. Raises RequestError if the tokenizer or the config does not load."""
-    from scale_cli.checkpoints.companions import COMPANIONS, load_tokenizer
+    """The checkpoint's tokenizer. Its `embedding_rows` are the model's, which may be fewer than it has tokens.
+
+    Raises RequestError if the tokenizer or the config does not load.
+    """
+    from scale_cli.checkpoints.companions import load_tokenizer
 
     config = config_of(checkpoint)
-    root = checkpoint.chain[0]
-    folder = root.folder
-    if root.revision is not None:
-        folder = fetch(root.source, ["config.json", *COMPANIONS], revision=root.revision)
     try:
-        return load_tokenizer(folder, config)
+        tokenizer = load_tokenizer(tokenizer_folder(checkpoint), config)
     except (OSError, ValueError) as error:
         raise RequestError(f"{checkpoint.root} has no tokenizer that loads: {_first_line(error)}") from error
+    tokenizer.embedding_rows = config.get_text_config().vocab_size
+    return tokenizer
+
+
+def tokenizer_folder(checkpoint: Checkpoint) -> Path:
+    """The local folder with the files of the checkpoint's tokenizer. For a hub id they are fetched."""
+    root = checkpoint.chain[0]
+    if root.revision is None:
+        return root.folder
+    return fetch(root.source, ["config.json", *COMPANIONS], revision=root.revision)
 
 
 def config_of(checkpoint: Checkpoint) -> Any:
@@ -221,10 +308,16 @@ def skeleton(checkpoint: Checkpoint) -> Any:
 
 def trained_dtype(checkpoint: Checkpoint) -> Any:
     """The dtype in which a run is loaded: that of its stored tensors."""
-    from safetensors import safe_open
+    from scale_cli.checkpoints.storage import DTYPES, stored_tensors
 
-    with safe_open(checkpoint.folder / TRAINED_TENSORS, framework="pt") as tensors:
-        return tensors.get_tensor(next(iter(tensors.keys()))).dtype
+    return DTYPES[next(iter(stored_tensors({checkpoint.folder / TRAINED_TENSORS: None}).values())).dtype]
+
+
+def stored_dtype(checkpoint: Checkpoint) -> Any:
+    """The dtype of the first tensor in the files of a Hugging Face folder or hub id."""
+    from scale_cli.checkpoints.storage import DTYPES, stored_tensors, weight_files
+
+    return DTYPES[next(iter(stored_tensors(weight_files(weights_folder(checkpoint))).values())).dtype]
 
 
 def save_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -238,26 +331,39 @@ def save_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
 def load_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Fill tensors, in place, with the values that `save_trained` wrote.
 
-    Raises RuntimeError if names or shapes differ.
+    Raises RequestError if the file is damaged, or if names or shapes differ.
     """
     import torch
-    from safetensors.torch import load_file
+
+    from scale_cli.checkpoints.storage import stored_tensors
 
     file = folder / TRAINED_TENSORS
-    stored = load_file(file)
-    if set(stored) != set(tensors):
-        raise RuntimeError(f"{file} and the model differ in {sorted(set(stored) ^ set(tensors))[:5]}")
+    stored = stored_tensors({file: None})
+    if differing := sorted(stored.keys() ^ tensors.keys()):
+        raise RequestError(f"{file} and the model that was trained differ in {', '.join(differing[:5])}")
+    for name, tensor in tensors.items():
+        if tensor.shape != stored[name].shape:
+            raise RequestError(f"{file}: {name} has the shape {stored[name].shape}, not {tuple(tensor.shape)}")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            if tensor.shape != stored[name].shape:
-                raise RuntimeError(f"{name}: stored with shape {tuple(stored[name].shape)}, not {tuple(tensor.shape)}")
-            tensor.copy_(stored[name])
+            tensor.copy_(stored[name].read())
 
 
-def save_pointer(base: Checkpoint, folder: Path, method: str, options: Any, *, from_scratch: bool = False) -> None:
+def save_pointer(
+    base: Checkpoint,
+    folder: Path,
+    method: str,
+    options: Any,
+    *,
+    pin: str | None = None,
+    from_scratch: bool = False,
+    data: Sequence[str] = (),
+) -> None:
     """Write the pointer from the trained tensors in `folder` to their base, with the method and its options.
 
-    options: the method's own. The pointer contains the commit of a hub id, so the same weights are loaded again.
+    options: the method's own. pin: the fingerprint by which another base than this is refused later; None: that of the
+    base as it is now. data: fingerprints of the training data, for a run that may be resumed.
+    The pointer contains the commit of a hub id, so the same weights are loaded again.
     """
     is_folder = base.revision is None
     pointer = {
@@ -265,27 +371,18 @@ def save_pointer(base: Checkpoint, folder: Path, method: str, options: Any, *, f
         "base": os.path.relpath(os.path.realpath(base.source), os.path.realpath(folder)) if is_folder else base.source,
         "base_is_folder": is_folder,
         "revision": base.revision,
+        "base_fingerprint": pin or base_fingerprint(base, from_scratch=from_scratch),
         "from_scratch": from_scratch,
         "method": method,
         "options": plain(options),
-    }
+    } | ({"data": list(data)} if data else {})
     write_text(folder / TRAINED_POINTER, to_json(pointer) + "\n")
 
 
 def _load_root(root: Checkpoint, dtype: Any) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    import scale_cli.model  # noqa: F401  (registers the class)
-
-    folder = weights_folder(root)
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
-        raise RequestError(f"{root.source} does not load: {_first_line(error)}") from error
+    model, info = from_folder(root.source, weights_folder(root), dtype=dtype or "auto", ignore_mismatched_sizes=True)
+    check_complete(root.source, info)
+    return model
 
 
 def _base_of(source: str, pointer: dict[str, Any]) -> str:
@@ -298,10 +395,6 @@ def _base_of(source: str, pointer: dict[str, Any]) -> str:
             f"{source} was trained from {base}, which does not exist; put it back, or move both together"
         )
     return base
-
-
-def _kind_of_config(config: dict[str, Any]) -> Kind:
-    return "width" if config.get("model_type") == "scale" else "plain"
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scale_cli.checkpoints.card import CARD, POINTER, RECORD
-from scale_cli.checkpoints.load import describe
+from scale_cli.checkpoints.load import check, describe
 from scale_cli.core.errors import RequestError
 
 
@@ -64,7 +64,7 @@ def push(
         raise RequestError(f"{repo_id}: not a repository name: {_first_line(error)}") from error
     if not Path(source).is_dir():
         raise RequestError(f"{source}: no such folder; push sends the folder of a model or of a run")
-    describe(source)  # raises RequestError unless it is a checkpoint
+    check(describe(source))  # raises RequestError unless it is a whole checkpoint
     exported = any((Path(source) / name).is_file() for name in (POINTER, RECORD))
     message = message or f"Upload {repo_id.rpartition('/')[2]} by scale"
     with _whole_folder(Path(source), repo_id) if exported else _as_it_is(Path(source)) as folder:

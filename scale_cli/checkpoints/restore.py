@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from scale_cli.checkpoints.card import EXPORT, UPSCALE, history, write_card
-from scale_cli.checkpoints.companions import TOKENIZER_CONFIG, copy_companions
+from scale_cli.checkpoints.companion_files import copy_companions
+from scale_cli.checkpoints.companions import TOKENIZER_CONFIG
 from scale_cli.checkpoints.export import ExportResult
-from scale_cli.checkpoints.load import describe, lineage, skeleton, weights_folder
+from scale_cli.checkpoints.load import check, describe, lineage, skeleton, weights_folder
 from scale_cli.checkpoints.storage import CHUNK_BYTES, stored_tensors, weight_files
 from scale_cli.checkpoints.weights import Place, Progress, write_weights
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import new_folder, require_room, write_text
+from scale_cli.core.files import new_folder, read_json, require_room, write_text
 from scale_cli.core.records import sha256_file
 from scale_cli.methods import METHODS
 from scale_cli.model.families import family_of
@@ -50,7 +51,9 @@ def export_base(source: str, out: Path, *, progress: Progress = lambda done, tot
     Raises RequestError if `source` contains no base, or a changed one; `out` is then not written.
     """
     start = time.perf_counter()
-    root = describe(source).chain[0]
+    checkpoint = describe(source)
+    check(checkpoint)
+    root = checkpoint.chain[0]
     base = _find_base(source)
     root_folder = weights_folder(root)
     tensors = {
@@ -70,7 +73,7 @@ def export_base(source: str, out: Path, *, progress: Progress = lambda done, tot
         write_card(folder, name=out.resolve().name, form="plain", source=lineage(root)[0], steps=[step])
         size_bytes = sum(file.stat().st_size for file in folder.iterdir())
         parameters = skeleton(describe(str(folder))).num_parameters()
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     dtype = config.get("dtype") or config.get("torch_dtype")
     return ExportResult(out, "plain", dtype, parameters, size_bytes, time.perf_counter() - start, verdicts)
 
@@ -110,7 +113,7 @@ def _find_base(source: str) -> _Base:
 def _upscale_record(folder: Path) -> dict[str, Any]:
     """The contents of upscale.json; empty without one, as when the library has saved a widened model."""
     file = folder / UPSCALE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def renumbered(name: str, prefix: str, new_layers: tuple[int, ...]) -> str | None:
@@ -151,7 +154,7 @@ def _verdicts(source: str, root_folder: Path, folder: Path, copied: dict[str, Pa
                 )
             verdicts[file.name] = "equal"
     exported = root_folder / EXPORT
-    cast = json.loads(exported.read_text(encoding="utf-8"))["dtype"] if exported.is_file() else None
+    cast = read_json(exported)["dtype"] if exported.is_file() else None
     if cast is not None and set(verdicts.values()) != {"equal"}:
         raise RequestError(
             f"--base: {source} was exported with --dtype {cast}, which has cast its base as well; give the checkpoint "

@@ -1,6 +1,8 @@
 """The `scale` command: its subcommands, exit codes and signals."""
 
+import codecs
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -75,6 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_app(app, words or ["--help"], program="scale")
 
 
+SIGNS = {"±": "+-", "−": "-", "–": "-", "…": "...", "↑": "(up)", "↓": "(down)", "†": "+", "‡": "++", "×": "x", "·": "."}
+"""What is printed on a terminal without these characters."""
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """The error handler of the output streams: a sign that the terminal lacks becomes one that it has."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(SIGNS.get(sign, "-" if sign in "─━═" else "?") for sign in lacking), error.end
+
+
 def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
     """Run a Typer app. Returns the exit code: 0 done, 2 a mistake in the request, 130 interrupted, 143 terminated.
 
@@ -82,6 +95,10 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
     A mistake in the request prints one line on stderr. Any other exception propagates with its traceback (exit code 1).
     SIGTERM ends a command as Ctrl-C does, with the same clean-up.
     """
+    codecs.register_error("signs", _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not a stream that captures, as in a notebook
+            stream.reconfigure(errors="signs")
     terminated: list[int] = []
     try:
         with _sigterm_interrupts(terminated):

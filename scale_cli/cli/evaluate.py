@@ -66,6 +66,13 @@ def evaluate(
             help="concat: windows over concatenated documents, as in training; documents: windows of one document each."
         ),
     ] = "concat",
+    perplexity_lead: Annotated[
+        Literal["auto", "bos", "eos"],
+        typer.Option(
+            help="The token before each document: begin-of-text, which Gemma was trained with, or end-of-text; auto: "
+            "eos with concat, bos with documents."
+        ),
+    ] = "auto",
     drift: Annotated[
         bool,
         typer.Option("--drift", help="Drift from the base: of weights, and of outputs on the texts of --perplexity."),
@@ -84,6 +91,11 @@ def evaluate(
     num_fewshot: Annotated[
         int | None, typer.Option(help="Few-shot examples per item.  [the suite's, else the task's own]")
     ] = None,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Prompt the tasks through the tokenizer's chat template.")
+    ] = False,
+    system_instruction: Annotated[str | None, typer.Option(help="System prompt of the tasks.  [none]")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub ids.")] = None,
     batch_size: Annotated[
         str, typer.Option(help="Sequences per forward pass; auto: as many as fit.", metavar="<int|auto>")
     ] = "auto",
@@ -118,12 +130,14 @@ def evaluate(
         people=people,
         texts=perplexity or (),
         documents=perplexity_documents,
-        windows=WindowOptions(perplexity_length, perplexity_stride, perplexity_packing),
+        windows=WindowOptions(perplexity_length, perplexity_stride, perplexity_packing, perplexity_lead),
         drift=drift,
         base=base,
         drift_tokens=drift_tokens,
         num_fewshot=num_fewshot,
         limit=limit,
+        chat=apply_chat_template,
+        system=system_instruction,
         say=say if first_process else lambda line: None,
     )
 
@@ -132,6 +146,7 @@ def evaluate(
         checkpoints,
         requested.jobs,
         out=out,
+        revision=revision,
         dtype=None if dtype == "auto" else dtype,
         batch_size=None if batch_size == "auto" else int(batch_size),
         seed=seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -93,7 +94,7 @@ def plan(
     for name, reason in result.left_out.items():
         say(f"{name} is left out: {reason}")
     lines = [Text(command, no_wrap=True, overflow="ignore") for command in commands]  # whole, to be copied
-    show(result, Group(_sizes(result), _costs(result), _memory(result), *lines), as_json=as_json)
+    show(result, Group(_sizes(result), _parameters(result), _costs(result), _memory(result), *lines), as_json=as_json)
 
 
 def _sizes(plan: Plan) -> Table:
@@ -108,8 +109,8 @@ def _sizes(plan: Plan) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    for heading in ("", "sizes"):
-        table.add_column(heading, no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("sizes")  # wraps on a narrow terminal, so that the numbers stay whole
     for heading in ("trained\nparameters", "% of\nbase", "/ target"):
         table.add_column(heading, justify="right", no_wrap=True)
     for way, choice in plan.choices.items():
@@ -132,53 +133,44 @@ def _size(plan: Plan, way: str, choice: Choice) -> str:
     )
 
 
+def _parameters(plan: Plan) -> Table:
+    table = _methods_table("Parameters of every method", ("added\nparameters", "trained\nparameters", "% of\nbase"))
+    for m in plan.methods:
+        table.add_row(m.method, f"{m.added_parameters:,}", f"{m.trained_parameters:,}", f"{100 * m.trained_share:.1f}")
+    return table
+
+
 def _costs(plan: Plan) -> Table:
+    table = _methods_table(
+        "Multiply-adds of weights per trained token and per generated token, and cache",
+        ("train\n/ fft", "generate\n/ base", "cache\nB/token", "cache\n/ base"),
+    )
+    for m in plan.methods:
+        ratios = (f"{m.cost_ratio:.3f}", f"{m.generation_ratio:.3f}", f"{m.cache_bytes:,}", f"{m.cache_ratio:.3f}")
+        table.add_row(m.method, *ratios)
+    return table
+
+
+def _methods_table(title: str, headings: Sequence[str], caption: str | None = None) -> Table:
+    """A table with a row per method. Every number keeps its width on a narrow terminal."""
     from rich.table import Table
 
-    table = Table(
-        title="Parameters, and multiply-adds of weights per trained token and per generated token",
-        title_justify="left",
-    )
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     table.add_column("method", no_wrap=True)
-    for heading in (
-        "added\nparameters",
-        "trained\nparameters",
-        "% of\nbase",
-        "train\n/ fft",
-        "generate\n/ base",
-        "cache\nB/token",
-        "cache\n/ base",
-    ):
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    for method in plan.methods:
-        table.add_row(
-            method.method,
-            f"{method.added_parameters:,}",
-            f"{method.trained_parameters:,}",
-            f"{100 * method.trained_share:.1f}",
-            f"{method.cost_ratio:.3f}",
-            f"{method.generation_ratio:.3f}",
-            f"{method.cache_bytes:,}",
-            f"{method.cache_ratio:.3f}",
-        )
     return table
 
 
 def _memory(plan: Plan) -> Table:
-    from rich.table import Table
-
     unit, size = ("GB", 1e9) if max(method.peak_bytes for method in plan.methods) >= 1e9 else ("MB", 1e6)
     checkpointing = ", activations recomputed" if plan.gradient_checkpointing else ""
-    table = Table(
-        title=f"Memory of training, {plan.batch_size} x {plan.seq_length} tokens, {plan.precision}{checkpointing}",
-        caption=f"trained weights, gradients and AdamW's moments in float32, frozen weights in {plan.precision}; "
+    table = _methods_table(
+        f"Memory of training, {plan.batch_size} x {plan.seq_length} tokens, {plan.precision}{checkpointing}",
+        [f"{part}\n{unit}" for part in ("weights", "gradients", "AdamW", "activations", "peak")],
+        f"trained weights, gradients and AdamW's moments in float32, frozen weights in {plan.precision}; "
         "activations: their peak; peak: of everything together",
-        title_justify="left",
-        caption_justify="left",
     )
-    table.add_column("method", no_wrap=True)
-    for heading in ("weights", "gradients", "AdamW", "activations", "peak"):
-        table.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
     for method in plan.methods:
         parts = (
             method.weights_bytes,

@@ -60,6 +60,11 @@ def upscale(
         say("zero for both W21 and W22: added heads and feed-forward features get no gradient and never learn")
     if not result.has_tokenizer:
         say(f"{base} has no tokenizer, so {out} has none; add one before use")
+    if result.token_ids is not None and result.token_ids > result.vocab_size:
+        say(
+            f"{base} has a tokenizer of {result.token_ids} tokens and an embedding of {result.vocab_size} rows: texts "
+            "with the other tokens are refused; to use them, resize the embedding of the base first"
+        )
     share = result.added_parameters / result.base_parameters
     table.add_row("base parameters", f"{result.base_parameters:,}")
     table.add_row("added parameters", f"{result.added_parameters:,} ({share:.1%} of the base)")

@@ -11,9 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from scale_cli.core.errors import RequestError
 
 CACHE_VARIABLE = "SCALE_CACHE"
+LOCK = ".lock"
+"""The file by which a process holds a folder that it writes to."""
 INLINE = "inline"
 """In a dataclass field's metadata: the field holds a dataclass whose fields stand beside the others when written."""
 
@@ -43,7 +47,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     with _system_errors_as_request_errors(out, target, temporary):
         if target.is_mount():  # a rename onto a mount point fails
             raise RequestError(f"{out} is a mount point; choose a folder inside it")
-        if target.is_dir() and any(target.iterdir()):
+        if contents(target):
             raise RequestError(f"{out} already holds files; choose a new or an empty folder")
         if os.path.lexists(target) and not target.is_dir():  # a link to itself is neither file nor folder
             raise RequestError(f"{out} is a file; choose a new or an empty folder")
@@ -59,6 +63,37 @@ def new_folder(out: Path) -> Iterator[Path]:
                 with contextlib.suppress(OSError):
                     parent.rmdir()
             raise
+
+
+def contents(folder: Path) -> list[Path]:
+    """The files and folders in `folder`, except the lock of a process that writes there. Empty if it does not exist."""
+    return [path for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `folder`, which is created, as the only process that writes there; the system frees it if the process ends.
+
+    wait: for another process that holds it. If nothing was written, `folder` is removed again.
+    Raises RequestError if another process holds it and `wait` is False, and if it cannot be written.
+    """
+    existed = folder.exists()
+    with _system_errors_as_request_errors(folder, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(blocking=wait)
+        except Timeout as error:
+            raise RequestError(
+                f"{folder} is being written by another process; wait for it, or choose another folder"
+            ) from error
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def require_room(folder: Path, needed_bytes: int, *, name: Path) -> None:
@@ -94,6 +129,22 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file that a command was given, or that lies in a folder that it was given.
+
+    Raises RequestError, which names the file, if it cannot be read or does not hold one object.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error.strerror or error}; mend that, or fetch it again") from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{file} is damaged: it is not JSON ({error}); fetch or make it again") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{file} is damaged: it does not hold an object of JSON; fetch or make it again")
+    return value
 
 
 def _temporary(path: Path) -> Path:

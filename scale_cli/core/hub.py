@@ -19,8 +19,13 @@ def fetch(given: str, patterns: Sequence[str], *, revision: str | None = None) -
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    # A pattern's * also matches a /, so files in folders are excluded, and those that are wanted are fetched apart.
+    nested = [pattern for pattern in patterns if "/" in pattern]
+    flat = [pattern for pattern in patterns if "/" not in pattern]
     try:
-        snapshot = snapshot_download(given, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"])
+        snapshot = snapshot_download(given, revision=revision, allow_patterns=flat, ignore_patterns=["*/*"])
+        if nested:
+            snapshot_download(given, revision=Path(snapshot).name, allow_patterns=nested)
     except HFValidationError as error:
         raise RequestError(f"{given}: no such folder, and not a hub id either; a hub id looks like org/name") from error
     except LocalEntryNotFoundError as error:

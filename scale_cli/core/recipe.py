@@ -14,6 +14,7 @@ of these or None. A field without a flag may also be a `Mapping` from strings to
 """
 
 import contextlib
+import csv
 import dataclasses
 import difflib
 import types
@@ -210,6 +211,12 @@ def choices_of(field: dataclasses.Field[Any]) -> tuple[str, ...] | None:
     return choices() if callable(choices) else choices
 
 
+def split_list(text: str) -> list[str]:
+    """The items of a list with commas. An item in double quotes may contain a comma, as in CSV."""
+    (items,) = csv.reader([text], skipinitialspace=True)
+    return [item.strip() for item in items if item.strip()]
+
+
 def _coerce(value: Any, kind: Any, choices: tuple[str, ...] | None) -> Any:
     """`value` converted to type `kind`. Raises ValueError with the expected type.
 
@@ -220,7 +227,7 @@ def _coerce(value: Any, kind: Any, choices: tuple[str, ...] | None) -> Any:
         (inner,) = (argument for argument in arguments if argument is not type(None))
         return None if value is None else _coerce(value, inner, choices)
     if origin is tuple:
-        items = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        items = split_list(value) if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
             raise ValueError("a list")
         return tuple(_coerce(item, arguments[0], choices) for item in items)

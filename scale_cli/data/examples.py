@@ -202,12 +202,13 @@ def load_examples(
         return padded
 
     length = recipe.seq_length or DEFAULT_LENGTH
+    begin = begin_of_text(tokenizer) if recipe.bos else None
     folder = recipe.tokens_cache or default_cache() / "tokens"
     groups: list[Group] = []
     fingerprints = {}
     for item in given:
         texts = item.source if isinstance(item.source, FileSource) else item.source.open(item.option, "train")
-        cache = TokenCache(texts, tokenizer, end, folder, progress)
+        cache = TokenCache(texts, tokenizer, end, folder, progress, begin=begin)
         groups.append(_all_chunks(cache) if isinstance(texts, FileSource) else _each_chunk(cache))
         fingerprints[item.text] = texts.fingerprint()
     weights = [item.weight for item in given if item.weight is not None]
@@ -308,6 +309,13 @@ def end_of_text(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
         raise RequestError("the checkpoint's tokenizer has no end-of-text token (eos_token); give it one")
     return int(tokenizer.eos_token_id)
+
+
+def begin_of_text(tokenizer: Any) -> int:
+    """The id of the token that begins a text. Raises RequestError if the tokenizer has none."""
+    if tokenizer.bos_token_id is None:
+        raise RequestError("--bos: the checkpoint's tokenizer has no begin-of-text token (bos_token)")
+    return int(tokenizer.bos_token_id)
 
 
 def tokenise_questions(questions: Sequence[Question], tokenizer: Any) -> list[tuple[list[int], list[int]]]:

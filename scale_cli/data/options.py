@@ -9,6 +9,7 @@ from typing import Literal
 from scale_cli.core.recipe import option
 
 Packing = Literal["concat", "documents"]
+Lead = Literal["auto", "bos", "eos"]
 PACKINGS: tuple[Packing, ...] = ("concat", "documents")
 
 
@@ -25,6 +26,11 @@ class DataOptions:
     packing: Packing = option(
         "concat",
         help="concat: attention crosses texts that share a sequence; documents: attention stays inside each text.",
+    )
+    bos: bool = option(
+        False,
+        flag="--bos/--no-bos",
+        help="Begin every text with the tokenizer's begin-of-text token, which Gemma was trained with.",
     )
     tokens_cache: Path | None = option(
         None, help="Cache folder for the tokens of --data.  [$SCALE_CACHE/tokens or ~/.cache/scale/tokens]"
@@ -47,6 +53,8 @@ class DataOptions:
             raise ValueError("--data is missing: name a gen-bios folder or text files")
         if self.packing != "concat" and self.objective == "qa":
             raise ValueError(f"--packing {self.packing}: packs texts; --objective qa has one sequence per question")
+        if self.bos and self.objective == "qa":
+            raise ValueError("--bos: begins texts; --objective qa has questions")
         if self.people is not None:
             parse_people(self.people)
 

@@ -26,11 +26,11 @@ from scale_cli.data.texts import (
     ENDINGS,
     FIELD,
     FORMATS,
-    checked_text,
     ending_of,
     has_rows,
     quiet,
     read_texts,
+    text_of,
 )
 
 DESCRIPTIONS = (".json", ".csv")
@@ -155,9 +155,7 @@ class HubTexts:
         with _hub_errors(self.option):
             for row in stream:
                 number += 1
-                if self.field not in row:
-                    raise RequestError(f"{self.option}: it has no field `{self.field}`; it has {', '.join(row)}")
-                yield checked_text(row[self.field], self.field, f"{self.option}, document {number}")
+                yield text_of(row, self.field, f"{self.option}, document {number}")
 
     def identity(self) -> dict[str, Any]:
         """A key of the texts as JSON: the dataset with its owner, config, split, field and commit."""

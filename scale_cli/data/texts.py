@@ -76,9 +76,21 @@ def read_texts(files: Sequence[Path], field: str = FIELD) -> Iterator[str]:
             continue
         for file in group:
             for where, row in read_rows(file, (field,)):
-                if field not in row:
-                    raise RequestError(f"{where} has no field `{field}`; it has {', '.join(row) or 'none'}")
-                yield checked_text(row[field], field, where)
+                yield text_of(row, field, where)
+
+
+def text_of(row: Mapping[str, Any], field: str, where: str) -> str:
+    """The text in a field of a row. A field that no row has by its whole name may be nested, as in `message.content`.
+
+    where: names the row in the RequestError for a row without the field, or with another value than text.
+    """
+    value: Any = row
+    for name in [field] if field in row else field.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            fields = ", ".join(value) if isinstance(value, Mapping) else ""
+            raise RequestError(f"{where} has no field `{field}`; it has {fields or 'none'}")
+        value = value[name]
+    return checked_text(value, field, where)
 
 
 def checked_text(value: Any, field: str, where: str) -> str:
@@ -149,10 +161,11 @@ def _columns(file: Path, fields: Sequence[str] | None, filters: Any) -> Any:
 
 
 def _checked_columns(file: Path, fields: Sequence[str] | None, names: Sequence[str]) -> list[str]:
-    for field in fields or ():
-        if field not in names:
+    columns = [field if field in names else field.partition(".")[0] for field in (names if fields is None else fields)]
+    for field, column in zip(names if fields is None else fields, columns, strict=True):
+        if column not in names:
             raise RequestError(f"{file} has no column `{field}`; it has {', '.join(names) or 'none'}")
-    return list(names if fields is None else fields)
+    return columns
 
 
 def _features(columns: Sequence[pa.Field]) -> Any:

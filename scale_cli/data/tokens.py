@@ -2,7 +2,8 @@
 
 The tokens are in chunks of documents. Each chunk is a folder that is complete or does not exist:
 
-    <cache>/<key of texts and tokenizer>/00000/tokens.bin    token ids, each text closed by end-of-text
+    <cache>/<key of texts and tokenizer>/00000/tokens.bin    token ids, each text closed by end-of-text,
+                                                             and begun by begin-of-text if requested
                                                lengths.bin   number of tokens per document, uint32
                                                chunk.json    counts, and the state from which reading continues
 """
@@ -78,19 +79,30 @@ class TokenCache:
     """The chunks of one source, made on first request. If several processes need a chunk, one makes it."""
 
     def __init__(
-        self, texts: Texts, tokenizer: Any, end: int, cache: Path, progress: Callable[[int], None] | None = None
+        self,
+        texts: Texts,
+        tokenizer: Any,
+        end: int,
+        cache: Path,
+        progress: Callable[[int], None] | None = None,
+        *,
+        begin: int | None = None,
     ) -> None:
-        """end: the token that closes every text. cache: the folder of all sources.
+        """end: the token that closes every text. begin: the token that begins it, None for none.
+
+        cache: the folder of all sources.
 
         progress: called with the number of tokens of each batch of texts that is tokenised.
         Raises RequestError for a folder that cannot be written.
         """
         self.texts = texts
         self.end = end
+        self.begin = begin
         self.progress = progress
         self.tokenizer = tokenizer
-        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+        self.dtype = np.dtype(np.uint16 if token_ids(tokenizer) <= 2**16 else np.uint32)
         about = {"format": FORMAT, "texts": texts.identity(), "tokenizer": fingerprint(tokenizer), "end": end}
+        about |= {} if begin is None else {"begin": begin}
         self.folder = cache / hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -152,8 +164,12 @@ class TokenCache:
             sizes = np.fromiter(map(len, ids), np.uint32, len(ids))
             flat = np.fromiter(chain.from_iterable(ids), self.dtype, int(sizes.sum()))
             sizes = sizes[sizes > 0]
-            tokens.append(np.insert(flat, np.cumsum(sizes, dtype=np.int64), self.end))
-            lengths.append(sizes + 1)
+            ends = np.cumsum(sizes, dtype=np.int64)
+            flat = np.insert(flat, ends, self.end)
+            if self.begin is not None:  # each text begins behind the end of the one before, which is in `flat` now
+                flat = np.insert(flat, ends - sizes + np.arange(len(sizes)), self.begin)
+            tokens.append(flat)
+            lengths.append(sizes + (1 if self.begin is None else 2))
             count = len(tokens[-1])
             token_count += count
             empty += len(ids) - len(sizes)
@@ -170,7 +186,35 @@ class TokenCache:
 
 
 def tokenise(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Token ids of each text, without special tokens or truncation."""
+    """Token ids of each text, without special tokens or truncation.
+
+    Raises RequestError for a token without a row in the embedding of the model that the tokenizer belongs to.
+    """
+    ids = _tokenise(texts, tokenizer)
+    check_ids(max((max(row) for row in ids if row), default=0), tokenizer)
+    return ids
+
+
+def check_ids(largest: int, tokenizer: Any) -> None:
+    """Raise RequestError if the tokenizer's model has no row for the token id `largest` in its embedding.
+
+    The number of rows is the tokenizer's `embedding_rows`, which `checkpoints.load.load_tokenizer` sets.
+    """
+    rows = getattr(tokenizer, "embedding_rows", None)
+    if rows is not None and largest >= rows:
+        raise RequestError(
+            f"the tokenizer has {token_ids(tokenizer)} tokens and the model {rows}: the texts hold "
+            f"{tokenizer.convert_ids_to_tokens(largest)!r} (id {largest}), which has no row in the embedding; add rows "
+            f"with resize_token_embeddings({token_ids(tokenizer)}) of the model that is not yet upscaled, and save it"
+        )
+
+
+def token_ids(tokenizer: Any) -> int:
+    """The number of ids of a tokenizer up to the largest. Ids may have gaps, so it can exceed the number of tokens."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def _tokenise(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     if not texts:
         return []
     backend = getattr(tokenizer, "backend_tokenizer", None)

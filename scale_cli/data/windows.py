@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from scale_cli.core.errors import RequestError
-from scale_cli.data.options import PACKINGS, Packing
+from scale_cli.data.options import PACKINGS, Lead, Packing
 from scale_cli.data.tokens import tokenise
 
 DEFAULT_LENGTH = 2048
@@ -33,11 +33,13 @@ class WindowOptions:
     stride: new tokens that a window predicts; None: length, so windows do not overlap.
     packing: "concat": documents laid end to end with a token between them, as in training; "documents": each document
         separately.
+    lead: the token before a document: "bos", "eos", or "auto" for the one that `lead_token` prefers.
     """
 
     length: int | None = None
     stride: int | None = None
     packing: Packing = "concat"
+    lead: Lead = "auto"
 
     def __post_init__(self) -> None:
         if self.length is not None and self.length < 1:
@@ -46,6 +48,11 @@ class WindowOptions:
             raise RequestError(f"--perplexity-stride {self.stride}: at least 1")
         if self.packing not in PACKINGS:
             raise RequestError(f"--perplexity-packing {self.packing}: choose {' or '.join(PACKINGS)}")
+
+    @property
+    def name(self) -> str:
+        """Packing and lead in the versions of measurements."""
+        return self.packing if self.lead == "auto" else f"{self.packing}-{self.lead}"
 
     def resolve(self, config: Any) -> tuple[int, int]:
         """Length and stride for a model with this config. Raises RequestError if either exceeds its maximum."""
@@ -117,13 +124,14 @@ class Windows:
         length: int,
         stride: int,
         packing: Packing,
+        lead: Lead = "auto",
         max_tokens: int | None = None,
     ) -> None:
         """max_tokens: the greatest number of tokens that are taken from the beginning of the texts.
 
         Raises RequestError if the tokenizer has no lead token, or if the texts have no tokens.
         """
-        self.lead = lead_token(tokenizer, packing)
+        self.lead = lead_token(tokenizer, packing, lead)
         documents: list[np.ndarray] = []
         left = math.inf if max_tokens is None else max_tokens
         for start in range(0, len(texts), TOKENISE_DOCUMENTS):
@@ -193,9 +201,16 @@ def _several_processes() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def lead_token(tokenizer: Any, packing: Packing) -> int:
-    """The token before a document. Raises RequestError if the tokenizer has none."""
+def lead_token(tokenizer: Any, packing: Packing, lead: Lead = "auto") -> int:
+    """The token before a document. Raises RequestError if the tokenizer does not have it.
+
+    "auto" prefers end-of-text under packing "concat", and begin-of-text under "documents".
+    """
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if lead != "auto":
+        if (token := begin if lead == "bos" else end) is None:
+            raise RequestError(f"--perplexity-lead {lead}: the checkpoint's tokenizer has no {lead}_token")
+        return int(token)
     order = (end, begin) if packing == "concat" else (begin, end)
     for token in order:
         if token is not None:

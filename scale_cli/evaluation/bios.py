@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import defaultdict
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from scale_cli.core.errors import RequestError
 from scale_cli.core.records import sha256_file
@@ -95,6 +97,16 @@ class Scores:
     preserved: float | None
 
 
+@contextlib.contextmanager
+def own_generation(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Replace the model's generation config, which would fill in what `config` leaves open, inside the block."""
+    before, model.generation_config = getattr(model, "generation_config", None), config
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
 class BiographyAccuracy:
     """Questions on people, tokenised once, to be scored with a model any number of times."""
 
@@ -140,19 +152,17 @@ class BiographyAccuracy:
 
     def exact_match(self, model: Any) -> list[Measurement]:
         """Metric `exact`: the share of questions for which greedy generation gives the whole answer, end-of-text
-        included; over all questions, then by attribute."""
+        included; over all questions, then by attribute. The checkpoint's own generation config is not used, as its
+        penalties would make the generation another one than greedy."""
+        greedy = GenerationConfig(do_sample=False, eos_token_id=self.end, pad_token_id=self.end)
         matches: list[tuple[str, float]] = []
         with evaluating(model):
             for batch, prompts in self._prompts(model):
                 longest = max(len(answer) for _, _, answer in batch)
-                generated = model.generate(
-                    input_ids=prompts,
-                    attention_mask=torch.ones_like(prompts),
-                    max_new_tokens=longest,
-                    do_sample=False,
-                    eos_token_id=self.end,
-                    pad_token_id=self.end,
-                )[:, prompts.shape[1] :].tolist()
+                with own_generation(model, greedy):
+                    generated = model.generate(
+                        input_ids=prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=longest
+                    )[:, prompts.shape[1] :].tolist()
                 matches += [
                     (attribute, float(tokens[: len(answer)] == answer))
                     for (attribute, _, answer), tokens in zip(batch, generated, strict=True)

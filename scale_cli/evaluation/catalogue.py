@@ -20,6 +20,7 @@ from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from scale_cli.core.errors import RequestError
+from scale_cli.core.records import digest, sha256_file
 from scale_cli.evaluation.quiet import quiet
 
 TASKS = Path(lm_eval.tasks.__file__).parent
@@ -68,13 +69,18 @@ class Definition:
     weights: Mapping[str, Weighting] | None = None
 
 
-@cache
 def task_manager(names: tuple[str, ...], include_path: Path | None) -> Any:
+    """The task manager of `_task_manager` for the user's task files as they are now."""
+    return _task_manager(names, include_path, None if include_path is None else digest(task_files(include_path)))
+
+
+@cache
+def _task_manager(names: tuple[str, ...], include_path: Path | None, own_files: str | None) -> Any:
     """The harness's task manager with an index of these names and their members.
 
     Indexing everything takes 20 seconds. Therefore only the folders that define the names are indexed first, and
     everything only if that is not enough.
-    include_path: a folder with more task files, which override the harness's.
+    include_path: a folder with more task files, which override the harness's. own_files: their digest.
     Raises RequestError for an unknown name.
     """
     own = [] if include_path is None else [include_path]
@@ -136,6 +142,30 @@ def definition(manager: Any, name: str) -> Definition:
 def version(value: Any) -> str | None:
     """A task's version as text, None for the harness's "N/A"."""
     return None if value in (None, "N/A") else str(value)
+
+
+def task_files(folder: Path) -> dict[str, str]:
+    """The sha256 of each task file and its code in the user's folder, by path."""
+    files = sorted(file for pattern in ("*.yaml", "*.py") for file in folder.rglob(pattern))
+    return {str(file): sha256_file(file) for file in files}
+
+
+def own_definition(folder: Path, manager: Any) -> str:
+    """The digest of the task files in the user's folder, and of the local data files that they name."""
+    named = {
+        text for entry in manager.task_index.values() for text in _strings((entry.cfg or {}).get("dataset_kwargs"))
+    }
+    data = {text: sha256_file(Path(text)) for text in sorted(named) if Path(text).is_file()}
+    return digest(task_files(folder) | data)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings inside lists and dicts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(item)
 
 
 def _is_mentioned(name: str) -> bool:

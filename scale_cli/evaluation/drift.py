@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scale_cli.checkpoints.card import history
-from scale_cli.checkpoints.load import Checkpoint, config_of, describe, load_model, load_tokenizer
+from scale_cli.checkpoints.load import Checkpoint, check, config_of, describe, fingerprint, load_model, load_tokenizer
 from scale_cli.core.errors import RequestError
 from scale_cli.data.corpora import Corpus
 from scale_cli.data.windows import WindowOptions, Windows, lead_token, ratio, rows_for, sum_over_processes
 from scale_cli.evaluation.evaluate import Advance, Outcome
-from scale_cli.evaluation.subject import DTYPES, Subject, Target, fingerprint
+from scale_cli.evaluation.subject import DTYPES, Subject, Target
 from scale_cli.methods import METHODS
 from scale_cli.model import ScaleConfig, ScaleForCausalLM, family_of
 from scale_cli.model.families import ROLES, module_of
@@ -64,6 +64,7 @@ def plan_base(checkpoint: Checkpoint, given: str | None) -> BasePlan:
     sizes = _sizes(checkpoint)
     if given is not None:
         base = describe(given)
+        check(base)
         if _sizes(base) != sizes:
             raise RequestError(
                 f"--base {given} has {_listed(_sizes(base))}, and {checkpoint.source}, without added parts, has "
@@ -147,7 +148,7 @@ class DriftJob:
             plan_base(target.checkpoint, self.base)
             if self.corpora:
                 self.options.resolve(config_of(target.checkpoint))
-                lead_token(load_tokenizer(target.checkpoint), self.options.packing)
+                lead_token(load_tokenizer(target.checkpoint), self.options.packing, self.options.lead)
 
     def done(self, result: Result, target: Target, seed: int) -> bool:
         plan, config = plan_base(target.checkpoint, self.base), config_of(target.checkpoint)
@@ -171,7 +172,7 @@ class DriftJob:
     def version(self, plan: BasePlan, corpus: Corpus, config: Any) -> str:
         """The version of measurements that may be compared: same base, same texts, same windows for this config."""
         length, _ = self.options.resolve(config)
-        return f"{plan.version}-{self.options.packing}-{length}-{self.tokens}-{corpus.sha256[:12]}"
+        return f"{plan.version}-{self.options.name}-{length}-{self.tokens}-{corpus.sha256[:12]}"
 
     def measure(
         self, subject: Subject, base: Any, plan: BasePlan, corpus: Corpus, advance: Advance = lambda **steps: None
@@ -195,6 +196,7 @@ class DriftJob:
             length=length,
             stride=length,
             packing=self.options.packing,
+            lead=self.options.lead,
             max_tokens=self.tokens,
         )
         rows = subject.batch_size or rows_for(subject.model, length)

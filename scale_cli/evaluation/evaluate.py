@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import only_writer
 from scale_cli.evaluation.subject import DTYPES, Subject, Target, information, load, targets
 from scale_cli.results.measurement import Items, Measurement
 from scale_cli.results.result import Result, read_result
@@ -85,6 +86,7 @@ def evaluate(
     jobs: Sequence[Job],
     *,
     out: Path | None = None,
+    revision: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
     seed: int = DEFAULT_SEED,
@@ -96,6 +98,7 @@ def evaluate(
 
     sources: checkpoints of any kind, or LABEL=CHECKPOINT.
     out: folder of the results, written after every job. Measurements that it already holds are not repeated.
+    revision: branch, tag or commit of the hub ids among the sources.
     dtype: of the weights, a name of `DTYPES`; None takes bfloat16 on a GPU and the stored dtype on a CPU.
     batch_size: None for "as many as fit". seed: of few-shot examples and everything else that is random.
     command: the command to record. say: called with messages on skipped jobs. progress: displays each job.
@@ -107,7 +110,7 @@ def evaluate(
     _check(batch_size=batch_size, dtype=dtype, seed=seed, out=out)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=JOINING)
     first = state.is_main_process
-    described = targets(sources, dtype=dtype, device=state.device)
+    described = targets(sources, revision=revision, dtype=dtype, device=state.device)
     results = [_earlier_result(target, out) for target in described]
     missing = [
         [job for job in jobs if result is None or not job.done(result, target, seed)]
@@ -135,6 +138,9 @@ def evaluate(
                 with progress(label, None) if first else _no_progress(label, None) as advance:
                     outcome = job.run(subject, advance)
                 if first:
+                    for m in outcome.measurements:
+                        if not m.is_finite:
+                            say(f"{target.label}: {m.task}, {m.metric} is {m.value} in {m.dtype}; try another --dtype")
                     result = _keep(result, outcome, target, out)
             state.wait_for_everyone()
             del subject
@@ -166,10 +172,16 @@ def _earlier_result(target: Target, out: Path | None) -> Result | None:
     if out is None:
         return None
     result = read_result(out / target.label)
-    if result is not None and result.checkpoint.fingerprint != target.fingerprint:
+    if result is None:
+        return None
+    advice = f"choose another --out, or another name: LABEL={target.checkpoint.source}"
+    if result.checkpoint.fingerprint != target.fingerprint:
         raise RequestError(
-            f"{out / target.label} holds results of another checkpoint (once {result.checkpoint.source}); "
-            f"choose another --out, or another name: LABEL={target.checkpoint.source}"
+            f"{out / target.label} holds results of another checkpoint (once {result.checkpoint.source}); {advice}"
+        )
+    if result.checkpoint.companions not in (None, target.companions):  # None: written by an earlier version
+        raise RequestError(
+            f"{out / target.label} holds results with other files of the tokenizer or of generation; {advice}"
         )
     return result
 
@@ -179,9 +191,13 @@ def _keep(result: Result, outcome: Outcome, target: Target, out: Path | None) ->
     result = result.adding(outcome.measurements)
     if out is None:
         return result
-    try:
-        for items in outcome.items:  # first, so that every saved measurement has its items
-            items.save(out / target.label)
-        return result.save(out / target.label)
-    except OSError as error:
-        raise RequestError(f"--out {out} cannot be written: {error.strerror or error}") from error
+    folder = out / target.label
+    with only_writer(folder, wait=True):
+        if (others := _earlier_result(target, out)) is not None:  # of another process, since this one read the folder
+            result = result.together_with(others)
+        try:
+            for items in outcome.items:  # first, so that every saved measurement has its items
+                items.save(folder)
+            return result.save(folder)
+        except OSError as error:
+            raise RequestError(f"--out {out} cannot be written: {error.strerror or error}") from error

@@ -24,9 +24,12 @@ from datasets.exceptions import DatasetsError
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
+from scale_cli.checkpoints.load import load_tokenizer
 from scale_cli.core.errors import RequestError
+from scale_cli.core.records import digest
+from scale_cli.data.tokens import check_ids
 from scale_cli.data.windows import rows_for
-from scale_cli.evaluation.catalogue import Definition, definition, members, task_manager, version
+from scale_cli.evaluation.catalogue import Definition, definition, members, own_definition, task_manager, version
 from scale_cli.evaluation.evaluate import Advance, Outcome
 from scale_cli.evaluation.quiet import progress_shown, quiet
 from scale_cli.evaluation.subject import Subject, Target
@@ -44,6 +47,7 @@ class HarnessTask:
 
     name: the harness's. include_path: a folder with the user's own task files.
     num_fewshot: as requested, None for the task's own. limit: number of items, None for all.
+    chat: whether prompts go through the tokenizer's chat template. system: the system prompt, None for none.
     """
 
     name: str
@@ -52,6 +56,8 @@ class HarnessTask:
     defined: Definition
     num_fewshot: int | None = None
     limit: int | None = None
+    chat: bool = False
+    system: str | None = None
     spread: bool = field(default=True, init=False)
 
     @property
@@ -69,8 +75,27 @@ class HarnessTask:
         path: Path | None = self.manager.task_index[self.name].yaml_path
         return path
 
+    def version(self, of_task: str | None) -> str | None:
+        """The version of measurements: the task's, and how prompts are made if that is not the task's own way."""
+        made = ["chat template"] * self.chat
+        made += [] if self.system is None else [f"system prompt {digest(self.system)[:8]}"]
+        return ", ".join([of_task or "no version", *made]) if made else of_task
+
+    @cached_property
+    def definition(self) -> str | None:
+        """The digest of the user's own task files and their data; None for a task of the harness."""
+        if self.include_path is None or self.file is None or not self.file.is_relative_to(self.include_path):
+            return None
+        return own_definition(self.include_path, self.manager)
+
     def prepare(self, targets: Sequence[Target]) -> None:
-        """Load its datasets from the cache or the hub. Raises RequestError if one does not load."""
+        """Load its datasets from the cache or the hub.
+
+        Raises RequestError if one does not load, and if a tokenizer lacks the chat template that is to be applied.
+        """
+        for target in targets if self.chat else ():
+            if load_tokenizer(target.checkpoint).chat_template is None:
+                raise RequestError(f"--apply-chat-template: the tokenizer of {target.checkpoint.source} has none")
         try:
             with quiet():
                 self.manager.load([self.name])
@@ -78,8 +103,12 @@ class HarnessTask:
             raise _data_error(self, error) from error
 
     def done(self, result: Result, target: Target, seed: int) -> bool:
-        key = (self.defined.version, self.shots, self.limit, seed, target.dtype)
-        return any((m.task_version, m.num_fewshot, m.limit, m.seed, m.dtype) == key for m in result.find(self.name))
+        key = (self.version(self.defined.version), self.shots, self.limit, seed, target.dtype)
+        return any(
+            (m.task_version, m.num_fewshot, m.limit, m.seed, m.dtype) == key
+            and m.details.get("definition") == self.definition
+            for m in result.find(self.name)
+        )
 
     def run(self, subject: Subject, advance: Advance) -> Outcome:
         """Run the task with the harness on a loaded checkpoint."""
@@ -95,6 +124,8 @@ class HarnessTask:
                 task_manager=self.manager,
                 num_fewshot=self.num_fewshot,
                 limit=self.limit,
+                apply_chat_template=self.chat,
+                system_instruction=self.system,
                 log_samples=True,
                 **_seeds(subject.seed),
             )
@@ -103,7 +134,7 @@ class HarnessTask:
             return Outcome(())
         common = {
             "task": self.name,
-            "task_version": version(results["versions"][self.name]),
+            "task_version": self.version(version(results["versions"][self.name])),
             "num_fewshot": _only({results["n-shot"][leaf] for leaf in results["samples"]}),
             "limit": self.limit,
             "seed": subject.seed,
@@ -113,6 +144,10 @@ class HarnessTask:
             "routed": routed,
         }
         details: dict[str, Any] = {"harness": f"lm_eval {importlib.metadata.version('lm_eval')}"}
+        if self.definition is not None:
+            details["definition"] = self.definition
+        if self.system is not None:
+            details["system_prompt"] = self.system
         if warned:
             details["harness_says"] = dict(warned)
         measurements = [
@@ -169,15 +204,15 @@ class HarnessTask:
         return Items(m.task, m.task_version, m.num_fewshot, m.limit, m.seed, m.dtype, doc_ids, complete)
 
 
-def suite_tasks(suite: Suite, *, num_fewshot: int | None = None, limit: int | None = None) -> list[HarnessTask]:
-    """The tasks of a suite, in its order. num_fewshot: for all of them, overriding the suite.
+def suite_tasks(suite: Suite, *, num_fewshot: int | None = None, **options: Any) -> list[HarnessTask]:
+    """The tasks of a suite, in its order. num_fewshot: for all of them, overriding the suite. options: of `find_tasks`.
 
     Raises RequestError for a task, metric or filter that the harness does not have, and for an aggregation that differs
     from the harness's.
     """
     entries = suite.entries
     shots = {entry.task: entry.num_fewshot if num_fewshot is None else num_fewshot for entry in entries}
-    by_name = {task.name: task for task in find_tasks(shots, include_path=suite.include_path, limit=limit)}
+    by_name = {task.name: task for task in find_tasks(shots, include_path=suite.include_path, **options)}
     for entry in entries:
         if entry.task not in by_name:
             raise RequestError(
@@ -191,13 +226,18 @@ def suite_tasks(suite: Suite, *, num_fewshot: int | None = None, limit: int | No
 
 
 def find_tasks(
-    names: Mapping[str, int | None], *, include_path: Path | None = None, limit: int | None = None
+    names: Mapping[str, int | None],
+    *,
+    include_path: Path | None = None,
+    limit: int | None = None,
+    chat: bool = False,
+    system: str | None = None,
 ) -> list[HarnessTask]:
     """Tasks and groups of the harness by name. Tags, and groups without a score of their own, become their members.
 
     names: with the number of few-shot examples, None for the task's own number.
     include_path: a folder with more task files, which override the harness's.
-    limit: number of items of each task, from the first; None for all.
+    limit: number of items of each task, from the first; None for all. chat, system: as in `HarnessTask`.
     Raises RequestError for an unknown name and for a task that cannot be run here.
     """
     if any(shots is not None and shots < 0 for shots in names.values()):
@@ -206,7 +246,7 @@ def find_tasks(
         raise RequestError(f"--limit {limit}: at least 1")
     manager = task_manager(tuple(names), include_path)
     tasks = {
-        member: HarnessTask(member, manager, include_path, definition(manager, member), shots, limit)
+        member: HarnessTask(member, manager, include_path, definition(manager, member), shots, limit, chat, system)
         for name, shots in names.items()
         for member in members(manager, name)
     }
@@ -255,7 +295,33 @@ def harness_model(subject: Subject) -> tuple[Any, list[int]]:
         return size
 
     lm._detect_batch_size = detect
+    _check_ids_of(lm, subject.tokenizer)
     return lm, batch_sizes
+
+
+def _check_ids_of(lm: Any, tokenizer: Any) -> None:
+    """Let the harness's model raise RequestError for tokens that have no row in the model's embedding."""
+    encode, encode_batch = lm.tok_encode, lm.tok_batch_encode
+
+    def checked_encode(*args: Any, **kwargs: Any) -> Any:
+        ids = encode(*args, **kwargs)
+        check_ids(max(_flat(ids), default=0), tokenizer)
+        return ids
+
+    def checked_batch(*args: Any, **kwargs: Any) -> Any:
+        ids, mask = encode_batch(*args, **kwargs)
+        check_ids(int(ids.max()), tokenizer)
+        return ids, mask
+
+    lm.tok_encode, lm.tok_batch_encode = checked_encode, checked_batch
+
+
+def _flat(ids: Sequence[Any]) -> Iterator[int]:
+    for item in ids:
+        if isinstance(item, int):
+            yield item
+        else:
+            yield from item
 
 
 class RoutedShare:

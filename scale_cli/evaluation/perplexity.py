@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from scale_cli.checkpoints.load import config_of, load_tokenizer
 from scale_cli.data.corpora import Corpus
-from scale_cli.data.options import Packing
+from scale_cli.data.options import Lead, Packing
 from scale_cli.data.windows import (
     WindowOptions,
     Windows,
@@ -53,7 +53,7 @@ class PerplexityJob:
         """Raise RequestError if windows are too long for a checkpoint or its tokenizer has no token to begin a text."""
         for target in targets:
             self.options.resolve(config_of(target.checkpoint))
-            lead_token(load_tokenizer(target.checkpoint), self.options.packing)
+            lead_token(load_tokenizer(target.checkpoint), self.options.packing, self.options.lead)
 
     def done(self, result: Result, target: Target, seed: int) -> bool:
         key = (self.version(config_of(target.checkpoint)), self.corpus.limit, target.dtype)
@@ -66,7 +66,7 @@ class PerplexityJob:
     def version(self, config: Any) -> str:
         """The version of measurements that may be compared: same texts, same windows for this config."""
         length, stride = self.options.resolve(config)
-        return f"{self.options.packing}-{length}-{stride}-{self.corpus.sha256[:12]}"
+        return f"{self.options.name}-{length}-{stride}-{self.corpus.sha256[:12]}"
 
     def measure(self, subject: Subject, advance: Advance = lambda **steps: None) -> tuple[list[Measurement], Items]:
         """Perplexity per token, bits per byte and bits per character, with standard errors, and the documents' scores.
@@ -78,7 +78,8 @@ class PerplexityJob:
         begun = time.perf_counter()
         corpus, options, model = self.corpus, self.options, subject.model
         length, stride = options.resolve(model.config)
-        text = TextPerplexity(corpus, subject.tokenizer, length=length, stride=stride, packing=options.packing)
+        sizes = {"length": length, "stride": stride}
+        text = TextPerplexity(corpus, subject.tokenizer, **sizes, packing=options.packing, lead=options.lead)
         windows, rows = text.windows, subject.batch_size or rows_for(model, length)
         sums = document_sums(model, windows, rows, advance)
         numbers = text.numbers(sums)
@@ -141,9 +142,11 @@ class Sums(NamedTuple):
 class TextPerplexity:
     """A corpus, tokenised once, to be scored with a model any number of times."""
 
-    def __init__(self, corpus: Corpus, tokenizer: Any, *, length: int, stride: int, packing: Packing) -> None:
+    def __init__(
+        self, corpus: Corpus, tokenizer: Any, *, length: int, stride: int, packing: Packing, lead: Lead = "auto"
+    ) -> None:
         self.task = corpus.name
-        self.windows = Windows(corpus.documents, tokenizer, length=length, stride=stride, packing=packing)
+        self.windows = Windows(corpus.documents, tokenizer, length=length, stride=stride, packing=packing, lead=lead)
         self.size_bytes = np.array([len(text.encode()) for text in corpus.documents])
         self.characters = np.array([len(text) for text in corpus.documents])
 

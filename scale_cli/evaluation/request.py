@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scale_cli.core.errors import RequestError
 
@@ -38,6 +38,8 @@ def request(
     drift_tokens: int | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
+    chat: bool = False,
+    system: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Request:
     """The jobs of an evaluation.
@@ -48,6 +50,7 @@ def request(
     windows: None for the defaults of `WindowOptions`.
     drift: measure the drift from `base`, None for the base in each checkpoint, on `drift_tokens` tokens per text, None
         for `drift.DEFAULT_TOKENS`.
+    chat, system: whether the tasks' prompts go through the tokenizer's chat template, and the system prompt.
     num_fewshot, limit: examples and items per task; None for the suite's or task's own, and for all.
     say: called with messages on skipped files.
     Raises RequestError for an unknown suite or task, an unreadable text, and if nothing is requested.
@@ -60,6 +63,9 @@ def request(
         )
     if people is not None and bios is None:
         raise RequestError(f"--people {people}: only --bios has people; add --bios DIR")
+    if (chat or system is not None) and not (suites or tasks):
+        given = "--apply-chat-template" if chat else "--system-instruction"
+        raise RequestError(f"{given}: there is no task to prompt; add --suite or --tasks")
     if not (suites or tasks or bios or texts or drift):
         raise RequestError(
             "nothing to measure: give --suite english, --tasks a,b, --bios DIR, --perplexity NAME=FILE or --drift"
@@ -78,8 +84,9 @@ def request(
     if found or tasks:
         from scale_cli.evaluation.harness import find_tasks, suite_tasks, without_repetitions
 
-        by_suite = [suite_tasks(suite, num_fewshot=num_fewshot, limit=limit) for suite in found]
-        single = find_tasks(dict.fromkeys(tasks, num_fewshot), limit=limit)
+        prompts: dict[str, Any] = {"limit": limit, "chat": chat, "system": system}
+        by_suite = [suite_tasks(suite, num_fewshot=num_fewshot, **prompts) for suite in found]
+        single = find_tasks(dict.fromkeys(tasks, num_fewshot), **prompts)
         jobs += without_repetitions([task for group in [*by_suite, single] for task in group])
         names += [task.name for task in single]
     if bios is not None:

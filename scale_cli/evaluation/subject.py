@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,17 +11,20 @@ import torch
 
 from scale_cli.checkpoints.card import RECORD
 from scale_cli.checkpoints.load import (
-    TRAINED_TENSORS,
     Checkpoint,
+    check,
+    companions_fingerprint,
     describe,
+    fingerprint,
     lineage,
     load_model,
     load_tokenizer,
+    stored_dtype,
     trained_dtype,
-    weights_folder,
 )
 from scale_cli.core.errors import RequestError
-from scale_cli.core.records import digest, fingerprint_folder, read_record, sha256_file
+from scale_cli.core.files import read_json
+from scale_cli.core.records import read_record
 from scale_cli.results.result import CheckpointInfo
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,6 +35,7 @@ class Target:
     """A checkpoint to measure, described without loading it.
 
     label: name in tables and of the result folder. fingerprint: hash of its content, hex.
+    companions: hash of its tokenizer's files and generation config, hex; None if unknown.
     dtype: dtype of the weights while it is measured, a name of `DTYPES`.
     """
 
@@ -40,6 +43,7 @@ class Target:
     checkpoint: Checkpoint
     fingerprint: str
     dtype: str
+    companions: str | None = None
 
 
 @dataclass
@@ -62,22 +66,33 @@ class Subject:
         return getattr(self.model.config, "router", None) is not None
 
 
-def targets(sources: Sequence[str], *, dtype: str | None, device: torch.device) -> list[Target]:
+def targets(
+    sources: Sequence[str], *, revision: str | None = None, dtype: str | None, device: torch.device
+) -> list[Target]:
     """The targets in the order of `sources`, with unique labels. Hashes all weights but loads none.
 
-    sources: checkpoints of any kind, or LABEL=CHECKPOINT.
+    sources: checkpoints of any kind, or LABEL=CHECKPOINT. revision: of the hub ids among them.
     dtype: a name of `DTYPES`; None takes bfloat16 on a GPU and the stored dtype on a CPU.
-    Raises RequestError for a source that is not a checkpoint or has no tokenizer, and for a repeated label.
+    Raises RequestError for a source that is not a whole checkpoint or has no tokenizer, for a repeated label, and for a
+    revision without a hub id.
     """
     pairs = [_split(source) for source in sources]
-    checkpoints = [describe(source) for _, source in pairs]
+    are_folders = [Path(source).expanduser().exists() for _, source in pairs]
+    if revision is not None and all(are_folders):
+        raise RequestError(f"--revision {revision}: a revision belongs to a hub id, and only folders are given")
+    checkpoints = [
+        describe(source, revision=None if is_folder else revision)
+        for (_, source), is_folder in zip(pairs, are_folders, strict=True)
+    ]
     for checkpoint in checkpoints:
+        check(checkpoint)
         load_tokenizer(checkpoint)
     labels = _labels(pairs)
     described = []
     for label, checkpoint in zip(labels, checkpoints, strict=True):
         stored = "bfloat16" if device.type == "cuda" else _stored_dtype(checkpoint)
-        described.append(Target(label, checkpoint, fingerprint(checkpoint), dtype or stored))
+        companions = companions_fingerprint(checkpoint)
+        described.append(Target(label, checkpoint, fingerprint(checkpoint), dtype or stored, companions))
     return described
 
 
@@ -103,6 +118,7 @@ def information(target: Target, model: Any) -> CheckpointInfo:
             "trained": latest.get("trained_parameters"),
         },
         recipe=latest.get("recipe"),
+        companions=target.companions,
         training={name: latest[name] for name in ("tokens", "seconds") if name in latest} or None,
     )
     record = checkpoint.folder / RECORD
@@ -119,26 +135,6 @@ def of_training(record: Mapping[str, Any]) -> dict[str, Any]:
         "data": record["data"] | {text["source"]: text["sha256"] for text in texts},
         "training": {name: record[name] for name in ("tokens", "seconds", "peak_memory_bytes")},
     }
-
-
-def fingerprint(checkpoint: Checkpoint) -> str:
-    """The fingerprint of any checkpoint, as hex: of a folder's weights, config and tokenizer, and of a run's base.
-
-    Fetches a hub id's weights. Raises RequestError if there are no safetensors weights.
-    """
-    if checkpoint.base is None:
-        try:
-            return fingerprint_folder(weights_folder(checkpoint))
-        except ValueError as error:
-            raise RequestError(
-                f"{checkpoint.source} has no weights in safetensors, the only format that is loaded"
-            ) from error
-    if checkpoint.from_scratch:
-        base = sha256_file(checkpoint.base.folder / "config.json")
-    else:
-        base = fingerprint(checkpoint.base)
-    trained = sha256_file(checkpoint.folder / TRAINED_TENSORS)
-    return digest({"base": base, "trained": trained, "method": checkpoint.method, "options": checkpoint.options})
 
 
 def _split(source: str) -> tuple[str | None, str]:
@@ -168,14 +164,7 @@ def _stored_dtype(checkpoint: Checkpoint) -> str:
     if checkpoint.base is not None:
         dtype = trained_dtype(checkpoint)
     else:
-        config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(checkpoint.folder / "config.json")
         named = config.get("dtype") or config.get("torch_dtype")
-        dtype = DTYPES.get(named) if named else _dtype_of_file(next(checkpoint.folder.glob("*.safetensors")))
+        dtype = DTYPES.get(named) if named else stored_dtype(checkpoint)
     return next((name for name, known in DTYPES.items() if known == dtype), "float32")
-
-
-def _dtype_of_file(file: Path) -> torch.dtype:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as tensors:
-        return tensors.get_tensor(next(iter(tensors.keys()))).dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -115,7 +116,7 @@ class ScaleConfig(PreTrainedConfig):
     def build_base_config(self) -> PreTrainedConfig:
         """A new config object of the base's own class."""
         assert self.base_config is not None
-        return CONFIG_MAPPING[self.base_config["model_type"]].from_dict(dict(self.base_config))
+        return CONFIG_MAPPING[self.base_config["model_type"]].from_dict(copy.deepcopy(self.base_config))
 
     @property
     def layer_types(self) -> list[str] | None:

@@ -43,6 +43,8 @@ class CheckpointInfo:
     data: fingerprints of the data for training and for measurements during training, by their source in the recipe.
     compared: fingerprint of the checkpoint that the measurements' `paired_stderr` refer to.
     training: "tokens", "seconds" and "peak_memory_bytes" of the training, None without its record.
+    companions: digest of the files beside the weights that change what is measured: those of the tokenizer and of
+        generation. None in results of earlier versions.
     """
 
     label: str
@@ -56,6 +58,7 @@ class CheckpointInfo:
     data: Mapping[str, str] | None = None
     compared: str | None = None
     training: Mapping[str, float] | None = None
+    companions: str | None = None
 
     @property
     def seed(self) -> int | None:
@@ -120,6 +123,17 @@ class Result:
         new = list(new)
         keys = {m.key for m in new}
         return dataclasses.replace(self, measurements=(*(m for m in self.measurements if m.key not in keys), *new))
+
+    def together_with(self, saved: Result) -> Result:
+        """The result with those measurements of `saved` that it lacks, and the calls that made them as earlier ones."""
+        keys = {m.key for m in self.measurements}
+        more = tuple(m for m in saved.measurements if m.key not in keys)
+        names = ("created", "environment", "git")
+        own, last = ({n: r.record.get(n) for n in names} | {"command": r.command} for r in (self, saved))
+        earlier = list(self.record.get("earlier", ()))
+        earlier += [call for call in (*saved.record.get("earlier", ()), last) if call not in (*earlier, own)]
+        record = {**self.record, "earlier": earlier} if earlier else self.record
+        return dataclasses.replace(self, measurements=(*more, *self.measurements), record=record)
 
     def called_again(self, command: str) -> Result:
         """The result for a new call, to which the measurements added afterwards belong."""

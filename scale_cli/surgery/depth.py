@@ -5,6 +5,7 @@ The result is a checkpoint of the base's own family with more layers.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -76,11 +77,11 @@ def deepened_config(base: Base, copied: list[int]) -> dict[str, Any]:
     `layer_types` is written only if the library would not derive it from the rest of the config.
     """
     order = sorted([*range(base.num_layers), *copied])
-    config = base.raw_config | {"num_hidden_layers": len(order)}
+    config = copy.deepcopy(base.raw_config) | {"num_hidden_layers": len(order)}
     if config.get("layer_types"):
         config["layer_types"] = [config["layer_types"][layer] for layer in order]
     base_types = base.family.layer_types(base.config)
     expected = [base_types[layer] for layer in order]
-    if base.family.layer_types(type(base.config).from_dict(dict(config))) != expected:
+    if base.family.layer_types(type(base.config).from_dict(copy.deepcopy(config))) != expected:
         config["layer_types"] = expected
     return config

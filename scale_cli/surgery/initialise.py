@@ -8,6 +8,7 @@ are zero, and the gradient of each contains the other as a factor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol, get_args
 
@@ -89,7 +90,8 @@ def expand_embedding(weight: Rows, *, extra: int, init: Init, generator: torch.G
         directions. "random" and "zero" are normal with W_in's own standard deviation. The columns are never zero: with
         a zero W21 and the zero head the added half would stay zero, and no parameter would get a gradient.
     Returns (vocabulary, extra) in weight's dtype and device.
-    Raises ValueError if weight is not two-dimensional, the count is negative, or svd needs too many directions.
+    Raises ValueError if weight is not two-dimensional or holds NaN or infinite values, the count is negative, or svd
+    needs too many directions.
     """
     _check(weight, extra, extra)
     if init == "svd":
@@ -122,6 +124,8 @@ def _leading_right(matrix: Rows, count: int) -> tuple[Tensor, Tensor]:
     for rows in _chunks(matrix):
         rows = rows.to(gram)
         gram.addmm_(rows.T, rows)
+    if not gram.isfinite().all():
+        raise ValueError("holds NaN or infinite values, so it has no singular directions")
     squares, vectors = torch.linalg.eigh(gram)  # ascending
     leading = vectors[:, columns - count :].flip(1)
     largest = leading.gather(0, leading.abs().argmax(dim=0, keepdim=True))
@@ -148,6 +152,8 @@ def _std(matrix: Rows) -> float:
     for chunk in _chunks(matrix):
         rows = chunk.double()
         entries, squares = entries + rows.sum().item(), squares + rows.square().sum().item()
+    if not math.isfinite(squares):
+        raise ValueError("holds NaN or infinite values, so it has no standard deviation")
     count = matrix.shape[0] * matrix.shape[1]
     return float(max(squares - entries**2 / count, 0.0) / max(count - 1, 1)) ** 0.5
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,16 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from scale_cli.checkpoints.card import CARD, LICENCES
-from scale_cli.checkpoints.companions import COMPANIONS
-from scale_cli.checkpoints.storage import StoredTensor, stored_tensors, weight_files
+from scale_cli.checkpoints.card import CARD, LICENCES, POINTER
+from scale_cli.checkpoints.check import check_config, check_weights
+from scale_cli.checkpoints.companion_files import COMPANIONS
+from scale_cli.checkpoints.storage import StoredTensor, weight_files
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import read_json
 from scale_cli.core.hub import fetch
 from scale_cli.model.families import FAMILIES, Family, LayerShape, family_of
 
 CAUSAL_LM = "ForCausalLM"
-FLOATS = ("F16", "BF16", "F32", "F64")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """Config entries with the number of experts."""
 
@@ -111,12 +112,15 @@ def open_base(given: str, *, revision: str | None = None) -> Base:
     safetensors, or if its config and tensors do not match.
     """
     base = open_config(given, revision=revision, patterns=WEIGHTS_AND_REST)
-    files = weight_files(base.folder)
-    if not files:
-        raise RequestError(_no_weights(given, base.folder))
-    base = replace(base, files=list(files), tensors=stored_tensors(files))
-    _check_tensors(base)
-    return base
+    tensors = check_weights(given, base.folder, base.config)
+    unprefixed = [name for name in (base.embedding_name, f"{base.layers_prefix}0.") if not _begins(tensors, name)]
+    if unprefixed:
+        raise RequestError(
+            f"{given} stores its tensors under other names than {base.model_class.__name__}, as it has no "
+            f"{unprefixed[0]}; load it with AutoModelForCausalLM.from_pretrained({given!r}), save it with "
+            "save_pretrained(FOLDER), copy its tokenizer there, and give FOLDER"
+        )
+    return replace(base, files=list(weight_files(base.folder)), tensors=tensors)
 
 
 def open_config(given: str, *, revision: str | None = None, patterns: Sequence[str] = ()) -> Base:
@@ -127,8 +131,13 @@ def open_config(given: str, *, revision: str | None = None, patterns: Sequence[s
     """
     folder, commit = _locate(given, revision, patterns)
     raw = _read_config(given, folder)
+    check_config(given, folder, raw)
     config, family = _supported(given, raw)
     return Base(given, folder, commit, raw, config, family, LayerShape.of(config), files=[], tensors={})
+
+
+def _begins(names: Iterable[str], beginning: str) -> bool:
+    return any(name.startswith(beginning) for name in names)
 
 
 def _locate(given: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str | None]:
@@ -147,12 +156,13 @@ def _locate(given: str, revision: str | None, patterns: Sequence[str]) -> tuple[
 def _read_config(given: str, folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
+        if (folder / POINTER).is_file():
+            raise RequestError(
+                f"{given} is a run that stores trained tensors only; make it whole: scale export {given} OUT"
+            )
         raise RequestError(f"{given} holds no config.json; give the folder of a Hugging Face model")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{file} cannot be read: {error}; fetch it again") from error
-    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+    raw = read_json(file)
+    if not isinstance(raw.get("model_type"), str):
         raise RequestError(f"{file} names no model_type; give the folder of a Hugging Face model")
     return raw
 
@@ -175,47 +185,8 @@ def _supported(given: str, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Famil
         raise RequestError(f"{given}: {error}; give a base of one of these") from error
     if raw.get("use_bidirectional_attention"):
         raise RequestError(f"{given} has bidirectional attention (use_bidirectional_attention); give a causal model")
-    if "quantization_config" in raw:
-        raise RequestError(f"{given} is quantised; give the checkpoint it was quantised from")
     try:
-        return CONFIG_MAPPING[model_type].from_dict(dict(raw)), family
+        return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(raw)), family
     except (ValueError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"{given}: its config.json is not a valid {model_type} config: {reason}; fix it") from error
-
-
-def _no_weights(given: str, folder: Path) -> str:
-    others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
-    holds = f"holds {others[0]} and no" if others else "holds no weights in"
-    return (
-        f"{given} {holds} safetensors; convert it with AutoModelForCausalLM.from_pretrained({given!r})"
-        ".save_pretrained(FOLDER), copy its tokenizer there, and give FOLDER"
-    )
-
-
-def _check_tensors(base: Base) -> None:
-    """Check that the names and shapes of the stored tensors are those of the base's own class with this config."""
-    loaded: Any = base.model_class.from_pretrained(  # to the meta device: no weights are read
-        base.folder,
-        device_map="meta",
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        use_safetensors=True,
-    )
-    model, info = loaded
-    mismatch = "its weights and its config.json do not match"
-    for name in sorted(info["missing_keys"]):
-        raise RequestError(f"{base.given} lacks the tensor {name}; {mismatch}")
-    for name, stored, wanted in sorted(info["mismatched_keys"]):
-        raise RequestError(
-            f"{base.given}: {name} has the shape {tuple(stored)}, and {tuple(wanted)} by config.json; they do not match"
-        )
-    used = model.state_dict()
-    for name, tensor in base.tensors.items():
-        layer = name.removeprefix(base.layers_prefix).partition(".")[0]
-        if name.startswith(base.layers_prefix) and int(layer) >= base.num_layers:
-            raise RequestError(f"{base.given} holds {name}, and config.json has {base.num_layers} layers; {mismatch}")
-        if name in used and tensor.dtype not in FLOATS:
-            raise RequestError(
-                f"{base.given}: {name} is stored as {tensor.dtype}; give a checkpoint in {', '.join(FLOATS)}"
-            )

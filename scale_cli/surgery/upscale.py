@@ -12,11 +12,13 @@ from transformers import PreTrainedModel
 
 from scale_cli import __version__
 from scale_cli.checkpoints.card import history, origin, write_card
-from scale_cli.checkpoints.companions import copy_companions, keep_tokenizer_class
+from scale_cli.checkpoints.companion_files import copy_companions
+from scale_cli.checkpoints.companions import keep_tokenizer_class, load_tokenizer
 from scale_cli.checkpoints.storage import ShardWriter, copy_files, write_index
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, require_room, to_json, write_text
 from scale_cli.core.records import peak_memory_bytes
+from scale_cli.data.tokens import token_ids
 from scale_cli.model import ScaleForCausalLM
 from scale_cli.surgery import depth, width
 from scale_cli.surgery.source import Base, open_base
@@ -37,7 +39,8 @@ class UpscaleResult:
         num_hidden_layers of the whole model.
     base_parameters, added_parameters: a tied head counts once.
     max_delta_logit, tolerance: of the proof; None without a proof.
-    has_tokenizer: whether the base has one.
+    has_tokenizer: whether the base has one. vocab_size: rows of the base's embedding. token_ids: number of the
+        tokenizer's ids, None if it does not load.
     seconds: wall time by stage: copying the base's tensors ("copy"), initialising the expansion by width ("svd"),
         everything else up to the complete folder ("write"), and the proof ("verify").
     cpu_seconds: CPU time of all threads by the same stages.
@@ -52,6 +55,8 @@ class UpscaleResult:
     max_delta_logit: float | None
     tolerance: float | None
     has_tokenizer: bool
+    vocab_size: int
+    token_ids: int | None
     seconds: dict[str, float]
     cpu_seconds: dict[str, float]
     peak_bytes: dict[str, int]
@@ -135,6 +140,8 @@ def upscale(
             max_delta_logit=proof.max_delta_logit if proof else None,
             tolerance=proof.tolerance if proof else None,
             has_tokenizer=any(True for pattern in TOKENIZERS for _ in folder.glob(pattern)),
+            vocab_size=opened.config.vocab_size,
+            token_ids=_token_ids(folder, opened.config),
             seconds=clock.seconds,
             cpu_seconds=clock.cpu_seconds,
             peak_bytes=peak_bytes,
@@ -189,6 +196,13 @@ def _by_depth(base: Base, *, layers: int) -> _Plan:
         write_config=lambda folder: depth.write_config(base, copied, folder),
         write_added=lambda writer, progress: depth.write_blocks(base, copied, writer, progress=progress),
     )
+
+
+def _token_ids(folder: Path, config: Any) -> int | None:
+    try:
+        return token_ids(load_tokenizer(folder, config))
+    except Exception:  # no tokenizer, a missing package, or damaged files, for which the library raises any error
+        return None
 
 
 def _needed_bytes(base: Base, model_class: type[PreTrainedModel], folder: Path) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from scale_cli.core.errors import RequestError
 from scale_cli.surgery.source import Base
 
 PROBE_BATCH = 2
@@ -39,15 +40,27 @@ class Proof:
 def prove_unchanged(base: Base, folder: Path, model_class: type[PreTrainedModel], *, seed: int) -> Proof:
     """Compare the checkpoint in `folder`, loaded by `model_class`, with the base by its own class on random tokens.
 
-    Raises RuntimeError if the logits differ by more than rounding or a tensor is missing.
+    A base whose logits overflow in its own dtype is compared in float32.
+    Raises RequestError if the base's logits are NaN or infinite in float32 too, and RuntimeError if the logits differ
+    by more than rounding or a tensor is missing.
     """
     shape = (PROBE_BATCH, min(PROBE_TOKENS, base.config.max_position_embeddings))
     tokens = torch.randint(base.config.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
-    expected, _ = _logits(base.model_class, base.folder, base.dtype, tokens)
-    actual, missing = _logits(model_class, folder, base.dtype, tokens)
+    dtype = base.dtype
+    expected, _ = _logits(base.model_class, base.folder, dtype, tokens)
+    if not expected.isfinite().all() and dtype != torch.float32:
+        dtype = torch.float32
+        expected, _ = _logits(base.model_class, base.folder, dtype, tokens)
+    if not expected.isfinite().all():
+        rows = int((~expected.isfinite()).any(-1).sum())
+        raise RequestError(
+            f"{base.given} gives NaN or infinite logits at {rows} of {tokens.numel()} random tokens, in float32 too, "
+            "so nothing can be proved; mend its weights, or write the result unproved with --no-verify"
+        )
+    actual, missing = _logits(model_class, folder, dtype, tokens)
     if missing:
         raise RuntimeError(f"the written checkpoint lacks {', '.join(missing)}")
-    proof = compare(expected, actual, dtype=base.dtype, seed=seed, shape=shape)
+    proof = compare(expected, actual, dtype=dtype, seed=seed, shape=shape)
     if not proof.max_delta_logit <= proof.tolerance:  # also true for NaN
         raise RuntimeError(
             f"the logits of the upscaled model differ from those of {base.given}: max |delta logit| is "

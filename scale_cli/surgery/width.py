@@ -5,6 +5,7 @@ Tensors have the names of the loaded model: `base.<the base's own name>` and `ex
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def write_expansion(
     progress: called with the number of written layers and of all layers.
     """
     generator = torch.Generator().manual_seed(seed)
-    with clock("svd"):
+    with clock("svd"), _naming(base, base.embedding_name):
         embedding = base.tensors[base.embedding_name]
         extra = expand_embedding(embedding, extra=added.hidden_size, init=init[0], generator=generator)
     writer.add("expansion.embedding.weight", extra)
@@ -147,13 +148,22 @@ def write_config(base: Base, added: LayerShape, folder: Path) -> None:
     save_with_code(config, folder)
 
 
+@contextlib.contextmanager
+def _naming(base: Base, tensor: str) -> Iterator[None]:
+    """Raise a RequestError that names base and tensor for values of a tensor that it cannot be expanded from."""
+    try:
+        yield
+    except ValueError as error:
+        raise RequestError(f"{base.given}: {tensor} {error}; mend the weights of the base") from error
+
+
 def _expand_layer(
     base: Base, layer: int, added: LayerShape, init: InitPair, generator: torch.Generator, clock: Stopwatch
 ) -> Iterator[tuple[str, Tensor]]:
     """The expansion's tensors of one layer, with their names below `expansion.layers.{i}.`."""
     for role, weight in _maps(base, layer):
         extra_out, extra_in = added.features(role)
-        with clock("svd"):
+        with clock("svd"), _naming(base, f"the {role} map of layer {layer}"):
             w21, w22 = expand_linear(weight, extra_in=extra_in, extra_out=extra_out, init=init, generator=generator)
         yield f"{role}.w21", w21
         yield f"{role}.w22", w22

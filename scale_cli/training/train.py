@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,22 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, TrainingArguments, set_seed
-from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-from scale_cli.checkpoints.card import history, write_card
+from scale_cli.checkpoints.card import UPSCALE, history, write_card
+from scale_cli.checkpoints.companion_files import copy_companions, copy_config
 from scale_cli.checkpoints.load import (
-    TRAINED_POINTER,
     Checkpoint,
-    config_of,
-    describe,
+    base_fingerprint,
     lineage,
     load_model,
     load_tokenizer,
     random_model,
     save_pointer,
     save_trained,
+    tokenizer_folder,
 )
-from scale_cli.core.errors import RequestError
-from scale_cli.core.recipe import load_recipe, save_recipe, values_of
+from scale_cli.core.files import only_writer
+from scale_cli.core.recipe import save_recipe
 from scale_cli.core.records import (
     fingerprint_folder,
     forget_peak_memory,
@@ -38,21 +36,25 @@ from scale_cli.core.records import (
     write_record,
 )
 from scale_cli.data.beside import Beside
-from scale_cli.data.biographies import check_people, read_questions
+from scale_cli.data.biographies import read_questions
 from scale_cli.data.corpora import Corpus, read_corpora
-from scale_cli.data.examples import DEFAULT_LENGTH, Examples, check_data, load_examples
-from scale_cli.data.sources import split_weight
+from scale_cli.data.examples import DEFAULT_LENGTH, Examples, load_examples
 from scale_cli.evaluation.bios import BiographyAccuracy
 from scale_cli.evaluation.perplexity import TextPerplexity
 from scale_cli.methods import METHODS, ExtraData, Request
 from scale_cli.methods.step import halve_frozen, recompute_argument
 from scale_cli.results.measurement import Measurement
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
+from scale_cli.training.request import (
+    RECIPE,
+    RECORD,
+    check_length,
+    check_out,
+    check_request,
+    check_same_inputs,
+    eval_folder,
+)
 from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, checkpoints, last_checkpoint
-
-RECIPE, RECORD = "recipe.yaml", "record.json"
-FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "report_to")
-"""Keys that may change when a run is resumed: paths, because folders move, and keys without effect on the result."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,36 @@ def train(
     infinite. Raises KeyboardInterrupt after Ctrl-C, once a checkpoint or, after the last step, the result is written.
     """
     checkpoint, recipe = check_request(source, out, recipe, resume=resume, revision=revision)
+    arguments = training_arguments(recipe, out)  # joins the group of processes, if there are several
+    PartialState().wait_for_everyone()  # no process writes before all have checked the request
+    with only_writer(out) if arguments.process_index == 0 else nullcontext():
+        check_out(out, recipe, checkpoint, resume=resume)  # again: another process may have written in between
+        return _train(checkpoint, out, recipe, arguments, resume=resume, progress=progress, reading=reading, say=say)
+
+
+def _train(
+    checkpoint: Checkpoint,
+    out: Path,
+    recipe: TrainRecipe,
+    arguments: TrainingArguments,
+    *,
+    resume: bool,
+    progress: Callable[[int, int], None] | None,
+    reading: Callable[[int], None] | None,
+    say: Callable[[str], None],
+) -> TrainResult:
+    """The run of a request that has been checked, in a folder that this process holds."""
     method = METHODS[recipe.method]
     resume_from = last_checkpoint(out) if resume else None
     corpora = _corpora(recipe, say)
     forget_peak_memory()
-    arguments = training_arguments(recipe, out)  # joins the group of processes, if there are several
-    PartialState().wait_for_everyone()  # no process writes before all have checked the request
     set_seed(recipe.seed)
     tokenizer = load_tokenizer(checkpoint)
     examples = load_examples(recipe, tokenizer, processes=arguments.world_size, progress=reading, say=say)
+    check_length(examples.length, checkpoint)  # by default that of the longest question
+    base = base_fingerprint(checkpoint, from_scratch=recipe.from_scratch)
+    if resume_from is not None:
+        check_same_inputs(resume_from, out, checkpoint, base, examples)
     measures = _measures(recipe, tokenizer, corpora)
     model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
     model = method.apply(model, recipe.options, checkpoint.new_layers)
@@ -130,7 +153,15 @@ def train(
         return {metric.name: metric.value for metric in metrics}
 
     def point_to_base(folder: Path) -> None:
-        save_pointer(checkpoint, folder, recipe.method, recipe.options, from_scratch=recipe.from_scratch)
+        save_pointer(
+            checkpoint,
+            folder,
+            recipe.method,
+            recipe.options,
+            pin=base,
+            from_scratch=recipe.from_scratch,
+            data=list(examples.fingerprints.values()),
+        )
 
     writer = MetricsWriter(out, measure if measures else None, recipe.eval_steps, progress)
     with StopAtStep() as stop:
@@ -160,7 +191,7 @@ def train(
             metrics=writer.last,
         )
         if trainer.is_world_process_zero():
-            _save_result(model, tokenizer, checkpoint, recipe, out)
+            _save_result(model, checkpoint, recipe, out, base)
             read = [examples] if extra is None else [examples, extra.examples]
             _write_record(checkpoint, recipe, result, metrics, read, corpora)  # a run with a record is finished
             _write_card(checkpoint, recipe, out)
@@ -169,89 +200,6 @@ def train(
         if stop.asked:
             raise KeyboardInterrupt
     return result
-
-
-def check_request(
-    source: str, out: Path, recipe: TrainRecipe, *, resume: bool, revision: str | None = None
-) -> tuple[Checkpoint, TrainRecipe]:
-    """The checkpoint and the resolved recipe. Nothing heavy is loaded.
-
-    Raises RequestError for contradictory arguments.
-    """
-    commit = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None
-    checkpoint = describe(source, from_scratch=recipe.from_scratch, revision=revision or commit)
-    if commit is not None and checkpoint.revision != commit:
-        raise RequestError(
-            f"--revision {revision}: {out} was started on commit {commit} of {source}; leave --revision out"
-        )
-    method = METHODS[recipe.method]
-    if checkpoint.kind not in method.needs:
-        needed = {
-            "width": "a width-upscaled checkpoint; make one with: scale upscale BASE OUT --by width --hidden N",
-            "depth": "a depth-upscaled checkpoint; make one with: scale upscale BASE OUT --by depth --layers N",
-            "plain": "a checkpoint that is not upscaled",
-        }[method.needs[0]]
-        given = f"{source} is {_KIND_NAMES[checkpoint.kind]}"
-        raise RequestError(f"--method {recipe.method}: {given}; the method needs {needed}")
-    recipe = resolve(recipe, checkpoint)
-    check_data(recipe)
-    for text in recipe.eval_people:
-        check_people(_eval_folder(recipe), parse_eval_people(text)[1])
-    trackers = get_available_reporting_integrations()
-    if missing := [name for name in recipe.report_to if name not in trackers]:
-        raise RequestError(f"--report-to {missing[0]}: not installed; installed: {', '.join(trackers) or 'none'}")
-    if resume:
-        _check_resumable(out, recipe, checkpoint)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RequestError(f"{out} already holds files; choose a new or an empty folder, or --resume")
-    return checkpoint, recipe
-
-
-def resolve(recipe: TrainRecipe, checkpoint: Checkpoint) -> TrainRecipe:
-    """The recipe with those defaults filled in that depend on method, checkpoint and machine.
-
-    None remains where it means "all" or "never", for the token cache's default folder, and for the length of questions,
-    whose default is the longest question.
-    """
-    bfloat16 = recipe.precision == "bfloat16"
-    if recipe.precision == "auto":
-        bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return dataclasses.replace(
-        recipe,
-        lr=recipe.learning_rate,
-        options=METHODS[recipe.method].resolve(recipe.options, config_of(checkpoint)),
-        precision="bfloat16" if bfloat16 else "float32",
-        seq_length=recipe.seq_length or (DEFAULT_LENGTH if recipe.objective == "lm" else None),
-        eval_bios=_eval_folder(recipe) if recipe.eval_people else recipe.eval_bios,
-    )
-
-
-def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> None:
-    if (out / RECORD).is_file():
-        raise RequestError(f"--resume: the run in {out} is finished; train from it, or choose another folder")
-    if last_checkpoint(out) is None:
-        raise RequestError(f"--resume: {out} has no checkpoint to resume from; train without --resume")
-    first = load_recipe(TrainRecipe, out / RECIPE, {})
-    if first.method == recipe.method:
-        first = resolve(first, checkpoint)
-    before, now = values_of(first), values_of(recipe)
-    for name in ("method", *now):
-        if name not in FREE_ON_RESUME and before[name] != now[name]:
-            raise RequestError(
-                f"--resume: {out} was started with {name} {before[name]}, not {now[name]}; give the same options"
-            )
-    weights, first_weights = ([split_weight(source)[1] for source in each.data] for each in (recipe, first))
-    if weights != first_weights:
-        raise RequestError(
-            f"--resume: {out} was started with data {','.join(first.data)}, not {','.join(recipe.data)}; give the same "
-            "number of sources with the same weights (their paths may change)"
-        )
-
-
-def _commit_of(run: Path | None) -> str | None:
-    """The commit of the hub id that a run's checkpoint points to, None if it points to a folder."""
-    pointer = None if run is None else run / TRAINED_POINTER
-    return json.loads(pointer.read_text(encoding="utf-8")).get("revision") if pointer and pointer.is_file() else None
 
 
 def _batches(examples: Examples, recipe: TrainRecipe) -> int:
@@ -264,9 +212,6 @@ def _beside(examples: Examples, extra: ExtraData | None, recipe: TrainRecipe) ->
     if extra is None:
         return examples
     return Beside(examples, extra.examples, batch_size=recipe.batch_size, rows=extra.rows)
-
-
-_KIND_NAMES = {"plain": "not upscaled", "width": "width-upscaled", "depth": "depth-upscaled"}
 
 
 def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
@@ -307,13 +252,9 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
     )
 
 
-def _eval_folder(recipe: TrainRecipe) -> Path:
-    return recipe.eval_bios or Path(split_weight(recipe.data[0])[0]).expanduser()
-
-
 def _eval_bios(recipe: TrainRecipe) -> list[str]:
     """The folder of the questions that are measured during training; an empty list if there are none."""
-    return [str(_eval_folder(recipe))] if recipe.eval_people else []
+    return [str(eval_folder(recipe))] if recipe.eval_people else []
 
 
 def _corpora(recipe: TrainRecipe, say: Callable[[str], None]) -> list[Corpus]:
@@ -331,11 +272,13 @@ def _measures(
     """
     measures: list[Callable[[Any, bool], list[Measurement]]] = []
     for name, people in map(parse_eval_people, recipe.eval_people):
-        questions = read_questions(_eval_folder(recipe), people)
+        questions = read_questions(eval_folder(recipe), people)
         measures.append(_accuracy(BiographyAccuracy(questions, tokenizer, task=name)))
     for corpus in corpora:
         length = recipe.seq_length or DEFAULT_LENGTH
-        text = TextPerplexity(corpus, tokenizer, length=length, stride=length, packing="concat")
+        text = TextPerplexity(
+            corpus, tokenizer, length=length, stride=length, packing="concat", lead="bos" if recipe.bos else "auto"
+        )
         measures.append(_perplexity(text, recipe.batch_size))
     return measures
 
@@ -348,16 +291,20 @@ def _perplexity(text: TextPerplexity, rows: int) -> Callable[[Any, bool], list[M
     return lambda model, last: text.metrics(model, rows)
 
 
-def _save_result(model: Any, tokenizer: Any, checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
+def _save_result(model: Any, checkpoint: Checkpoint, recipe: TrainRecipe, out: Path, base: str) -> None:
+    """Write the trained weights and the files beside them. base: the fingerprint of the base."""
     method = METHODS[recipe.method]
     if method.trains_all:
+        root = checkpoint.chain[0].folder
         model.save_pretrained(out)
+        # The library has written a config with changes of its own: in training the cache is off, for example.
+        copy_config(root / "config.json", out, dtype=str(model.dtype).removeprefix("torch."))
         if checkpoint.kind == "depth":
-            shutil.copy(checkpoint.chain[0].folder / "upscale.json", out)
+            shutil.copy(root / UPSCALE, out)
     else:
         save_trained(method.stored(model), out)
-        save_pointer(checkpoint, out, recipe.method, recipe.options)
-    tokenizer.save_pretrained(out)
+        save_pointer(checkpoint, out, recipe.method, recipe.options, pin=base)
+    copy_companions(tokenizer_folder(checkpoint), out)
 
 
 def _write_record(

@@ -322,7 +322,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "weights of another name": (
         lambda root: (root / "base" / "model.safetensors").rename(root / "base" / "other.safetensors"),
         {},
-        "ROOT/base holds neither model.safetensors nor model.safetensors.index.json: no weights to export",
+        "ROOT/base holds other.safetensors, and neither model.safetensors nor its index; rename it, or fetch the index",
     ),
     "a config of no language model": (
         lambda root: (root / "base" / "config.json").write_text('{"model_type": "no-such"}'),

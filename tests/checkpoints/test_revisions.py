@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 
 from scale_cli.checkpoints.card import card_text, history, origin
 from scale_cli.checkpoints.export import export
-from scale_cli.checkpoints.load import describe, load_model, load_tokenizer
+from scale_cli.checkpoints.load import describe, fingerprint, load_model, load_tokenizer
 from scale_cli.core.errors import RequestError
 from scale_cli.core.records import read_record
-from scale_cli.evaluation.subject import fingerprint
+from scale_cli.evaluation.subject import targets
 from scale_cli.training.train import train
 from tests.runs import World, progress_that, reload, same_tensors
 
@@ -104,6 +104,16 @@ def test_a_resumed_run_stays_on_its_commit(hub: FakeHub, world: World, tmp_path:
     assert trained[0] == trained[1]
 
 
+def test_an_evaluation_reads_the_commit_that_it_was_given(hub: FakeHub, world: World) -> None:
+    plain = str(world.checkpoint("llama"))
+    before, other, folder = targets([ID, f"new={ID}", plain], revision=OLD, dtype=None, device=torch.device("cpu"))
+    (after,) = targets([ID], revision=NEW, dtype=None, device=torch.device("cpu"))
+    assert before.fingerprint == other.fingerprint == folder.fingerprint != after.fingerprint
+    assert (before.checkpoint.revision, after.checkpoint.revision) == (OLD, NEW)
+    with pytest.raises(RequestError, match="--revision main: a revision belongs to a hub id, and only folders"):
+        targets([plain], revision="main", dtype=None, device=torch.device("cpu"))
+
+
 def test_a_revision_belongs_to_a_hub_id(world: World, tmp_path: Path) -> None:
     message = r"^--revision main: .*llama-plain is a folder; a revision belongs to a hub id$"
     with pytest.raises(RequestError, match=message):
@@ -125,11 +135,11 @@ def test_a_pickle_is_never_loaded(hub: FakeHub, world: World, tmp_path: Path) ->
     (folder / "model.safetensors").unlink()
     payload = Payload(os.mkdir, str(tmp_path / "executed"))
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(payload))
-    with pytest.raises(RequestError, match=rf"^{ID} has no safetensors, and other weight files are not loaded; give "):
+    with pytest.raises(RequestError, match=rf"^{ID} holds pytorch_model.bin and no safetensors; convert it with "):
         load_model(describe(ID))
-    with pytest.raises(RequestError, match=r"has a config but no weights \(\*\.safetensors\)"):
+    with pytest.raises(RequestError, match=r"holds pytorch_model\.bin and no safetensors"):
         describe(str(folder))
-    with pytest.raises(RequestError, match="other weight files are not loaded"):
+    with pytest.raises(RequestError, match=r"holds pytorch_model\.bin and no safetensors"):
         train(ID, tmp_path / "run", world.recipe("fft"))
     (folder / "other.safetensors").write_bytes(b"")  # which the library does not read
     with pytest.raises(RequestError, match=f"^{ID} does not load: "):

@@ -134,6 +134,23 @@ def test_say_prints_brackets_and_long_lines_as_they_are(capsys: pytest.CaptureFi
     assert capsys.readouterr() == ("", "[bold] " + "x" * 300 + "\n")
 
 
+def test_a_terminal_without_a_sign_gets_another_one() -> None:
+    program = (
+        "from scale_cli.cli import app, output\n"
+        "app.COMMANDS.clear()\n"
+        "import typer\n"
+        "cli = typer.Typer()\n"
+        "@cli.command()\n"
+        "def show() -> None:\n"
+        "    print('39.3 ± 0.5 − ↑ 한')\n"
+        "    output.say('… done')\n"
+        "app.run_app(cli, [], program='scale')\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert (ended.stdout, ended.stderr) == ("39.3 +- 0.5 - (up) ?\n", "... done\n")
+
+
 def test_progress_is_plain_lines_without_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,13 +82,13 @@ def test_named_tasks_show_all_their_numbers(
     from scale_cli.evaluation import catalogue
 
     monkeypatch.setattr(catalogue, "TASKS", tasks.folder)
-    catalogue.task_manager.cache_clear()
+    catalogue._task_manager.cache_clear()
     catalogue.task_folders.cache_clear()
     try:
         source = world.checkpoint("llama")
         ended = run_cli("eval", source, "--tasks", "tiny_choice, tiny_text", "--num-fewshot", 1)
     finally:
-        catalogue.task_manager.cache_clear()
+        catalogue._task_manager.cache_clear()
         catalogue.task_folders.cache_clear()
     assert ended.code == 0
     heads = next(line for line in ended.stdout.splitlines() if line.startswith("checkpoint"))

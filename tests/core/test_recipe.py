@@ -78,6 +78,14 @@ class Paths:
     cache: Path | None = option(None, help="Folder.")
 
 
+def test_a_comma_inside_quotes_belongs_to_the_item() -> None:
+    assert load_recipe(Paths, None, {"base": "b", "data": 'a.txt, "b,c.txt:0.5",d'}).data == (
+        "a.txt",
+        "b,c.txt:0.5",
+        "d",
+    )
+
+
 def test_the_home_folder_stands_for_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     file = tmp_path / "paths.yaml"

@@ -184,7 +184,7 @@ def test_data_that_is_no_good_is_refused_before_anything_is_written(
     broken.write_text('{"text": "a"}\n{"txt": "b"}', encoding="utf-8")
     for data, message in (
         (("org/name::dev",), "--data org/name::dev: Bad split: dev. Available splits: ['train']"),
-        (("org/name:::body",), "--data org/name:::body: it has no field `body`; it has text"),
+        (("org/name:::body",), "--data org/name:::body, document 1 has no field `body`; it has text"),
         (("org/other",), "--data org/other: no such file, and as a dataset of the hub it is not in the cache and the "
          "hub cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"),
         ((str(broken),), f"{broken}, line 2 has no field `text`; it has txt"),

@@ -118,6 +118,23 @@ def test_every_format_gives_the_same_documents(name: str, tmp_path: Path) -> Non
     assert len(list(tmp_path.iterdir())) == (1 if name.endswith(("arrow", "parquet")) else 4)
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet", "arrow"])
+def test_a_field_may_be_nested(ending: str, tmp_path: Path) -> None:
+    rows = [{"message": {"role": "user", "content": text}} for text in TEXTS]
+    file = tmp_path / f"a.{ending}"
+    if ending == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif ending == "json":
+        file.write_text(json.dumps(rows), encoding="utf-8")
+    elif ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        with pa.ipc.new_stream(file, (table := pa.Table.from_pylist(rows)).schema) as writer:
+            writer.write_table(table)
+    assert read(file, field="message.content") == TEXTS
+    assert refused(file, "message.body").endswith(" has no field `message.body`; it has role, content")
+
+
 def test_a_txt_file_is_one_document_and_files_keep_their_order(tmp_path: Path) -> None:
     text = "one\ntwo\n\n셋\u2028"
     for compression, compress in COMPRESS.items():

@@ -17,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from transformers import AutoTokenizer, ByT5Tokenizer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from scale_cli.core.errors import RequestError
 from scale_cli.data import sources, tokens
 from scale_cli.data.biographies import read_biographies
 from scale_cli.data.sources import FileSource, find_source
-from scale_cli.data.tokens import Chunk, TokenCache, fingerprint, tokenise
+from scale_cli.data.tokens import Chunk, TokenCache, fingerprint, token_ids, tokenise
 from tests.runs import World, tree
 
 END = 7
@@ -112,6 +113,38 @@ def test_a_large_vocabulary_needs_wider_numbers(file: Path, world: World, tmp_pa
     ids, _ = chunk.load()
     assert ids.dtype == np.uint32
     assert ids[-2] == len(large) - 1 > 2**16
+
+
+def test_ids_with_gaps_need_wider_numbers_too(file: Path, world: World, tmp_path: Path) -> None:
+    """The number of tokens says nothing about the largest id."""
+    rules = json.loads(world.tokenizer.backend_tokenizer.to_str())
+    gap = 70_000
+    rules["added_tokens"].append({**rules["added_tokens"][0], "id": gap, "content": "<far>"})
+    rules["model"]["vocab"]["<far>"] = gap
+    gapped = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(rules)), eos_token="<|endoftext|>")
+    file.write_text(json.dumps({"text": "a<far>"}), encoding="utf-8")
+    (chunk,) = TokenCache(source_of(file), gapped, END, tmp_path / "cache").chunks()
+    assert chunk.load()[0].tolist()[-2] == gap == token_ids(gapped) - 1 > len(gapped)
+
+
+def test_a_token_without_a_row_in_the_embedding_is_refused(file: Path, world: World, tmp_path: Path) -> None:
+    larger = copy.deepcopy(world.tokenizer)
+    larger.add_tokens(["<new>"])
+    rows = len(world.tokenizer)
+    larger.embedding_rows = rows
+    cache = TokenCache(source_of(file), larger, END, tmp_path / "cache")
+    assert cache.chunks()
+    file.write_text(json.dumps({"text": "a<new>"}), encoding="utf-8")
+    message = f"the tokenizer has {rows + 1} tokens and the model {rows}: the texts hold '<new>' \\(id {rows}\\)"
+    with pytest.raises(RequestError, match=message):
+        TokenCache(source_of(file), larger, END, tmp_path / "cache").chunks()
+
+
+def test_texts_may_begin_with_begin_of_text(file: Path, world: World, tmp_path: Path) -> None:
+    plain = documents_of(cache_of(world, file, tmp_path / "cache").chunks())
+    begun = documents_of(cache_of(world, file, tmp_path / "cache", begin=3).chunks())
+    assert begun == [[3, *document] for document in plain]
+    assert len({cache_of(world, file, tmp_path / "cache", begin=begin).folder for begin in (None, 3, 4)}) == 3
 
 
 class Counting:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from scale_cli.core.errors import RequestError
 from scale_cli.data.biographies import Question, read_questions
@@ -187,6 +187,20 @@ def test_the_slow_loop_finds_the_same(batch_size: int, scored_questions: Any, wo
         assert (metric.samples, metric.higher_is_better) == (len(values), True)
         assert metric.value == pytest.approx(np.mean(values), abs=1e-6)
         assert metric.stderr == pytest.approx(np.std(values, ddof=1) / len(values) ** 0.5, abs=1e-6)
+
+
+def test_exact_is_greedy_whatever_the_generation_config_says(memoriser: Run, world: World) -> None:
+    questions = read_questions(world.data, (0, 2))
+    accuracy = BiographyAccuracy(questions, world.tokenizer)
+    model = memoriser.model
+    greedy, before = values(accuracy.exact_match(model)), model.generation_config
+    others = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "num_beams": 3, "temperature": 0.1}
+    model.generation_config = GenerationConfig(**others)
+    try:
+        assert values(accuracy.exact_match(model)) == greedy
+        assert model.generation_config.num_beams == 3
+    finally:
+        model.generation_config = before
 
 
 def values(metrics: Sequence[Measurement]) -> dict[str, float]:

@@ -17,6 +17,7 @@ import lm_eval
 import lm_eval.evaluator
 import pytest
 import torch
+from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from scale_cli.checkpoints.load import describe, load_model, load_tokenizer, save_pointer
@@ -37,8 +38,8 @@ KINDS = ("tiny_choice", "tiny_letters", "tiny_words", "tiny_text", "tiny_micro",
 Finished = Callable[..., Run]
 
 
-def tasks_of(tasks: Tasks, *names: str, shots: int | None = None, limit: int | None = None) -> list[HarnessTask]:
-    return find_tasks(dict.fromkeys(names, shots), include_path=tasks.include_path, limit=limit)
+def tasks_of(tasks: Tasks, *names: str, shots: int | None = None, **options: Any) -> list[HarnessTask]:
+    return find_tasks(dict.fromkeys(names, shots), include_path=tasks.include_path, **options)
 
 
 def measure(source: str, jobs: Sequence[HarnessTask], **options: Any) -> Result:
@@ -489,6 +490,72 @@ def test_killed_in_the_middle_it_loses_the_running_task_only(
     assert set(tree(out)) == {
         f"llama-plain/{file}" for file in ("result.json", *(f"items/{name}.json" for name in names))
     }
+
+
+def test_an_edited_task_of_the_user_is_measured_again(
+    world: World, tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copytree(tasks.folder, tmp_path / "own")
+    for file in (own / "tasks").glob("*.yaml"):
+        file.write_text(file.read_text().replace(str(tasks.folder), str(own)), encoding="utf-8")
+    source, copied, ran = str(world.checkpoint("llama")), Tasks(own), watched(monkeypatch)
+
+    def value() -> float:
+        """The accuracy from a second call, for which nothing runs."""
+        first = measure(source, tasks_of(copied, "tiny_choice"), out=tmp_path / "out")
+        assert ran == ["tiny_choice"]
+        assert measure(source, tasks_of(copied, "tiny_choice"), out=tmp_path / "out") == first
+        ran.remove("tiny_choice")
+        (m,) = first.find("tiny_choice", "acc")
+        return m.value
+
+    value()
+    data = own / "data" / "choice.jsonl"
+    items = [json.loads(line) for line in data.read_text().splitlines()]
+    for item in items:
+        item["options"] = [item["options"][0]] * 3
+    data.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    value()
+    text = (own / "tasks" / "tiny_choice.yaml").read_text()
+    (own / "tasks" / "tiny_choice.yaml").write_text(f"{text}\ndescription: 'Choose.'\n", encoding="utf-8")
+    value()
+
+
+def test_prompts_go_through_the_chat_template(
+    world: World, tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, chat = str(world.checkpoint("llama")), tmp_path / "chat"
+    shutil.copytree(plain, chat)
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    (chat / "chat_template.jinja").write_text(template, encoding="utf-8")
+    prompts: list[str] = []
+    encode = HFLM.tok_encode
+
+    def watch(self: HFLM, string: str, *args: Any, **kwargs: Any) -> Any:
+        prompts.append(string)
+        return encode(self, string, *args, **kwargs)
+
+    monkeypatch.setattr(HFLM, "tok_encode", watch)
+    options: dict[str, Any] = {"chat": True, "system": "Be brief."}
+    with pytest.raises(RequestError, match=r"--apply-chat-template: the tokenizer of .*llama-plain has none"):
+        measure(plain, tasks_of(tasks, "tiny_choice", **options))
+    bare = measure(str(chat), tasks_of(tasks, "tiny_choice"), out=tmp_path / "out")
+    assert not any("<user>" in prompt for prompt in prompts)
+    prompts.clear()
+    both = measure(str(chat), tasks_of(tasks, "tiny_choice", **options), out=tmp_path / "out")
+    question = tasks.items("choice")[0]["question"]
+    assert any(prompt.startswith("<system>Be brief.<user>") and question in prompt for prompt in prompts)
+    versions = {m.task_version for m in both.measurements} - {m.task_version for m in bare.measurements}
+    assert len(both.measurements) == 2 * len(bare.measurements)
+    assert all("chat template, system prompt" in str(version) for version in versions)
+
+
+def test_other_files_of_the_tokenizer_are_not_mixed_in(world: World, tasks: Tasks, tmp_path: Path) -> None:
+    source = shutil.copytree(world.checkpoint("llama"), tmp_path / "mine")
+    measure(str(source), tasks_of(tasks, "tiny_choice"), out=tmp_path / "out")
+    (source / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    with pytest.raises(RequestError, match="holds results with other files of the tokenizer or of generation"):
+        measure(str(source), tasks_of(tasks, "tiny_choice"), out=tmp_path / "out")
 
 
 def test_results_of_another_checkpoint_are_not_mixed_in(world: World, tasks: Tasks, tmp_path: Path) -> None:

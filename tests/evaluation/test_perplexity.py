@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from scale_cli.core.errors import RequestError
 from scale_cli.data.corpora import Corpus
-from scale_cli.data.options import Packing
+from scale_cli.data.options import PACKINGS, Packing
 from scale_cli.data.windows import WindowOptions, Windows, cut, lead_token, ratio, ratio_scores, rows_for
 from scale_cli.evaluation.perplexity import PerplexityJob, document_sums
 from scale_cli.evaluation.subject import Subject, Target
@@ -262,6 +262,10 @@ def test_the_token_before_a_document() -> None:
         token = {"bos_token": 256, "eos_token": 257}[next(iter(special))]
         assert lead_token(byte_tokenizer(**special), "concat") == token
         assert lead_token(byte_tokenizer(**special), "documents") == token
+    assert [lead_token(both, packing, "bos") for packing in PACKINGS] == [256, 256]
+    assert [lead_token(both, packing, "eos") for packing in PACKINGS] == [257, 257]
+    with pytest.raises(RequestError, match="--perplexity-lead bos: the checkpoint's tokenizer has no bos_token"):
+        lead_token(byte_tokenizer(eos_token=END), "concat", "bos")
     windows = windows_of(["ab", "c"])
     a, b, c = both.encode("abc", add_special_tokens=False)
     assert windows.tokens.tolist() == [257, a, b, 257, c]

@@ -92,6 +92,16 @@ def test_each_call_that_measured_something_is_kept(tmp_path: Path) -> None:
     assert "earlier" not in Result("", INFO).called_again("nothing measured").called_again("again").record
 
 
+def test_what_two_processes_measured_is_kept_together(tmp_path: Path) -> None:
+    start = Result("before", INFO).called_again("before").adding([measured(task="old")])
+    ours = start.called_again("ours").adding([measured(task="a", value=0.1), measured(task="old", value=0.9)])
+    theirs = start.called_again("theirs").adding([measured(task="a", value=0.2), measured(task="b")])
+    both = ours.together_with(theirs)
+    assert {m.task: m.value for m in both.measurements} == {"a": 0.1, "b": 0.5, "old": 0.9}
+    assert (both.command, [call["command"] for call in both.record["earlier"]]) == ("ours", ["before", "theirs"])
+    assert ours.together_with(ours) == ours
+
+
 def test_a_value_that_is_no_number(tmp_path: Path) -> None:
     Result("", INFO).adding([measured(value=math.nan)]).save(tmp_path)
     read = read_result(tmp_path)

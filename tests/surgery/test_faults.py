@@ -175,7 +175,7 @@ def test_a_parent_that_takes_nothing(out: str, reason: str, run_cli: RunCli, tmp
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("config.json", "BASE/config.json cannot be read: [Errno 5] Input/output error; fetch it again"),
+        ("config.json", "BASE/config.json cannot be read: Input/output error; mend that, or fetch it again"),
         (
             "model.safetensors",
             "BASE/model.safetensors cannot be read: No such device (os error 19); mend that, or fetch it again",

@@ -22,7 +22,8 @@ from scale_cli.core.records import fingerprint_folder, read_record, sha256_file
 from scale_cli.data.examples import load_examples
 from scale_cli.methods import METHODS
 from scale_cli.training import TrainRecipe
-from scale_cli.training.train import resolve, train
+from scale_cli.training.request import resolve
+from scale_cli.training.train import train
 from tests.runs import BASES, PARTIAL, Run, World, as_loaded, lines, logits, reload, run, same_tensors, tree
 
 RunOf = Callable[..., Run]
@@ -95,7 +96,7 @@ def test_only_what_was_trained_is_written(method: str, finished: RunOf) -> None:
     common = {"README.md", "metrics.jsonl", "recipe.yaml", "record.json", "tokenizer.json", "tokenizer_config.json"}
     own = {"model.safetensors", "config.json", "generation_config.json"}
     if method in PARTIAL:
-        own = {"trained.safetensors", "trained.json"}
+        own = {"trained.safetensors", "trained.json", "generation_config.json"}
         trained = {name: p.detach() for name, p in done.model.named_parameters() if p.requires_grad}
         assert same_tensors(load_file(done.folder / "trained.safetensors"), trained)
     assert {path.name for path in done.folder.iterdir()} == common | own
@@ -217,7 +218,7 @@ def test_from_scratch_depends_on_the_seed_and_not_on_the_weights(world: World, t
         "revision": None,
         "fingerprint": None,
     }
-    with pytest.raises(RequestError, match=r"has a config but no weights .*--from-scratch trains from random weights"):
+    with pytest.raises(RequestError, match=r"holds no weights in safetensors.*--from-scratch"):
         train(str(bare), tmp_path / "out", world.recipe("fft"))
 
 
@@ -361,8 +362,8 @@ def test_what_is_no_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
         (tmp_path / "none", r"none: no such folder; give a checkpoint's folder or a hub id like org/name"),
         (world.data, r"data is not a checkpoint: it has neither config\.json nor trained\.json"),
         (world.data / "manifest.json", r"manifest\.json is not a checkpoint"),
-        (weightless, r"weightless has a config but no weights"),
-        (broken, r"broken does not load: "),
+        (weightless, r"weightless holds no weights in safetensors"),
+        (broken, r"broken/model\.safetensors is damaged or not a safetensors file"),
         (alien, r"alien does not load: .*no-such-model"),
         ("org/no-such-model", r"^org/no-such-model: no such folder, and as a hub id it is not in the cache"),
         ("what is--this", r"^what is--this: no such folder, and not a hub id either; a hub id looks like org/name"),

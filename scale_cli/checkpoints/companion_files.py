@@ -1,0 +1,51 @@
+"""The files beside the weights of a Hugging Face folder: those of the tokenizer, and the generation config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import read_json, write_text
+
+COMPANIONS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "generation_config.json",
+)
+"""Patterns of these files. A model that is made from another one takes them over."""
+
+
+def companions(folder: Path) -> list[Path]:
+    """The files of `folder` that match `COMPANIONS`, sorted."""
+    return sorted({file for pattern in COMPANIONS for file in folder.glob(pattern) if file.is_file()})
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy these files from the folder `source`. Raises RequestError if one cannot be read."""
+    for file in companions(source):
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise RequestError(
+                f"{file} cannot be read: {error.strerror or error}; mend that, or fetch it again"
+            ) from error
+        target = folder / file.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
+
+
+def copy_config(source: Path, folder: Path, *, dtype: str | None) -> None:
+    """Copy a config.json into `folder`, verbatim, or with another dtype of the weights if one is given."""
+    if dtype is None:
+        (folder / source.name).write_bytes(source.read_bytes())
+        return
+    config = read_json(source)
+    config.pop("torch_dtype", None)  # the name of dtype before version 5 of the library
+    write_text(folder / source.name, json.dumps(config | {"dtype": dtype}, indent=2, ensure_ascii=False) + "\n")

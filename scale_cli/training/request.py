@@ -1,0 +1,160 @@
+"""The request of a training run: its checks, before anything heavy is loaded, and its resolved recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+from scale_cli.checkpoints.load import TRAINED_POINTER, Checkpoint, check, config_of, describe
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import contents, read_json
+from scale_cli.core.recipe import load_recipe, values_of
+from scale_cli.data.biographies import check_people
+from scale_cli.data.examples import DEFAULT_LENGTH, Examples, check_data
+from scale_cli.data.sources import split_weight
+from scale_cli.methods import METHODS
+from scale_cli.training.recipe import TrainRecipe, parse_eval_people
+from scale_cli.training.trainer import last_checkpoint
+
+RECIPE, RECORD = "recipe.yaml", "record.json"
+FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "report_to")
+"""Keys that may change when a run is resumed: paths, because folders move, and keys without effect on the result."""
+
+_KIND_NAMES = {"plain": "not upscaled", "width": "width-upscaled", "depth": "depth-upscaled"}
+
+
+def check_request(
+    source: str, out: Path, recipe: TrainRecipe, *, resume: bool, revision: str | None = None
+) -> tuple[Checkpoint, TrainRecipe]:
+    """The checkpoint and the resolved recipe. Nothing heavy is loaded.
+
+    Raises RequestError for contradictory arguments.
+    """
+    commit = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None
+    checkpoint = describe(source, from_scratch=recipe.from_scratch, revision=revision or commit)
+    if commit is not None and checkpoint.revision != commit:
+        raise RequestError(
+            f"--revision {revision}: {out} was started on commit {commit} of {source}; leave --revision out"
+        )
+    method = METHODS[recipe.method]
+    if checkpoint.kind not in method.needs:
+        needed = {
+            "width": "a width-upscaled checkpoint; make one with: scale upscale BASE OUT --by width --hidden N",
+            "depth": "a depth-upscaled checkpoint; make one with: scale upscale BASE OUT --by depth --layers N",
+            "plain": "a checkpoint that is not upscaled",
+        }[method.needs[0]]
+        given = f"{source} is {_KIND_NAMES[checkpoint.kind]}"
+        raise RequestError(f"--method {recipe.method}: {given}; the method needs {needed}")
+    recipe = resolve(recipe, checkpoint)
+    if recipe.seq_length is not None:
+        check_length(recipe.seq_length, checkpoint)
+    check_data(recipe)
+    for text in recipe.eval_people:
+        check_people(eval_folder(recipe), parse_eval_people(text)[1])
+    trackers = get_available_reporting_integrations()
+    if missing := [name for name in recipe.report_to if name not in trackers]:
+        raise RequestError(f"--report-to {missing[0]}: not installed; installed: {', '.join(trackers) or 'none'}")
+    check_out(out, recipe, checkpoint, resume=resume)
+    if not recipe.from_scratch:
+        check(checkpoint)
+    return checkpoint, recipe
+
+
+def check_out(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint, *, resume: bool) -> None:
+    """Raise RequestError for a folder that a run cannot be written to, or from which it cannot be resumed."""
+    if resume:
+        _check_resumable(out, recipe, checkpoint)
+    elif contents(out) or (out.exists() and not out.is_dir()):
+        raise RequestError(f"{out} already holds files; choose a new or an empty folder, or --resume")
+
+
+def check_length(length: int, checkpoint: Checkpoint) -> None:
+    """Raise RequestError for sequences that are longer than the model's context, or too short to predict anything."""
+    most = context_of(checkpoint)
+    if most is not None and length > most:
+        raise RequestError(f"--seq-length {length}: {checkpoint.source} takes {most} tokens at most")
+    if length < 2:
+        raise RequestError(f"--seq-length {length}: at least 2, as the first token of a sequence is not predicted")
+
+
+def context_of(checkpoint: Checkpoint) -> int | None:
+    """The number of tokens that the checkpoint's model takes; None if its config does not name it."""
+    most: int | None = getattr(config_of(checkpoint).get_text_config(), "max_position_embeddings", None)
+    return most
+
+
+def check_same_inputs(resume_from: Path, out: Path, checkpoint: Checkpoint, base: str, examples: Examples) -> None:
+    """Raise RequestError if a run is resumed from another base or on other data than it was started with.
+
+    base: the fingerprint of the base. Checkpoints of earlier versions do not hold the fingerprints.
+    """
+    pointer = read_json(resume_from / TRAINED_POINTER)
+    if pointer.get("base_fingerprint") not in (None, base):
+        raise RequestError(
+            f"--resume: {out} was started from another checkpoint than {checkpoint.source} is now; give that one"
+        )
+    for (source, digest), before in zip(examples.fingerprints.items(), pointer.get("data") or (), strict=False):
+        if digest != before:
+            raise RequestError(
+                f"--resume: {out} was started with other texts than --data {source} holds now; give those"
+            )
+
+
+def resolve(recipe: TrainRecipe, checkpoint: Checkpoint) -> TrainRecipe:
+    """The recipe with those defaults filled in that depend on method, checkpoint and machine.
+
+    None remains where it means "all" or "never", for the token cache's default folder, and for the length of questions,
+    whose default is the longest question.
+    """
+    bfloat16 = recipe.precision == "bfloat16"
+    if recipe.precision == "auto":
+        bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return dataclasses.replace(
+        recipe,
+        lr=recipe.learning_rate,
+        options=METHODS[recipe.method].resolve(recipe.options, config_of(checkpoint)),
+        precision="bfloat16" if bfloat16 else "float32",
+        seq_length=recipe.seq_length or (_default_length(checkpoint) if recipe.objective == "lm" else None),
+        eval_bios=eval_folder(recipe) if recipe.eval_people else recipe.eval_bios,
+    )
+
+
+def _default_length(checkpoint: Checkpoint) -> int:
+    """The default length of sequences of text: `DEFAULT_LENGTH`, or the model's context if that is shorter."""
+    return min(DEFAULT_LENGTH, context_of(checkpoint) or DEFAULT_LENGTH)
+
+
+def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> None:
+    if (out / RECORD).is_file():
+        raise RequestError(f"--resume: the run in {out} is finished; train from it, or choose another folder")
+    if last_checkpoint(out) is None:
+        raise RequestError(f"--resume: {out} has no checkpoint to resume from; train without --resume")
+    first = load_recipe(TrainRecipe, out / RECIPE, {})
+    if first.method == recipe.method:
+        first = resolve(first, checkpoint)
+    before, now = values_of(first), values_of(recipe)
+    for name in ("method", *now):
+        if name not in FREE_ON_RESUME and before[name] != now[name]:
+            raise RequestError(
+                f"--resume: {out} was started with {name} {before[name]}, not {now[name]}; give the same options"
+            )
+    weights, first_weights = ([split_weight(source)[1] for source in each.data] for each in (recipe, first))
+    if weights != first_weights:
+        raise RequestError(
+            f"--resume: {out} was started with data {','.join(first.data)}, not {','.join(recipe.data)}; give the same "
+            "number of sources with the same weights (their paths may change)"
+        )
+
+
+def _commit_of(run: Path | None) -> str | None:
+    """The commit of the hub id that a run's checkpoint points to, None if it points to a folder."""
+    pointer = None if run is None else run / TRAINED_POINTER
+    return read_json(pointer).get("revision") if pointer and pointer.is_file() else None
+
+
+def eval_folder(recipe: TrainRecipe) -> Path:
+    """The gen-bios folder of `eval_people`: `eval_bios`, or the training data."""
+    return recipe.eval_bios or Path(split_weight(recipe.data[0])[0]).expanduser()
