@@ -73,6 +73,7 @@ def evaluate(
     checkpoints: Sequence[str | Path],
     *,
     out: str | Path | None = None,
+    routers: Sequence[str] = (),
     revision: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
@@ -83,6 +84,7 @@ def evaluate(
 
     checkpoints: of any kind, or LABEL=CHECKPOINT. measurements: the arguments of `evaluation.request.request`, such as
         `suites=["english"]`, `texts=["old=english.jsonl"]`, `bios=Path("bios")`, `drift=True`, `limit=10`.
+    routers: for widened checkpoints, "none", "cosine:TAU", "mixture:SHARE:PRIOR"; empty for the checkpoint's own.
     revision: branch, tag or commit of the hub ids. out: folder for the results; measurements in it are not repeated.
     dtype: "float32", "bfloat16" or "float16"; None takes bfloat16 on a GPU and the stored dtype on a CPU.
     batch_size: sequences per forward pass; None for as many as fit. seed: of few-shot examples.
@@ -92,6 +94,7 @@ def evaluate(
         list(map(str, checkpoints)),
         request(**measurements).jobs,
         out=None if out is None else Path(out),
+        routers=routers,
         revision=revision,
         dtype=dtype,
         batch_size=batch_size,

@@ -28,6 +28,7 @@ from scale_cli.checkpoints.load import (
     trained_dtype,
     weights_folder,
 )
+from scale_cli.checkpoints.router import check_router, set_router
 from scale_cli.checkpoints.storage import INDEX, WEIGHTS, StoredTensor, stored_tensors, weight_files
 from scale_cli.checkpoints.weights import Place, Progress, write_weights
 from scale_cli.core.errors import RequestError
@@ -63,6 +64,7 @@ def export(
     out: Path,
     *,
     dtype: str | None = None,
+    router: str | None = None,
     name: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> ExportResult:
@@ -71,6 +73,7 @@ def export(
     source: a folder of any kind, a finished or unfinished run, or a hub id.
     dtype: "float32", "bfloat16" or "float16" for all weights; None keeps the stored dtypes. The folder of a run then
         loads in the dtype of the trained tensors.
+    router: the router of a widened checkpoint's export, as on the command line; None keeps the checkpoint's own.
     name: the model's name in its card; None: the name of `out`.
     progress: called with the number of written tensors and of all tensors.
     Tensors are copied one at a time. A model is loaded as a whole only if its method merges it, as LoRA does.
@@ -84,6 +87,9 @@ def export(
     root, *runs = checkpoint.chain
     root_folder = weights_folder(root)
     model = skeleton(checkpoint)
+    if router is not None:
+        check_router(checkpoint, router)
+        set_router(model, router, source)
     form: Form = checkpoint.kind
     with new_folder(out) as folder:
         merged = any(run.trained_by[0].merged for run in runs)

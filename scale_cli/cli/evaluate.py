@@ -95,6 +95,13 @@ def evaluate(
         bool, typer.Option("--apply-chat-template", help="Prompt the tasks through the tokenizer's chat template.")
     ] = False,
     system_instruction: Annotated[str | None, typer.Option(help="System prompt of the tasks.  [none]")] = None,
+    router: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure widened checkpoints with this router: none, cosine:TAU, mixture:SHARE[:PRIOR]; may be "
+            "repeated.  [the checkpoint's own]"
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub ids.")] = None,
     batch_size: Annotated[
         str, typer.Option(help="Sequences per forward pass; auto: as many as fit.", metavar="<int|auto>")
@@ -146,6 +153,7 @@ def evaluate(
         checkpoints,
         requested.jobs,
         out=out,
+        routers=router or (),
         revision=revision,
         dtype=None if dtype == "auto" else dtype,
         batch_size=None if batch_size == "auto" else int(batch_size),

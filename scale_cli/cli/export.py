@@ -18,6 +18,12 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(help="Cast all weights to float32, bfloat16 or float16.  [as stored]")
     ] = None,
+    router: Annotated[
+        str | None,
+        typer.Option(
+            help="Router of a widened checkpoint: none, cosine:TAU, mixture:SHARE[:PRIOR].  [the checkpoint's own]"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a checkpoint as a complete Hugging Face folder that loads anywhere.
@@ -28,6 +34,8 @@ def export(
         raise RequestError(
             f"--dtype {dtype}: --base writes the base bit for bit, without a cast; choose one of the two"
         )
+    if base and router is not None:
+        raise RequestError(f"--router {router}: --base writes the base, which has no router; choose one of the two")
 
     from rich.table import Table
 
@@ -43,7 +51,7 @@ def export(
         if base:
             result = export_base(checkpoint, out, progress=report)
         else:
-            result = exporting.export(checkpoint, out, dtype=dtype, progress=report)
+            result = exporting.export(checkpoint, out, dtype=dtype, router=router, progress=report)
     table = Table("written to", str(out))
     table.add_row("model", {"plain": "plain", "width": "width-upscaled", "depth": "depth-upscaled"}[result.form])
     table.add_row("loads in", result.dtype or "the library's default")

@@ -89,7 +89,10 @@ class BiographyJob:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one question. hard: 0 or 1. soft: a probability. preserved: 0 or 1, None without a router."""
+    """The scores of one question. hard: 0 or 1. soft: a probability.
+
+    preserved: 0 or 1 under a cosine router, the base's weight under a mixture, None without a router.
+    """
 
     attribute: str
     hard: float

@@ -86,6 +86,7 @@ def evaluate(
     jobs: Sequence[Job],
     *,
     out: Path | None = None,
+    routers: Sequence[str] = (),
     revision: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
@@ -98,6 +99,7 @@ def evaluate(
 
     sources: checkpoints of any kind, or LABEL=CHECKPOINT.
     out: folder of the results, written after every job. Measurements that it already holds are not repeated.
+    routers: to measure widened checkpoints with, each as a result of its own; empty for the checkpoint's own.
     revision: branch, tag or commit of the hub ids among the sources.
     dtype: of the weights, a name of `DTYPES`; None takes bfloat16 on a GPU and the stored dtype on a CPU.
     batch_size: None for "as many as fit". seed: of few-shot examples and everything else that is random.
@@ -110,7 +112,7 @@ def evaluate(
     _check(batch_size=batch_size, dtype=dtype, seed=seed, out=out)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=JOINING)
     first = state.is_main_process
-    described = targets(sources, revision=revision, dtype=dtype, device=state.device)
+    described = targets(sources, routers=routers, revision=revision, dtype=dtype, device=state.device)
     results = [_earlier_result(target, out) for target in described]
     missing = [
         [job for job in jobs if result is None or not job.done(result, target, seed)]

@@ -325,7 +325,9 @@ def _flat(ids: Sequence[Any]) -> Iterator[int]:
 
 
 class RoutedShare:
-    """Counts the tokens that took the preserve branch while the harness runs a model with a router.
+    """Counts the tokens that took the preserve branch while the harness runs a model with a cosine router.
+
+    Under a mixture router it sums the base's weights instead.
 
     It counts the positions whose logits are scored: those that predict tokens of a continuation, and in generation
     those that chose a token, up to the end-of-text. Context and padding do not count. A position that answers several
@@ -335,7 +337,7 @@ class RoutedShare:
 
     def __init__(self, lm: Any) -> None:
         """Wrap the methods of an `HFLM`. Its results do not change."""
-        self.preserved = 0
+        self.preserved = 0.0
         self.scored = 0
         self._forward: list[torch.Tensor] = []
         self._lm = lm
@@ -349,9 +351,9 @@ class RoutedShare:
 
     def over_processes(self) -> float | None:
         """The share over all processes. Every process must call it."""
-        counts = torch.tensor([[self.preserved, self.scored]], device=self._lm.device)
+        counts = torch.tensor([[self.preserved, self.scored]], dtype=torch.float64, device=self._lm.device)
         preserved, scored = self._lm.all_gather(counts).sum(dim=0).tolist()
-        self.preserved, self.scored = preserved, scored
+        self.preserved, self.scored = preserved, int(scored)
         return self.share
 
     def _watched(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -385,7 +387,7 @@ class RoutedShare:
         return tokens
 
     def _count(self, preserved: torch.Tensor) -> None:
-        self.preserved += int(preserved.sum())
+        self.preserved += float(preserved.sum())
         self.scored += preserved.numel()
 
 

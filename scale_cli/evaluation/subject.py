@@ -22,9 +22,10 @@ from scale_cli.checkpoints.load import (
     stored_dtype,
     trained_dtype,
 )
+from scale_cli.checkpoints.router import check_router, parse_router, set_router
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import read_json
-from scale_cli.core.records import read_record
+from scale_cli.core.records import digest, read_record
 from scale_cli.results.result import CheckpointInfo
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,6 +36,7 @@ class Target:
     """A checkpoint to measure, described without loading it.
 
     label: name in tables and of the result folder. fingerprint: hash of its content, hex.
+    router: the router to measure it with, as on the command line; None for its own.
     companions: hash of its tokenizer's files and generation config, hex; None if unknown.
     dtype: dtype of the weights while it is measured, a name of `DTYPES`.
     """
@@ -44,6 +46,7 @@ class Target:
     fingerprint: str
     dtype: str
     companions: str | None = None
+    router: str | None = None
 
 
 @dataclass
@@ -67,11 +70,17 @@ class Subject:
 
 
 def targets(
-    sources: Sequence[str], *, revision: str | None = None, dtype: str | None, device: torch.device
+    sources: Sequence[str],
+    *,
+    routers: Sequence[str] = (),
+    revision: str | None = None,
+    dtype: str | None,
+    device: torch.device,
 ) -> list[Target]:
     """The targets in the order of `sources`, with unique labels. Hashes all weights but loads none.
 
     sources: checkpoints of any kind, or LABEL=CHECKPOINT. revision: of the hub ids among them.
+    routers: to measure every widened checkpoint with, each a target of its own; empty for the checkpoint's own router.
     dtype: a name of `DTYPES`; None takes bfloat16 on a GPU and the stored dtype on a CPU.
     Raises RequestError for a source that is not a whole checkpoint or has no tokenizer, for a repeated label, and for a
     revision without a hub id.
@@ -92,13 +101,27 @@ def targets(
     for label, checkpoint in zip(labels, checkpoints, strict=True):
         stored = "bfloat16" if device.type == "cuda" else _stored_dtype(checkpoint)
         companions = companions_fingerprint(checkpoint)
-        described.append(Target(label, checkpoint, fingerprint(checkpoint), dtype or stored, companions))
+        plain = Target(label, checkpoint, fingerprint(checkpoint), dtype or stored, companions)
+        described += [_with_router(plain, text) for text in routers] or [plain]
     return described
+
+
+def _with_router(target: Target, text: str) -> Target:
+    """The target under another router than its own, with a label and a fingerprint of its own."""
+    check_router(target.checkpoint, text)
+    return replace(
+        target,
+        label=f"{target.label}-{text.replace(':', '-')}",
+        fingerprint=digest({"checkpoint": target.fingerprint, "router": parse_router(text)}),
+        router=text,
+    )
 
 
 def load(target: Target, *, device: torch.device, batch_size: int | None, seed: int) -> Subject:
     """The target's model and tokenizer on a device."""
     model = load_model(target.checkpoint, dtype=DTYPES[target.dtype]).to(device)
+    if target.router is not None:
+        set_router(model, target.router, target.checkpoint.source)
     return Subject(target, model, load_tokenizer(target.checkpoint), device, batch_size, seed)
 
 
@@ -119,6 +142,7 @@ def information(target: Target, model: Any) -> CheckpointInfo:
         },
         recipe=latest.get("recipe"),
         companions=target.companions,
+        router=target.router,
         training={name: latest[name] for name in ("tokens", "seconds") if name in latest} or None,
     )
     record = checkpoint.folder / RECORD

@@ -62,18 +62,18 @@ def two_streams(model: Any) -> Cost:
 
     s = (L - L_fp) / L is the share of collaborating layers. Training costs
 
-        without a router    2N + 2N s + 6E
-        with a router       2N + 4N s + 6E + 6E s: both paths above the fork run forward and backward
+        on one path     2N + 2N s + 6E
+        on two paths    2N + 4N s + 6E + 6E s: both run forward and backward above the fork
 
-    With a router, a generated token passes the layers above the fork twice, once without W12. The added head is
-    computed only for the chosen path.
+    Under a router, layers that collaborate run on two paths: a generated token passes those above the fork twice, once
+    without W12. The added head is computed for one path only.
     """
     added = linear_weights(model.expansion)
     base = linear_weights(model) - added
     layers = model.config.collaborative["layers"]
     share = len(layers) / model.config.num_hidden_layers
     training, generation = 2 * base + 2 * base * share + 6 * added, base + added
-    if model.config.router is not None:
+    if model.config.router is not None and layers:
         training += 2 * base * share + 6 * added * share
         fork, head = min(layers), model.base.get_submodule(model.family.head)
         above = (*model.family.layers_of(model.base)[fork:], *list(model.expansion.layers)[fork:], head)

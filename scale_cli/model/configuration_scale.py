@@ -51,6 +51,29 @@ class OwnOrOfBase:
         return self if config is None else getattr(config.base, self.name, self.default)
 
 
+def checked_router(router: dict[str, Any], *, has_two_paths: bool) -> dict[str, Any]:
+    """The router with its defaults. Raises ValueError for an unknown kind or value.
+
+    has_two_paths: whether some layers collaborate, so that the two paths of a cosine router differ.
+    """
+    kind = router.get("kind", "cosine")
+    known = {"cosine": {"threshold"}, "mixture": {"share", "prior"}}
+    if kind not in known or not router.keys() - {"kind"} <= known[kind]:
+        raise ValueError(f"router {router}; it has the kind cosine with threshold, or mixture with share and prior")
+    if kind == "cosine":
+        if "threshold" not in router:
+            raise ValueError(f"router {router}; a cosine router needs its threshold")
+        if not has_two_paths:
+            raise ValueError(
+                "a cosine router chooses between two paths; without collaborative layers there is only one"
+            )
+        return router
+    router = {"share": 0.0, "prior": 0.5} | router
+    if not 0 <= router["share"] <= 1 or not 0 < router["prior"] < 1:
+        raise ValueError(f"router {router}; the share is in [0, 1], the prior above 0 and below 1")
+    return router
+
+
 class ScaleConfig(PreTrainedConfig):
     """Configuration of `ScaleForCausalLM` (SCALE, arXiv 2511.03270).
 
@@ -58,7 +81,8 @@ class ScaleConfig(PreTrainedConfig):
     expansion: the sizes that are *added*: hidden_size, num_attention_heads, num_key_value_heads, intermediate_size.
     collaborative: `layers`, the indices of the layers whose W12 exists and trains, and `modules`, of "attention" and
         "ffn", which of their maps; both are empty for SCALE-Preserve.
-    router: None, or {"threshold": tau} for SCALE-Route (eq. 5).
+    router: None; {"kind": "cosine", "threshold": tau} for SCALE-Route (eq. 5), the kind without "kind"; or {"kind":
+        "mixture", "share": s, "prior": w}, the weighted predictions of base and widened model (`mixture.py`).
 
     The sizes of the base (`vocab_size`, `hidden_size`, `num_hidden_layers`, ...) are attributes here too.
     Raises ValueError for a size that does not fit the base.
@@ -71,7 +95,7 @@ class ScaleConfig(PreTrainedConfig):
     base_config: dict[str, Any] | None = None
     expansion: dict[str, int] | None = None
     collaborative: dict[str, list[Any]] | None = None
-    router: dict[str, float] | None = None
+    router: dict[str, Any] | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
@@ -110,8 +134,13 @@ class ScaleConfig(PreTrainedConfig):
             raise ValueError(
                 f"collaborative layers {layers} with modules {modules}; name both or neither, modules of {MODULES}"
             )
-        if self.router is not None and not layers:
-            raise ValueError("a router chooses between two paths; without collaborative layers there is only one")
+        if self.router is not None:
+            self.router = checked_router(self.router, has_two_paths=bool(layers))
+
+    @property
+    def router_kind(self) -> str | None:
+        """ "cosine", "mixture", or None without a router."""
+        return None if self.router is None else self.router.get("kind", "cosine")
 
     def build_base_config(self) -> PreTrainedConfig:
         """A new config object of the base's own class."""

@@ -1,4 +1,4 @@
-"""From the final streams to logits: the widened head, Z + Z_up, and under a router the choice between two of them."""
+"""From the final streams to logits: the widened head, Z + Z_up, and under a cosine router the choice between two."""
 
 from __future__ import annotations
 
@@ -58,6 +58,15 @@ class Head:
         # Z_up is needed for the chosen path only.
         chosen = torch.where(preserved.unsqueeze(-1).to(x_up[0].device), *x_up)
         return self._capped(self.added(chosen, z)), preserved
+
+    def both(self, x: Sequence[Tensor], x_up: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The logits of the base, and those of the widened model on the adapting path or the only one.
+
+        x (..., hidden) and x_up (..., hidden_up): one tensor per path. Returns (..., vocabulary) each.
+        """
+        z = self.base(x[0])
+        z_adapted = z if len(x) == 1 else self.base(x[-1])
+        return self._capped(z), self._capped(self.added(x_up[-1], z_adapted))
 
     def logits(self, streams: Streams) -> tuple[Tensor, Tensor | None]:
         """The same for whole sequences: (B, T, vocabulary), and (B, T) or None. Two paths are computed in chunks."""

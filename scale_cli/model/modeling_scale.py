@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
@@ -33,6 +34,7 @@ from .head import ExpansionHead, Head
 from .layer import ExpansionLayer, at, norm_like
 from .linear import ExpansionLinear
 from .loss import chunked_loss
+from .mixture import mix, state_layer
 from .outputs import Recorder, ScaleOutput, loss_options, one_cache
 from .placement import DEVICE_MAPS, paired_device_map
 from .streams import Streams
@@ -61,7 +63,8 @@ class Expansion(nn.Module):
 class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
     """A causal LM widened by SCALE. The config chooses the method.
 
-    Without collaborative layers it is SCALE-Preserve, with them SCALE-Adapt, with a router as well SCALE-Route.
+    Without collaborative layers it is SCALE-Preserve, with them SCALE-Adapt, with a cosine router as well SCALE-Route.
+    A mixture router serves all three.
     """
 
     config_class = ScaleConfig
@@ -138,11 +141,18 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         """
         config = self.config.to_dict() | {
             "collaborative": {"layers": sorted(layers), "modules": list(modules)},
-            "router": None if threshold is None else {"threshold": threshold},
+            "router": None if threshold is None else {"kind": "cosine", "threshold": threshold},
         }
         checked = ScaleConfig.from_dict(config)
         self.config.collaborative, self.config.router = checked.collaborative, checked.router
         self._apply_collaboration()
+
+    def set_router(self, router: dict[str, Any] | None) -> None:
+        """Choose how the predictions of the two paths, or of base and widened model, become one.
+
+        router: as in `ScaleConfig`. Raises ValueError for a router that the configuration refuses.
+        """
+        self.config.router = ScaleConfig.from_dict(self.config.to_dict() | {"router": router}).router
 
     def _apply_collaboration(self) -> None:
         collaborative = self.config.collaborative
@@ -154,7 +164,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
     def _fork(self) -> int:
         """The first layer on two paths: under a router the first that collaborates, else none."""
         layers = self.config.collaborative["layers"]
-        return min(layers) if self.config.router is not None else len(self.expansion.layers)
+        return min(layers) if layers and self.config.router is not None else len(self.expansion.layers)
 
     # -- forward -------------------------------------------------------------------------------------------------
 
@@ -202,6 +212,9 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             kwargs["output_attentions"] = True
 
         streams = self._embed(input_ids)
+        if position_ids is None:
+            seen = cache.get_seq_length() if cache is not None else 0
+            position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) + seen).unsqueeze(0)
         arguments = self._layer_arguments(streams.x[0], attention_mask, position_ids, cache)
         fork = self._fork
         for i, layer in enumerate(self.expansion.layers):
@@ -214,13 +227,17 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         streams = streams.map(at(self.family.decoder_of(self.base), self.family.final_norm), self.expansion.norm)
         recorder.add_state(streams)
 
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        streams = Streams(tuple([t[:, kept] for t in streams.x]), streams.x_up[:, kept], streams.paths)
         loss = logits = preserved = None
-        if loss_only and labels is not None:
+        if config.router_kind == "mixture":
+            logits, preserved = self._mix(streams, input_ids, attention_mask, position_ids, cache, logits_to_keep)
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            streams = Streams(tuple([t[:, kept] for t in streams.x]), streams.x_up[:, kept], streams.paths)
+        if loss_only and labels is not None and logits is None:
             loss = chunked_loss(self._head(), streams, labels, **options)
         else:
-            logits, preserved = self._head().logits(streams)
+            if logits is None:
+                logits, preserved = self._head().logits(streams)
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **options)
         output = ScaleOutput(
@@ -268,14 +285,11 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         return Streams((x,), x_up)
 
     def _layer_arguments(
-        self, x: Tensor, attention_mask: Any, position_ids: Tensor | None, cache: Any
+        self, x: Tensor, attention_mask: Any, position_ids: Tensor, cache: Any
     ) -> list[dict[str, Any]]:
         """The arguments of each layer: the base's layer, mask and rotary angles by the kind of its attention."""
         family, base_config = self.family, self.config.base
         decoder, layer_types = family.decoder_of(self.base), family.layer_types(base_config)
-        if position_ids is None:
-            seen = cache.get_seq_length() if cache is not None else 0
-            position_ids = (torch.arange(x.shape[1], device=x.device) + seen).unsqueeze(0)
         masks = attention_mask
         if not isinstance(masks, dict):  # with a cache of fixed size, `generate` passes the finished masks
             given = {"attention_mask": attention_mask, CACHE: cache, "position_ids": position_ids}
@@ -297,10 +311,37 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             for base_layer, kind in zip(family.layers_of(self.base), layer_types, strict=True)
         ]
 
+    def _mix(
+        self,
+        streams: Streams,
+        input_ids: Tensor,
+        attention_mask: Any,
+        position_ids: Tensor,
+        cache: Any,
+        logits_to_keep: int | Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The mixture's log-probabilities (B, kept, vocabulary) and the base's weights (B, kept)."""
+        valid, length = None, input_ids.shape[1]
+        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+            padded = attention_mask if attention_mask.shape[1] > length else functional.pad(attention_mask, (1, 0))
+            valid = padded[:, -length - 1 :].bool()
+        router = self.config.router
+        return mix(
+            self._head().both,
+            streams,
+            input_ids,
+            share=router["share"],
+            prior=router["prior"],
+            kept=logits_to_keep,
+            valid=valid,
+            restarts=(position_ids == 0).expand(input_ids.shape),
+            state=None if cache is None or router["share"] == 1 else state_layer(cache, len(self.expansion.layers)),
+        )
+
     def _head(self) -> Head:
         family, router = self.family, self.config.router
         cap = None if family.logit_softcap is None else getattr(self.config.base, family.logit_softcap)
-        tau = None if router is None else router["threshold"]
+        tau = router["threshold"] if self.config.router_kind == "cosine" else None
         return Head(at(self.base, family.head), self.expansion.head, tau, cap)
 
     # -- what the library asks of a model --------------------------------------------------------------------------

@@ -32,7 +32,8 @@ class ScaleOutput(CausalLMOutputWithPast):
     attentions: with `output_attentions`, the weights of the base's heads in each layer, (B, heads, T, S) each. Empty
         if the attention function returns none, as sdpa.
     expansion_attentions: the same of the added heads.
-    preserved: under a router, (B, T) bool, True where a token took the preserving branch of eq. 5.
+    preserved: under a cosine router, (B, T) bool, True where a token took the preserving branch of eq. 5. Under a
+        mixture router, (B, T) float, the weight of the base in the prediction of the next token.
     """
 
     expansion_hidden_states: tuple[Tensor | None, ...] | None = None

@@ -250,8 +250,8 @@ def cached_numbers(model: Any) -> int:
         return int(2 * model.config.num_hidden_layers * shape.num_key_value_heads * shape.head_dim)
     shape, layers = LayerShape.of(model.base.config), model.config.num_hidden_layers
     heads = shape.num_key_value_heads + model.config.expansion["num_key_value_heads"]
-    if model.config.router is not None:
-        layers += layers - min(model.config.collaborative["layers"])
+    if model.config.router is not None and (collaborating := model.config.collaborative["layers"]):
+        layers += layers - min(collaborating)
     return int(2 * layers * heads * shape.head_dim)
 
 

@@ -50,7 +50,8 @@ class Measurement:
     task_version: None if the task has no version. num_fewshot: examples in the prompt, None if the task has none.
     limit: number of items measured at most, None for all. seed: seed of the few-shot examples.
     dtype, batch_size, seconds: None if not recorded. seconds: duration of the task, shared by all its metrics.
-    routed: share of scored tokens that took the preserve branch, None without a router.
+    routed: share of scored tokens that took the preserve branch, or under a mixture router the base's mean weight in
+        them; None without a router.
     details: other data, free in form. created: end of the measurement, UTC in ISO 8601.
     """
 

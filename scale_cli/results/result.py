@@ -45,6 +45,7 @@ class CheckpointInfo:
     training: "tokens", "seconds" and "peak_memory_bytes" of the training, None without its record.
     companions: digest of the files beside the weights that change what is measured: those of the tokenizer and of
         generation. None in results of earlier versions.
+    router: the router that was chosen for the measurement, as on the command line; None for the checkpoint's own.
     """
 
     label: str
@@ -59,6 +60,7 @@ class CheckpointInfo:
     compared: str | None = None
     training: Mapping[str, float] | None = None
     companions: str | None = None
+    router: str | None = None
 
     @property
     def seed(self) -> int | None:
