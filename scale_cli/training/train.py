@@ -37,6 +37,7 @@ from scale_cli.core.records import (
     sha256_file,
     write_record,
 )
+from scale_cli.core.versions import EXTRAS, install_extra
 from scale_cli.data.beside import Beside
 from scale_cli.data.biographies import check_people, read_questions
 from scale_cli.data.corpora import Corpus, read_corpora
@@ -199,7 +200,8 @@ def check_request(
         check_people(_eval_folder(recipe), parse_eval_people(text)[1])
     trackers = get_available_reporting_integrations()
     if missing := [name for name in recipe.report_to if name not in trackers]:
-        raise RequestError(f"--report-to {missing[0]}: not installed; installed: {', '.join(trackers) or 'none'}")
+        advice = install_extra(missing[0]) if missing[0] in EXTRAS else f"installed: {', '.join(trackers) or 'none'}"
+        raise RequestError(f"--report-to {missing[0]}: not installed; {advice}")
     if resume:
         _check_resumable(out, recipe, checkpoint)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
