@@ -10,6 +10,7 @@ import io
 import json
 import lzma
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -260,6 +261,15 @@ def test_the_file_and_the_row_are_named(name: str, content: bytes, message: str,
 def test_a_link_to_nothing(ending: str, tmp_path: Path) -> None:
     (tmp_path / f"a{ending}").symlink_to(tmp_path / "nowhere")
     assert refused(tmp_path / f"a{ending}") == f"a{ending} cannot be read: No such file or directory"
+
+
+def test_zstd_that_is_cut_short(tmp_path: Path) -> None:
+    reader = pytest.importorskip("fsspec.compression").compr["zstd"]
+    if reader.__module__ == "fsspec.compression":
+        pytest.skip("this release of fsspec reads zstd with zstandard, which does not detect the missing end")
+    noise = random.Random(0).randbytes(400_000).hex().encode()
+    (tmp_path / "a.txt.zst").write_bytes(COMPRESS[".zst"](noise)[:-100_000])
+    assert refused(tmp_path / "a.txt.zst").startswith("a.txt.zst cannot be read: Compressed file ended before")
 
 
 def test_without_zstandard_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
