@@ -53,6 +53,8 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/deptry tests --exclude '^$$' --ignore DEP002,DEP004
 
 demo: install
 	$(BIN)/scale bench bios --preset demo
@@ -60,7 +62,7 @@ demo: install
 # The pages of docs/ as a site in site/, in an environment of its own.
 docs: install
 	test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && .venv-docs/bin/python -m pip install \
-		--disable-pip-version-check 'mkdocs-material>=9.7'; }
+		--disable-pip-version-check 'mkdocs-material>=9.7,<10'; }
 	.venv-docs/bin/mkdocs build --strict
 
 clean:

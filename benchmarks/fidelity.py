@@ -184,7 +184,9 @@ def main(
     base: Annotated[Path, typer.Argument(help="Folder of a model.", metavar="BASE")],
     hidden: Annotated[int, typer.Option(min=1, help="Hidden features to add by width.")] = 64,
     layers: Annotated[int, typer.Option(min=1, help="Layers after deepening.")] = 35,
-    cache: Annotated[Path | None, typer.Option(help=f"Keeps downloads.  [${CACHE_VARIABLE} or ~/.cache/scale]")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help=f"Folder for downloads.  [${CACHE_VARIABLE} or ~/.cache/scale]")
+    ] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep the upscaled checkpoints in this folder.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = torch.get_num_threads(),
 ) -> Result:

@@ -38,18 +38,18 @@ RULE = """\
   excludes zero.
 - **differs**: some comparison has the opposite sign, and its interval excludes zero.
 - **undecided**: measured, but neither verified nor different.
-- **not run**: no record has the numbers yet; the command given makes one.
+- **not run**: no record has the numbers; the command in the table makes one.
 
-With several seeds, the interval is Student's, over the differences between two rows on the same seed. With a single
-seed, the interval is normal and rests on the standard errors of the measured items; variation between seeds is not in
-it. These errors are those of each row's change against the base, paired by item, if both rows have them. The changes
-are taken as independent, which overstates the error if two rows find the same items easier. Rows without a paired
-change have the errors of their own items.
+With several seeds, the interval is Student's, over the differences between two rows on the same seed. With one seed,
+the interval is normal. It uses the standard errors of the measured items and contains no variation between seeds. The
+errors are those of each row's change against the base, paired by item, if both rows have them. The two changes are
+treated as independent, which overstates the error if the same items are easier for both rows. Rows without a paired
+change use the errors of their own items.
 
 A claim of exactness is verified if every row is exact. A claim of a near-linear relation is verified if the correlation
-is at least 0.9. A claim is tested at the size of its record: a verified claim is the paper's order, observed again at
-that size, not the paper's number. Numbers are compared with the paper's only in records of a `paper` preset. Such a
-number is verified if it lies within two standard errors plus the precision of reading the figure."""
+is at least 0.9. A claim is tested at the size of its record, so a verified claim is the paper's order at that size, not
+the paper's number. Numbers are compared with the paper's only in records of a `paper` preset. Such a number is verified
+if it lies within two standard errors plus the precision of reading the figure."""
 """The numbers are `claims.SIGNIFICANT` and `claims.LINEAR`."""
 
 OPEN_POINTS = (
@@ -60,8 +60,8 @@ OPEN_POINTS = (
     ),
     (
         "Initialisation of the added embedding columns and of the added head",
-        "The columns start from the embedding's leading singular directions (with another `--init`: random, with the "
-        "embedding's standard deviation). The head starts at zero, so the logits before training are exactly the "
+        "The columns start as the embedding's leading singular directions, or with another `--init` as random numbers "
+        "of the embedding's standard deviation. The head starts at zero, so the logits before training are exactly the "
         "base's.",
         "fidelity",
     ),
@@ -85,7 +85,7 @@ OPEN_POINTS = (
     (
         "SCALE-Route's loss and its threshold",
         "The decision r is 0 or 1 and has no gradient, so `(1 - r) L(Z_P) + r L(Z_A)` is the loss of the logits that "
-        "eq. 5 chooses. The threshold is an option. The paper fixes 0.5; the experiment varies it.",
+        "eq. 5 selects. The threshold is an option; the paper uses 0.5, and the experiment varies it.",
         "ablations-threshold",
     ),
     (

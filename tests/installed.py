@@ -1,7 +1,7 @@
 """Every command of an installed `scale`, from a folder outside the checkout: `python -m tests.installed ENVIRONMENT`.
 
-ENVIRONMENT is a virtual environment with the wheel, without the checkout. The folder holds a package `benchmarks`,
-which no command may import. The exit code is 1 if a command fails.
+ENVIRONMENT is a virtual environment with the wheel, without extras and without the checkout. The folder holds a package
+`benchmarks`, which no command may import. The exit code is 1 if a command fails, or does not refuse a missing extra.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.runs import make_world
+
+NEEDS_AN_EXTRA = ["fetch", "smollm2", "smollm2"]
 
 
 def commands(base: Path, people: Path) -> list[list[str]]:
@@ -41,6 +43,7 @@ def commands(base: Path, people: Path) -> list[list[str]]:
         ["report", "results"],
         ["report", "results", "--format", "html", "--out", "report.html"],
         ["export", "run", "whole"],
+        NEEDS_AN_EXTRA,
     ]
 
 
@@ -66,7 +69,7 @@ def main(environment: str) -> int:
             table.add_row(
                 " ".join(arguments).replace(temporary, "..."), str(ended.returncode), lines[-1] if lines else ""
             )
-            failed |= ended.returncode != 0
+            failed |= ended.returncode != (2 if arguments == NEEDS_AN_EXTRA else 0)
     Console(width=160).print(table)
     return int(failed)
 

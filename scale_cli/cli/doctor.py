@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from scale_cli.cli.output import AsJson, say, show
 from scale_cli.core.records import hardware
-from scale_cli.core.versions import TESTED, package_version, untested
+from scale_cli.core.versions import EXTRAS, TESTED, install_extra, package_version, untested
 
 GIB = 1024**3
 
@@ -61,11 +61,17 @@ def _packages(requirements: list[str] | None) -> Iterator[Check]:
 
     outside = untested()
     for requirement in map(Requirement, requirements or ()):
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+        marker = requirement.marker
+        extras = [] if marker is None else [extra for extra in EXTRAS if marker.evaluate({"extra": extra})]
+        if marker and not extras and not marker.evaluate({"extra": ""}):
             continue
         name, version = requirement.name, package_version(requirement.name)
         if not version or not requirement.specifier.contains(version, prereleases=True):
-            yield Check(name, version or "not installed", "missing", f"pip install '{requirement}'")
+            if extras:
+                advice = f"optional, for {EXTRAS[extras[0]]}: {install_extra(extras[0])}"
+                yield Check(name, version or "not installed", "note", advice)
+            else:
+                yield Check(name, version or "not installed", "missing", f"pip install '{requirement}'")
         elif name in outside:
             oldest, newest = TESTED[name]
             advice = f"tested with {oldest} to {newest}; if something fails: pip install '{name}=={newest}'"

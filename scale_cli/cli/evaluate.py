@@ -27,7 +27,7 @@ def evaluate(
     checkpoints: Annotated[
         list[str],
         typer.Argument(
-            help="Model folders, run folders or hub ids; LABEL=CHECKPOINT gives one a label.", show_default=False
+            help="Model folders, run folders or hub ids; LABEL=CHECKPOINT sets a label.", show_default=False
         ),
     ],
     suite: Annotated[

@@ -17,7 +17,7 @@ def gen_bios(
     bios: Annotated[int, typer.Option(help="Biographies per person, in different wordings and orders.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     locale: Annotated[
-        str, typer.Option(help="Of names, cities and companies. en_US is frozen; others are drawn from faker.")
+        str, typer.Option(help="Locale of names, cities and companies. en_US is frozen; others are drawn from faker.")
     ] = "en_US",
     workers: Annotated[int | None, typer.Option(help="Number of threads.  [one per core]")] = None,
     as_json: AsJson = False,

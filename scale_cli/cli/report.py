@@ -57,7 +57,9 @@ def report(
     ] = None,
     stability: Annotated[
         list[str] | None,
-        typer.Option(help="Column that measures stability, as perplexity:en=bits_per_byte.", metavar="TASK[=METRIC]"),
+        typer.Option(
+            help="Column that measures stability, such as perplexity:en=bits_per_byte.", metavar="TASK[=METRIC]"
+        ),
     ] = None,
     plasticity: Annotated[
         list[str] | None, typer.Option(help="Column that measures plasticity.", metavar="TASK[=METRIC]")
@@ -87,7 +89,7 @@ def report(
     ] = None,
     ablation: Annotated[
         str | None,
-        typer.Option(help="Draw the effect of this option of the training too, as preserve_layers.", metavar="OPTION"),
+        typer.Option(help="Also draw the effect of this training option, such as preserve_layers.", metavar="OPTION"),
     ] = None,
     title: Annotated[str, typer.Option(help="Title of the table.")] = "Stability and plasticity",
 ) -> None:

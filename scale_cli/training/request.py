@@ -12,6 +12,7 @@ from scale_cli.checkpoints.load import TRAINED_POINTER, Checkpoint, check, confi
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import contents, read_json
 from scale_cli.core.recipe import load_recipe, values_of
+from scale_cli.core.versions import EXTRAS, install_extra
 from scale_cli.data.biographies import check_people
 from scale_cli.data.examples import DEFAULT_LENGTH, Examples, check_data
 from scale_cli.data.sources import split_weight
@@ -56,7 +57,8 @@ def check_request(
         check_people(eval_folder(recipe), parse_eval_people(text)[1])
     trackers = get_available_reporting_integrations()
     if missing := [name for name in recipe.report_to if name not in trackers]:
-        raise RequestError(f"--report-to {missing[0]}: not installed; installed: {', '.join(trackers) or 'none'}")
+        advice = install_extra(missing[0]) if missing[0] in EXTRAS else f"installed: {', '.join(trackers) or 'none'}"
+        raise RequestError(f"--report-to {missing[0]}: not installed; {advice}")
     check_out(out, recipe, checkpoint, resume=resume)
     if not recipe.from_scratch:
         check(checkpoint)

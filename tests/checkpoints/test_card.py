@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 
 from scale_cli.checkpoints.card import card_text, history, origin, write_card
 from scale_cli.checkpoints.export import export
+from scale_cli.checkpoints.load import describe, load_model, load_tokenizer
 from scale_cli.checkpoints.restore import export_base
 from scale_cli.core.records import sha256_file
 from scale_cli.surgery import source, upscale
 from tests.helpers import base_folder
-from tests.runs import World, run
+from tests.runs import World, logits, run, same_tensors
 
 LICENSED = """---
 license: other
@@ -103,6 +106,14 @@ tokenizer = AutoTokenizer.from_pretrained("wide", trust_remote_code=False)
 if it is installed. The tokenizer is the base's and needs no code; with `trust_remote_code=False` the \
 library does not ask whether to run any.
 
+With the package `scale-cli`, which also trains and evaluates the model:
+
+```python
+import scale_cli
+
+model, tokenizer = scale_cli.load("wide")
+```
+
 ## Limits
 
 """
@@ -158,11 +169,31 @@ def test_every_output_has_a_card_that_the_hub_understands(by: str, world: World,
     assert "| `model.safetensors` | equal |" in text(tmp_path / "again")
 
 
+@pytest.mark.parametrize(("method", "loads_anywhere"), [("fft", {"run"}), ("scale-route", {"whole"})])
+def test_the_python_blocks_load_the_model(
+    method: str, loads_anywhere: set[str], finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished(method).folder, "run")
+    if "whole" in loads_anywhere:
+        export("run", Path("whole"))
+    for name in sorted(loads_anywhere | {"run"}):
+        blocks = re.findall(r"^```python\n(.*?)^```$", text(Path(name)), re.MULTILINE | re.DOTALL)
+        imports = [block.split()[1] for block in blocks]
+        assert imports == (["transformers", "scale_cli"] if name in loads_anywhere else ["scale_cli"])
+        expected = load_model(describe(name))
+        for block in blocks:
+            names: dict[str, Any] = {}
+            exec(block, names)
+            assert same_tensors(names["model"].state_dict(), expected.state_dict())
+            assert torch.equal(logits(names["model"]), logits(expected))
+            assert names["tokenizer"].get_vocab() == load_tokenizer(describe(name)).get_vocab()
+
+
 def test_the_card_of_a_run_tells_how_to_export_it(finished: Any) -> None:
     part, whole = (text(finished(method).folder) for method in ("lora", "fft"))
     assert "    scale export run FOLDER\n" in part
-    assert 'from_pretrained("run")' not in part
-    assert 'model = AutoModelForCausalLM.from_pretrained("run")\n' in whole
+    assert "scale export" not in whole
     assert "| lora r | 4 |" in part
     assert "lora r" not in whole
 

@@ -34,6 +34,14 @@ def test_packages_are_compared_with_the_requirements() -> None:
     assert (absent.found, absent.status) == ("not installed", "missing")
 
 
+def test_an_extra_that_is_not_installed_is_optional() -> None:
+    requirements = ["no-such-package-of-ours>=1.0; extra == 'zstd'", "rich>=9999; extra == 'gguf'"]
+    absent, old = doctor._packages(requirements)
+    assert (absent.found, absent.status) == ("not installed", "note")
+    assert absent.advice == "optional, for data in .zst files: pip install 'scale-cli[zstd]'"
+    assert (old.status, old.advice) == ("note", "optional, for scale fetch smollm2: pip install 'scale-cli[gguf]'")
+
+
 def test_a_cpu_that_multiplies_in_bfloat16_is_named() -> None:
     has = doctor._cpu_bfloat16({"avx2": True, "avx512_bf16": True})
     assert (has.found, has.advice) == (

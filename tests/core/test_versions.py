@@ -11,14 +11,19 @@ from packaging.version import Version
 from scale_cli.cli import doctor
 from scale_cli.core import versions
 from scale_cli.core.records import environment
-from scale_cli.core.versions import TESTED, untested
+from scale_cli.core.versions import EXTRAS, TESTED, untested
 
 ROOT = Path(__file__).parents[2]
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
 def requirements() -> dict[str, Requirement]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {canonicalize_name(r.name): r for r in map(Requirement, project["dependencies"])}
+    """The requirements of the package and of its extras for users, by name."""
+    extras = PROJECT["optional-dependencies"]
+    listed = [*PROJECT["dependencies"], *(line for extra in EXTRAS for line in extras[extra])]
+    return {canonicalize_name(r.name): r for r in map(Requirement, listed)}
 
 
 def pins(file: str) -> dict[str, Version]:
@@ -34,6 +39,12 @@ def test_the_lowest_constraints_are_the_lower_bounds() -> None:
         bound = next(Version(s.version) for s in requirement.specifier if s.operator == ">=")
         assert lowest[name] >= bound, name
         assert lowest[name].release[: len(bound.release)] == bound.release, name
+
+
+def test_every_extra_for_users_has_its_feature_and_is_in_dev() -> None:
+    extras = dict(PROJECT["optional-dependencies"])
+    (own,) = (r for r in map(Requirement, extras.pop("dev")) if r.name == PROJECT["name"])
+    assert extras.keys() - {"docs"} == EXTRAS.keys() == own.extras
 
 
 def test_the_tested_range_matches_the_constraints() -> None:

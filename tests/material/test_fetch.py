@@ -173,14 +173,12 @@ def test_the_command(
     assert capfd.readouterr() == ("", f"scale: {out} already holds files; choose a new or an empty folder\n")
 
 
-def test_without_gguf_the_error_names_the_package(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gguf_the_error_names_the_extra(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError) as caught:
         fetch.write_smollm2(tmp_path / "out", cache=cache)
-    assert (
-        str(caught.value)
-        == "smollm2 is read from a GGUF file by the package gguf, which is not installed; pip install gguf"
-    )
+    needs = "smollm2 is read from a GGUF file, which needs the extra gguf; pip install 'scale-cli[gguf]'"
+    assert str(caught.value) == needs
     assert not (tmp_path / "out").exists()
 
 

@@ -102,6 +102,19 @@ def test_only_what_was_trained_is_written(method: str, finished: RunOf) -> None:
     assert {path.name for path in done.folder.iterdir()} == common | own
 
 
+def test_tensorboard_has_the_losses_of_the_metrics(world: World, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(world.source("fft"), tmp_path, world.recipe("fft", steps=3, logging_steps=1, report_to=("tensorboard",)))
+    (events,) = tmp_path.glob("runs/*/events.*")
+    accumulator = EventAccumulator(str(events)).Reload()
+    written = [(event.step, event.value) for event in accumulator.Scalars("train/loss")]
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    losses = [(line["step"], pytest.approx(line["loss"])) for line in lines if "loss" in line]
+    assert len(losses) == 3
+    assert written == losses
+
+
 def test_lora_unmerged_is_lora_merged(finished: RunOf, tolerance: Callable[[torch.dtype], dict[str, Any]]) -> None:
     done = finished("lora", "llama")
     torch.testing.assert_close(logits(done.model), logits(reload(done.folder)), **tolerance(torch.float32))
@@ -374,7 +387,10 @@ def test_what_is_no_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
-def test_requests_that_do_not_fit_are_refused_before_anything_is_written(world: World, tmp_path: Path) -> None:
+def test_requests_that_do_not_fit_are_refused_before_anything_is_written(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scale_cli.training.train.get_available_reporting_integrations", list)
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine").touch()
@@ -383,7 +399,12 @@ def test_requests_that_do_not_fit_are_refused_before_anything_is_written(world: 
         ({"eval_people": ("a=0:99",)}, "out", r"^people 0:99: .* has the people 0:24$"),
         ({"eval_people": ("a=0:9",), "eval_bios": full}, "out", "full is not a gen-bios folder"),
         ({"seq_length": 3}, "out", "^--seq-length 3: the longest question"),
-        ({"report_to": ("no-such-tracker",)}, "out", "^--report-to no-such-tracker: not installed"),
+        ({"report_to": ("no-such-tracker",)}, "out", "^--report-to no-such-tracker: not installed; installed: none$"),
+        (
+            {"report_to": ("tensorboard",)},
+            "out",
+            r"^--report-to tensorboard: not installed; pip install 'scale-cli\[tensorboard\]'$",
+        ),
         ({}, "full", r"full already holds files; choose a new or an empty folder, or --resume$"),
         ({}, "full/mine", r"mine already holds files"),
     ):
