@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tests.runs import make_world
@@ -66,9 +67,8 @@ def main(environment: str) -> int:
                 check=False,
             )
             lines = (ended.stderr if ended.returncode else ended.stdout or ended.stderr).strip().splitlines()
-            table.add_row(
-                " ".join(arguments).replace(temporary, "..."), str(ended.returncode), lines[-1] if lines else ""
-            )
+            last = escape(lines[-1]) if lines else ""
+            table.add_row(" ".join(arguments).replace(temporary, "..."), str(ended.returncode), last)
             failed |= ended.returncode != (2 if arguments == NEEDS_AN_EXTRA else 0)
     Console(width=160).print(table)
     return int(failed)
