@@ -44,7 +44,7 @@ def test_a_step_moves_exactly_what_the_method_trains(method: str) -> None:
     prepared = train_step.prepare(method, TINY, device="cpu")
     before = {name: p.detach().clone() for name, p in prepared.model.named_parameters()}
     tokens = torch.randint(64, (2, 8), generator=torch.Generator().manual_seed(0))
-    for _ in range(2):  # a zero head or LoRA matrix lets a gradient through from the second step on
+    for _ in range(3):  # gradients pass a zero head from the second step on, W22 and zero features from the third
         train_step.step(prepared, tokens, bfloat16=False)
     moved = {name for name, p in prepared.model.named_parameters() if not torch.equal(p, before[name])}
     trained = {name for name, p in prepared.model.named_parameters() if p.requires_grad}
