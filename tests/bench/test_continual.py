@@ -32,7 +32,6 @@ from tests.runs import (
     World,
     continual_bench,
     held_out,
-    in_processes,
     interrupting,
     korean_texts,
     lines,
@@ -150,8 +149,6 @@ def test_a_text_can_come_from_elsewhere(world: World, tmp_path: Path) -> None:
             {"texts": {"old": STABLE | {"source": "none.jsonl"}, "new": PLASTIC}},
             r"^--text old=none\.jsonl: no such file",
         ),
-        ({"base": "none"}, r"^none: no such folder"),
-        ({"train_data": ["none.jsonl"]}, r"^--data none\.jsonl: no such file"),
         ({"base": "fetch:nothing"}, r"^nothing: not an item of fetch; choose from smollm2, english, "),
         ({"suites": ["englsh"]}, r"^--suite englsh: neither a shipped suite nor a file"),
     ],
@@ -164,12 +161,9 @@ def test_missing_inputs_are_named(changes: dict[str, Any], message: str, world: 
     assert not (tmp_path / "out" / "seed-0").exists()
 
 
-@pytest.fixture(scope="module")
-def done(world: World, tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
-    """A run of the tiny recipe."""
-    folder = tmp_path_factory.mktemp("continual")
-    recipe = load_preset(continual_bench(folder, world.checkpoint("llama")))
-    return run(recipe, folder / "out", say=print, progress=silent)
+@pytest.fixture
+def done(korean_run: BenchResult) -> BenchResult:
+    return korean_run
 
 
 def test_a_run_from_end_to_end(done: BenchResult) -> None:
@@ -446,23 +440,3 @@ def test_a_changed_base_is_detected(done: BenchResult, tmp_path: Path) -> None:
     checked = [m.details["hidden_states_equal"] for m in preserve.measurements if "hidden_states_equal" in m.details]
     assert not any(checked)
     assert "DIFFERS" in (out / "table.md").read_text(encoding="utf-8")
-
-
-def test_two_processes_share_a_run(done: BenchResult, world: World, tmp_path: Path) -> None:
-    """Under torchrun, files are written once, and the numbers are those of one process."""
-    training = {"steps": 4, "batch_size": 1, "seq_length": 32, "lr": 1e-2, "preserve_layers": 1}
-    methods: dict[str, Any] = {"scale-preserve": {}}
-    file = continual_bench(tmp_path, world.checkpoint("llama"), gpus=2, training=training, methods=methods)
-    arguments = ["bench", "korean", "--preset", file, "--out", tmp_path / "out", "--json"]
-    both = json.loads(in_processes(2, tmp_path, *arguments))["results"]
-    for alone, shared in zip((done.results[0], done.results[3]), both, strict=True):
-        assert alone.checkpoint.label == shared["checkpoint"]["label"]
-        if alone.checkpoint.training:
-            assert alone.checkpoint.training["tokens"] == shared["checkpoint"]["training"]["tokens"]
-        for expected, actual in zip(alone.measurements, shared["measurements"], strict=True):
-            assert [actual[name] for name in ("task", "metric", "samples")] == [
-                *(expected.task, expected.metric, expected.samples)
-            ]
-            if expected.metric == "bits_per_byte":
-                assert actual["value"] == pytest.approx(expected.value, rel=1e-4)
-    assert any(m["details"].get("hidden_states_equal") for m in both[1]["measurements"])

@@ -19,8 +19,10 @@ from scale_cli.methods.step import halve_frozen, recompute_activations, step_arg
 from scale_cli.planning.memory import Precision, step_memory
 from scale_cli.training.train import train
 from scale_cli.training.trainer import PartTrainer
-from tests.plans import LAYERS, prepared
+from tests.plans import prepared
 from tests.runs import World
+
+LAYERS = 2
 
 
 @contextlib.contextmanager
@@ -38,7 +40,7 @@ def allocations() -> Iterator[Callable[[], int]]:
 
 def as_trained(method: str, name: str = "llama-grouped", *, precision: Precision = "bfloat16") -> PreTrainedModel:
     """A tiny model as `scale train` prepares it for this precision."""
-    model = prepared(method, name)
+    model = prepared(method, name, layers=LAYERS)
     if precision == "bfloat16":
         halve_frozen(model)
     return model

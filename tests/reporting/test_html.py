@@ -200,6 +200,7 @@ def test_labels_in_the_plot_do_not_cover_each_other(reports: dict[str, Path], br
     boxes = browser.run(
         "[...document.querySelectorAll('#trade-off .plot a text')].map(l => l.getBoundingClientRect().toJSON())"
     )
+    assert len(boxes) == 8
     for index, box in enumerate(boxes):
         for other in boxes[:index]:
             apart_x = box["right"] <= other["left"] or other["right"] <= box["left"]
