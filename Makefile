@@ -23,9 +23,10 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PIP) --no-build-isolation -e '.[dev]' $(TORCH)
 	@touch $@
 
-# One thread per worker: two workers with two threads each would only wait for each other on two cores.
+# One thread per worker: two workers with two threads each would only wait for each other on two cores. Each worker takes
+# neighbouring tests, which share trained runs.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # The tests on the oldest releases that pyproject.toml allows.
 test-lowest:

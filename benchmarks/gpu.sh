@@ -132,8 +132,8 @@ texts="smollm2 korean-bills english-offline korean-offline"
 offline=(
     --base "$data/smollm2"
     --train-data "$data/korean-bills/text.jsonl"
-    --english-data "$data/english-offline/text/english.jsonl"
-    --korean-data "$data/korean-offline/text/korean-bills.jsonl"
+    --text "english=$data/english-offline/text/english.jsonl"
+    --text "korean=$data/korean-offline/text/korean-bills.jsonl"
 )
 suites=(--suite "$data/english-offline" --suite "$data/korean-offline")
 bench korean-small 2400 "$texts" korean --preset small --seeds 0,1,2 "${offline[@]}" "${suites[@]}"

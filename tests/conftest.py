@@ -21,12 +21,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from scale_cli.cli import main
+from scale_cli.core.records import git_state
+from scale_cli.core.versions import package_version
 
 if TYPE_CHECKING:
     from tests.checkpoints.hub import Hub
@@ -55,6 +57,37 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("SCALE_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def looked_up_once() -> Iterator[None]:
+    """Versions and git's state are the same in every record of a process; looking them up takes seconds in total."""
+    with pytest.MonkeyPatch.context() as patch:
+        version, state = functools.cache(package_version), functools.cache(git_state)
+        for target, function in (
+            ("core.versions.package_version", version),
+            ("core.records.package_version", version),
+            ("core.records.git_state", state),
+            ("results.result.git_state", state),
+        ):
+            patch.setattr(f"scale_cli.{target}", function)
+        yield
+
+
+@pytest.fixture
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are built, not rendered: their files are empty. Rendering takes longer than a tiny model's training."""
+    from matplotlib.figure import Figure
+
+    savefig = Figure.savefig
+
+    def touch(figure: Figure, file: Any, **options: Any) -> None:
+        if isinstance(file, Path):
+            file.touch()
+        else:
+            savefig(figure, file, **options)
+
+    monkeypatch.setattr(Figure, "savefig", touch)
 
 
 @pytest.fixture

@@ -84,6 +84,17 @@ BASES: dict[str, tuple[Any, dict[str, Any]]] = {
 shorter than the probe."""
 
 ADDED = {"hidden_size": 6, "intermediate_size": 10}
+WIDENED: dict[str, dict[str, Any]] = {
+    "preserve": {},
+    "adapt": {"layers": (0, 2), "modules": ("attention", "ffn")},
+    "route": {"layers": (1, 2), "modules": ("attention",), "threshold": 0.7},
+}
+"""How `widened` makes the model of each SCALE method."""
+CASES = [
+    *((name, "route") for name in BASES),
+    *((name, method) for name in ("llama-grouped", "neox") for method in ("preserve", "adapt")),
+]
+"""Every base under SCALE-Route, whose forward runs both paths, and one base of each layout under the others."""
 
 
 def tiny_base(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:

@@ -12,9 +12,6 @@ from scale_cli.methods import METHODS, method_options
 from scale_cli.model import ScaleConfig
 from tests.helpers import tiny_base
 
-LAYERS = 4
-NEW_LAYERS = (2, 5)
-"""Of block expansion from 4 to 6 layers."""
 LLAMA_1B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -60,13 +57,14 @@ def config_folder(folder: Path, config: dict[str, Any]) -> str:
     return str(folder)
 
 
-def prepared(method: str, name: str = "llama-grouped") -> Any:
-    """A tiny model with values as a method trains it: four layers, six under llama-pro."""
-    options = method_options({"preserve_layers": 2, "freeze_layers": 2, "lora_r": 4})[method]
+def prepared(method: str, name: str = "llama-grouped", *, layers: int = 4) -> Any:
+    """A tiny model with values as a method trains it; an even number of layers, two more under llama-pro."""
+    options = method_options({"preserve_layers": layers // 2, "freeze_layers": layers // 2, "lora_r": 4})[method]
     needs = METHODS[method].needs[0]
-    base = tiny_base(name, vocab_size=256, num_hidden_layers=LAYERS + (len(NEW_LAYERS) if needs == "depth" else 0))
+    new_layers = (layers // 2, layers + 1) if needs == "depth" else ()
+    base = tiny_base(name, vocab_size=256, num_hidden_layers=layers + len(new_layers))
     if needs == "width":
         groups = base.config.num_attention_heads // getattr(base.config, "num_key_value_heads", 4)
         added = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": groups, "num_key_value_heads": 1}
         base = AutoModelForCausalLM.from_config(ScaleConfig(base_config=base.config.to_dict(), expansion=added))
-    return METHODS[method].apply(base, options, NEW_LAYERS if needs == "depth" else ()).train()
+    return METHODS[method].apply(base, options, new_layers).train()

@@ -31,8 +31,9 @@ from scale_cli.results.measurement import share_error
 from scale_cli.results.result import read_results
 from scale_cli.surgery.width import expansion_sizes, plan_width
 from tests.helpers import BASES, tiny_base
-from tests.runs import TINY_BENCH, bench_file, in_processes, interrupting, lines, silent, tree, values
+from tests.runs import TINY_BENCH, bench_file, interrupting, lines, silent, tree, values
 
+pytestmark = pytest.mark.usefixtures("quick_figures")  # but for the module's own run, `done`
 FILES = sorted((Path(bios.__file__).parent / "presets" / "bios").glob("*.yaml"))
 
 
@@ -80,12 +81,11 @@ def test_the_rank_of_lora_is_matched_to_the_expansion(file: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", BASES)
 def test_the_parameters_of_lora_are_counted_as_peft_counts(name: str) -> None:
-    for rank in (1, 5):
-        base = tiny_base(name)
-        config = base.config
-        model = METHODS["lora"].apply(base, method_options({"lora_r": rank})["lora"], ())
-        counted = lora_parameters(family_of(config.model_type), LayerShape.of(config), config.num_hidden_layers)
-        assert rank * counted == model.get_nb_trainable_parameters()[0]
+    base = tiny_base(name, num_hidden_layers=2)
+    config = base.config
+    model = METHODS["lora"].apply(base, method_options({"lora_r": 5})["lora"], ())
+    counted = lora_parameters(family_of(config.model_type), LayerShape.of(config), config.num_hidden_layers)
+    assert 5 * counted == model.get_nb_trainable_parameters()[0]
 
 
 TEXTS = ["Ann Lee was born on May 1, 2001.", "Where was Ann Lee born?\nAnswer: Lima"]
@@ -182,9 +182,7 @@ def test_a_recipe_that_does_not_fit_is_refused(case: str, tmp_path: Path) -> Non
             "^model: .*not divisible by the number of attention heads",
         ),
         ({"width": {"hidden": 64}}, "^--hidden 64: svd takes at most 32 from the maps of the model; "),
-        ({"width": {"hidden": 8, "init": "best"}}, "^--init best: "),
         ({"tokenizer": "wrod"}, r"^tokenizer 'wrod' does not load \(.*\); give word, bpe, a folder or a hub id"),
-        ({"depth": {"layers": 2}}, "^--layers 2: the model has 2 layers and block expansion only adds; choose 3 to 4"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_made(
@@ -209,13 +207,9 @@ def test_unknown_presets_methods_and_seeds(tmp_path: Path) -> None:
         load_preset(str(tmp_path / "list.yaml"))
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
-    """A run of the tiny recipe."""
-    folder = tmp_path_factory.mktemp("bench")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bios, "TASK0_NEEDED", 0.0)
-        return run(load_preset(bench_file(folder)), folder / "out", say=print, progress=silent)
+@pytest.fixture
+def done(bios_run: BenchResult) -> BenchResult:
+    return bios_run
 
 
 @pytest.fixture
@@ -396,29 +390,3 @@ def test_task_1_needs_task_0(done: BenchResult) -> None:
     message = rf"^Task 0 reached {value:.3f} on its held-out people and 0\.95 is needed before Task 1, .* --seeds$"
     with pytest.raises(RequestError, match=message):
         run(recipe_of(done), done.out, say=print, progress=silent)
-
-
-def test_two_processes_share_a_run(tmp_path: Path) -> None:
-    """Under torchrun, files are written once, and the numbers are nearly those of one process."""
-    by_gpus = {}
-    for gpus in (1, 2):
-        folder = tmp_path / str(gpus)
-        folder.mkdir()
-        stages = {name: {**stage, "batch_size": stage["batch_size"] // gpus} for name, stage in STAGES.items()}
-        file = bench_file(folder, gpus=gpus, stages=stages, methods={"scale-adapt": {}})
-        arguments = ["bench", "bios", "--preset", file, "--out", folder / "out", "--json"]
-        no_gate = "from scale_cli.bench import bios; bios.TASK0_NEEDED = 0.0"
-        by_gpus[gpus] = json.loads(in_processes(gpus, folder, *arguments, before=no_gate))["results"]
-        assert {path.name for path in (folder / "out" / "seed-0").iterdir()} == {
-            *("pretrain", "task0", "width", "scale-adapt")
-        }
-    for alone, shared in zip(by_gpus[1], by_gpus[2], strict=True):
-        assert alone["checkpoint"]["training"] is None or (
-            alone["checkpoint"]["training"]["tokens"] == shared["checkpoint"]["training"]["tokens"]
-        )
-        for expected, actual in zip(alone["measurements"], shared["measurements"], strict=True):
-            for name in ("task", "metric", "samples"):
-                assert actual[name] == expected[name]
-            assert actual["value"] == pytest.approx(expected["value"], abs=0.1)
-    with pytest.raises(RequestError, match=r"the recipe's number of processes is 2, not 1; start it with: torch"):
-        run(load_preset(str(tmp_path / "2" / "tiny.yaml")), tmp_path / "out", say=print, progress=silent)

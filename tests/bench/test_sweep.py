@@ -15,6 +15,7 @@ from scale_cli.results.result import Result, read_results
 from tests.results.made import measured, result
 from tests.runs import World, bench_file, continual_bench, silent
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
 TEXTS = (text_group("english", "stability"), text_group("korean", "plasticity"))
 
 

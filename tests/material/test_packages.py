@@ -59,13 +59,6 @@ def test_a_wheel_is_fetched_once_and_unpacked_in_part(
     assert fetch(package, cache) == cache / package.file
 
 
-def test_an_sdist_too(index: Path, tmp_path: Path) -> None:
-    package = sdist(index, {"data/a.txt": b"one", "tests/b.txt": b"two"})
-    out = tmp_path / "out"
-    assert unpack(package, out, cache=tmp_path / "cache") == [out / "tiny_data-1.0" / "data" / "a.txt"]
-    assert [file for file in out.rglob("*") if file.is_file()] == [out / "tiny_data-1.0" / "data" / "a.txt"]
-
-
 def test_the_error_offline_gives_advice(index: Path, tmp_path: Path) -> None:
     package = wheel(tmp_path, FILES)
     cache = tmp_path / "cache"
@@ -86,14 +79,14 @@ def test_another_file_than_the_pinned_one_is_not_kept(index: Path, tmp_path: Pat
     assert list(cache.iterdir()) == []
 
 
-def test_code_of_an_sdist_that_is_not_the_pinned_one_never_runs(index: Path, tmp_path: Path) -> None:
-    trace = tmp_path / "ran"
+def test_an_sdist_too_whose_code_never_runs_unless_it_is_the_pinned_one(index: Path, tmp_path: Path) -> None:
+    trace, out = tmp_path / "ran", tmp_path / "out"
     setup = f"import pathlib, setuptools\npathlib.Path({str(trace)!r}).touch()\nsetuptools.setup()\n"
-    files = {"data/a.txt": b"", "setup.py": setup.encode()}
-    package = sdist(index, files)
+    package = sdist(index, {"data/a.txt": b"one", "tests/b.txt": b"two", "setup.py": setup.encode()})
     assert "another file" in error(dataclasses.replace(package, sha256="0" * 64), tmp_path / "cache")
     assert not trace.exists()
-    fetch(package, tmp_path / "cache")
+    assert unpack(package, out, cache=tmp_path / "cache") == [out / "tiny_data-1.0" / "data" / "a.txt"]
+    assert [file for file in out.rglob("*") if file.is_file()] == [out / "tiny_data-1.0" / "data" / "a.txt"]
     assert trace.exists()
 
 

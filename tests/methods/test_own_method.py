@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,6 +42,7 @@ from tests.runs import World, lines, progress_that, reload, same_tensors, tree
 
 ROOT = Path(__file__).parent.parent.parent
 LENGTH = 16
+Trained = Callable[..., Path]
 
 # -- the method ------------------------------------------------------------------------------------------------------
 
@@ -109,9 +112,9 @@ REHEARSE = Method(
 # -- in use ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def registered() -> Iterator[None]:
-    """Registers the method for the duration of a test."""
+@contextlib.contextmanager
+def registration() -> Iterator[None]:
+    """Registers the method; every method that is registered in the block is gone at its end."""
     before = set(METHODS)
     register(REHEARSE)
     yield
@@ -120,8 +123,15 @@ def registered() -> Iterator[None]:
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> Path:
-    file = tmp_path / "texts.jsonl"
+def registered() -> Iterator[None]:
+    """Registers the method for the duration of a test."""
+    with registration():
+        yield
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("texts") / "texts.jsonl"
     rows = [f"Ann Lee {number} was born in Lima and studied music in Boston." for number in range(20)]
     file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
     return file
@@ -131,90 +141,94 @@ def ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+SHARED: dict[str, Any] = {"steps": 6, "eval_people": ("a=0:1",)}
+IN_TWO: dict[str, Any] = {"batch_size": 2, "gradient_accumulation_steps": 2, "rehearse_rows": 1}
+"""Two batches with one extra row each instead of one batch with two."""
+
+
 def recipe_of(world: World, text: Path, **changes: Any) -> TrainRecipe:
-    return world.recipe("rehearse", **{"rehearse": text, "steps": 6, "eval_people": ("a=0:1",)} | changes)
+    return world.recipe("rehearse", **{"rehearse": text} | SHARED | changes)
+
+
+@pytest.fixture(scope="module")
+def trained(world: World, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """`trained(rehearse_weight=0.0)`: a run of the method with these options, made once; read it only."""
+    runs: dict[str, Path] = {}
+
+    def run(**changes: Any) -> Path:
+        if str(changes) not in runs:
+            runs[str(changes)] = tmp_path_factory.mktemp("trained") / "run"
+            train(world.source("scale-preserve"), runs[str(changes)], recipe_of(world, text, **changes))
+        return runs[str(changes)]
+
+    return run
 
 
 @pytest.mark.usefixtures("registered")
-def test_it_trains_saves_loads_and_exports(world: World, text: Path, tmp_path: Path) -> None:
-    result = train(world.source("scale-preserve"), tmp_path / "run", recipe_of(world, text))
-    assert (result.tokens > 0, result.extra_tokens) == (True, 6 * 2 * LENGTH)
-    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"trained.safetensors", "trained.json", "README.md"}
-    record = read_record(tmp_path / "run" / "record.json")
+def test_it_trains_saves_loads_and_exports(world: World, text: Path, trained: Trained, tmp_path: Path) -> None:
+    run = trained()
+    assert {path.name for path in run.iterdir()} >= {"trained.safetensors", "trained.json", "README.md"}
+    record = read_record(run / "record.json")
+    assert record["extra_tokens"] == 6 * 2 * LENGTH
     own = {"method": "rehearse", "rehearse": str(text), "rehearse_rows": 2, "rehearse_weight": 1.0}
     assert own.items() <= record["recipe"].items()
     assert "lora_r" not in record["recipe"]
     assert record["data"][str(text)] == sha256_file(text)
-    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    card = (run / "README.md").read_text(encoding="utf-8")
     assert "## Trained with rehearse" in card
     assert "| rehearse weight | 1.0 |" in card
-    loaded = reload(tmp_path / "run")
-    export(str(tmp_path / "run"), tmp_path / "out")
-    assert same_tensors(load(tmp_path / "out").state_dict(), loaded.state_dict())
-    export_base(str(tmp_path / "run"), tmp_path / "base")
+    export(str(run), tmp_path / "out")
+    assert same_tensors(load(tmp_path / "out").state_dict(), reload(run).state_dict())
+    export_base(str(run), tmp_path / "base")
     assert same_tensors(load(tmp_path / "base").state_dict(), load(world.checkpoint("llama")).state_dict())
 
 
 @pytest.mark.usefixtures("registered")
 def test_without_weight_it_is_scale_preserve_and_with_it_predictions_stay(
-    world: World, text: Path, tmp_path: Path
+    world: World, text: Path, trained: Trained, tmp_path: Path
 ) -> None:
-    def nats_from_base(run: Path) -> float:
+    def nats_from_base(run: Path, name: str) -> float:
         (corpus,) = read_corpora([f"old={text}"])
         windows = WindowOptions(LENGTH, packing="documents")
-        (measured,) = evaluate([str(run)], [DriftJob([corpus], windows)], out=tmp_path / "results" / run.name)
+        (measured,) = evaluate([str(run)], [DriftJob([corpus], windows)], out=tmp_path / name)
         return next(m.value for m in measured.measurements if m.task == "drift:old" and m.metric.startswith("kl"))
 
-    plain = world.recipe("scale-preserve", steps=6, eval_people=("a=0:1",))
-    train(world.source("scale-preserve"), tmp_path / "plain", plain)
-    for weight in (0.0, 30.0):
-        run = tmp_path / f"weight-{weight:g}"
-        train(world.source("scale-preserve"), run, recipe_of(world, text, rehearse_weight=weight))
-    trained = [(tmp_path / run / "trained.safetensors").read_bytes() for run in ("plain", "weight-0", "weight-30")]
-    assert trained[0] == trained[1] != trained[2]
-    assert lines(tmp_path / "plain") == lines(tmp_path / "weight-0") != lines(tmp_path / "weight-30")
-    assert nats_from_base(tmp_path / "weight-30") < 0.5 * nats_from_base(tmp_path / "weight-0")
+    train(world.source("scale-preserve"), tmp_path / "plain", world.recipe("scale-preserve", **SHARED))
+    plain, without, heavy = tmp_path / "plain", trained(rehearse_weight=0.0), trained(rehearse_weight=30.0)
+    weights = [(run / "trained.safetensors").read_bytes() for run in (plain, without, heavy)]
+    assert weights[0] == weights[1] != weights[2]
+    assert lines(plain) == lines(without) != lines(heavy)
+    assert nats_from_base(heavy, "heavy") < 0.5 * nats_from_base(without, "without")
 
 
 @pytest.mark.usefixtures("registered")
-def test_another_text_would_be_seen_and_batches_add_up(world: World, text: Path, tmp_path: Path) -> None:
-    """Two batches with one extra row each equal one batch with two extra rows, up to the order of additions."""
+def test_another_text_would_be_seen_and_batches_add_up(trained: Trained, tmp_path: Path) -> None:
+    """Up to the order of additions."""
     other = tmp_path / "other.txt"
     other.write_text("a b c d e f g " * 40, encoding="utf-8")
-    cases: dict[str, dict[str, Any]] = {
-        "one": {},
-        "two": {"batch_size": 2, "gradient_accumulation_steps": 2, "rehearse_rows": 1},
-        "other": {"rehearse": other},
-    }
-    losses = {}
-    for name, changes in cases.items():
-        train(world.source("scale-preserve"), tmp_path / name, recipe_of(world, text, rehearse_weight=30.0, **changes))
-        losses[name] = [line["loss"] for line in lines(tmp_path / name) if "loss" in line]
-    assert losses["two"] == pytest.approx(losses["one"], rel=1e-3)
-    assert losses["other"] != pytest.approx(losses["one"], rel=1e-3)
+    runs = [trained(rehearse_weight=30.0, **changes) for changes in ({}, IN_TWO, {"rehearse": other})]
+    one, two, another = ([line["loss"] for line in lines(run) if "loss" in line] for run in runs)
+    assert two == pytest.approx(one, rel=1e-3)
+    assert another != pytest.approx(one, rel=1e-3)
 
 
 @pytest.mark.usefixtures("registered")
-def test_killed_and_resumed_is_never_killed(world: World, text: Path, tmp_path: Path) -> None:
-    source, recipe = world.source("scale-preserve"), recipe_of(world, text, gradient_accumulation_steps=2)
-    train(source, tmp_path / "whole", recipe)
+def test_killed_and_resumed_is_never_killed(world: World, text: Path, trained: Trained, tmp_path: Path) -> None:
+    source, recipe = world.source("scale-preserve"), recipe_of(world, text, rehearse_weight=30.0, **IN_TWO)
     with pytest.raises(KeyboardInterrupt):
         train(source, tmp_path / "run", recipe, progress=progress_that(ctrl_c, at=4))
-    with pytest.raises(RequestError, match=r"was started with rehearse_weight 1\.0, not 2\.0; give"):
+    with pytest.raises(RequestError, match=r"was started with rehearse_weight 30\.0, not 2\.0; give"):
         train(source, tmp_path / "run", changed(recipe, rehearse_weight=2.0), resume=True)
     train(source, tmp_path / "run", recipe, resume=True)
-    whole, resumed = tree(tmp_path / "whole"), tree(tmp_path / "run")
+    whole, resumed = tree(trained(rehearse_weight=30.0, **IN_TWO)), tree(tmp_path / "run")
     for name in ("trained.safetensors", "metrics.jsonl", "recipe.yaml", "trained.json"):
         assert whole[name] == resumed[name]
 
 
 @pytest.mark.usefixtures("registered")
-def test_it_is_measured_and_planned(world: World, text: Path, tmp_path: Path) -> None:
-    train(world.source("scale-preserve"), tmp_path / "run", recipe_of(world, text, steps=1))
+def test_it_is_measured_and_planned(world: World, text: Path, trained: Trained, tmp_path: Path) -> None:
     (corpus,) = read_corpora([f"old={text}"])
-    (result,) = evaluate(
-        [str(tmp_path / "run")], [PerplexityJob(corpus, WindowOptions(LENGTH))], out=tmp_path / "results"
-    )
+    (result,) = evaluate([str(trained())], [PerplexityJob(corpus, WindowOptions(LENGTH))], out=tmp_path / "results")
     assert result.checkpoint.method == "rehearse"
     assert result.checkpoint.recipe is not None
     assert result.checkpoint.recipe["rehearse_weight"] == 1.0
@@ -241,11 +255,11 @@ def test_its_options_are_checked(world: World, text: Path, tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_a_method_that_is_gone_names_it(world: World, text: Path, tmp_path: Path, registered: None) -> None:
-    train(world.source("scale-preserve"), tmp_path / "run", recipe_of(world, text, steps=1))
+def test_a_run_of_a_method_that_is_gone_names_it(trained: Trained, registered: None) -> None:
+    run = trained()
     del METHODS["rehearse"]
     with pytest.raises(RequestError, match=r"run: method 'rehearse' is not installed; installed: fft, .*; install the"):
-        reload(tmp_path / "run")
+        reload(run)
     with pytest.raises(RequestError, match=r"^method 'rehearse' is not installed; installed: fft, "):
         find_method("rehearse")
 
@@ -305,15 +319,8 @@ def test_a_method_stores_and_merges_what_it_adds(world: World, tmp_path: Path, m
     monkeypatch.setitem(METHODS, "scaled", method)
     base = world.checkpoint("neox")
     with pytest.raises(KeyboardInterrupt):
-        train(
-            str(base),
-            tmp_path / "run",
-            world.recipe("scaled"),
-            progress=progress_that(ctrl_c, at=2),
-        )
+        train(str(base), tmp_path / "run", world.recipe("scaled"), progress=progress_that(ctrl_c, at=2))
     train(str(base), tmp_path / "run", world.recipe("scaled"), resume=True)
-    from safetensors.torch import load_file
-
     values = load_file(tmp_path / "run" / "trained.safetensors")
     assert values.keys() == {"factor", "steps"}
     assert values["steps"] == 4

@@ -16,14 +16,9 @@ from torch import nn
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
 from scale_cli.model.compatibility import CACHE
 from scale_cli.model.outputs import selected_indices
-from tests.helpers import BASES, probe, tiny_base, widened, without_w12
+from tests.helpers import BASES, WIDENED, probe, tiny_base, widened, without_w12
 
 Tolerance = Callable[[torch.dtype], Any]
-METHODS: dict[str, Any] = {
-    "preserve": {},
-    "adapt": {"layers": (0, 2), "modules": ("attention", "ffn")},
-    "route": {"layers": (1, 2), "modules": ("attention",), "threshold": 0.7},
-}
 
 
 def single_path(model: Any) -> Any:
@@ -57,7 +52,7 @@ def test_attention_weights_are_those_of_the_familys_own_class(name: str, toleran
 def test_under_a_router_states_and_weights_are_the_adapting_paths(
     name: str, gradients: bool, tolerance: Tolerance
 ) -> None:
-    model, tokens = widened(tiny_base(name), **METHODS["route"]), probe()
+    model, tokens = widened(tiny_base(name), **WIDENED["route"]), probe()
     model.set_attn_implementation("eager")
     asked: dict[str, Any] = {"output_attentions": True, "output_hidden_states": True}
     with torch.set_grad_enabled(gradients):
@@ -68,11 +63,11 @@ def test_under_a_router_states_and_weights_are_the_adapting_paths(
         assert not torch.allclose(found[field][-1], preserve[field][-1], **tolerance(torch.float32))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WIDENED)
 @torch.no_grad()
 def test_attention_weights_of_a_generated_token(method: str, tolerance: Tolerance) -> None:
     """Its heads are computed in one call, and their weights are the last row of the whole forward's."""
-    model, tokens = widened(tiny_base("llama-grouped"), **METHODS[method]), probe()
+    model, tokens = widened(tiny_base("llama-grouped"), **WIDENED[method]), probe()
     model.set_attn_implementation("eager")
     whole = model(tokens, output_attentions=True)
     cache = model(tokens[:, :-1])[CACHE]
@@ -111,7 +106,7 @@ def test_the_config_requests_outputs() -> None:
 
 @torch.no_grad()
 def test_chosen_hidden_states() -> None:
-    model, tokens = widened(tiny_base("llama"), **METHODS["route"]), probe()
+    model, tokens = widened(tiny_base("llama"), **WIDENED["route"]), probe()
     whole = model(tokens, output_hidden_states=True)
     output = model(tokens, output_hidden_states=[0, 2, -1])
     for field in ("hidden_states", "expansion_hidden_states"):
@@ -130,7 +125,7 @@ def test_selected_indices(selection: Any, indices: set[int]) -> None:
 
 def test_gradients_at_hidden_states() -> None:
     """Those of x from the first collaborating layer on, and those of x_up."""
-    model, tokens = widened(tiny_base("llama"), **METHODS["route"]).train(), probe()
+    model, tokens = widened(tiny_base("llama"), **WIDENED["route"]).train(), probe()
     output = model(tokens, output_hidden_states=True, labels=tokens)
     assert [state.requires_grad for state in output.hidden_states] == [False, False, True, True]
     states = [*output.hidden_states[2:], *output.expansion_hidden_states[:2]]
@@ -190,7 +185,7 @@ def test_a_config_without_a_base_is_refused() -> None:
 
 
 def test_reentrant_checkpointing_gives_the_same_gradients() -> None:
-    for method in METHODS.values():
+    for method in WIDENED.values():
         model, tokens = widened(tiny_base("llama"), **method).train(), probe()
         model(tokens, labels=tokens).loss.backward()
         plain = {name: parameter.grad for name, parameter in model.named_parameters()}

@@ -59,8 +59,7 @@ def test_logits_states_and_loss(name: str, attention: str) -> None:
 
 
 @pytest.mark.parametrize("name", BASES)
-@pytest.mark.parametrize("attention", ATTENTION)
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("attention", "side"), [("sdpa", "left"), ("eager", "right")])
 @torch.no_grad()
 def test_padding(name: str, attention: str, side: str) -> None:
     base, model = both(name, attention)
@@ -86,8 +85,9 @@ def test_a_mask_and_positions_of_ones_own(name: str, attention: str) -> None:
     assert not torch.equal(found[:, 5:], model(tokens).logits[:, 5:])
 
 
-@pytest.mark.parametrize("name", BASES)
-@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize(
+    ("name", "cache"), [*((name, "static") for name in BASES), ("llama-grouped", "dynamic"), ("gemma3", "dynamic")]
+)
 @torch.no_grad()
 def test_generation_from_a_cache(name: str, cache: str) -> None:
     base, model = both(name)

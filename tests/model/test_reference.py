@@ -24,6 +24,12 @@ LLAMA = {
     "down": "mlp.down_proj",
 }
 NEOX = {"o": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"}
+COLLABORATIVE: dict[str, dict[str, Any]] = {
+    "preserve": {},
+    "everywhere": {"layers": (0, 1, 2), "modules": ("attention", "ffn")},
+    "attention": {"layers": (1,), "modules": ("attention",)},
+    "ffn": {"layers": (0, 2), "modules": ("ffn",)},
+}
 Tolerance = Callable[[torch.dtype], Any]
 
 
@@ -180,16 +186,15 @@ class Reference:
         return self.linear(inner, "down", base, added)
 
 
-@pytest.mark.parametrize("name", BASES)
 @pytest.mark.parametrize(
-    ("layers", "modules"),
-    [((), ()), ((0, 1, 2), ("attention", "ffn")), ((1,), ("attention",)), ((0, 2), ("ffn",))],
-    ids=["preserve", "everywhere", "attention", "ffn"],
+    ("name", "where"),
+    [
+        *((name, "everywhere") for name in BASES),
+        *((name, where) for name in ("llama-grouped", "neox") for where in ("preserve", "attention", "ffn")),
+    ],
 )
-def test_forward_is_the_dense_algebra(
-    name: str, layers: tuple[int, ...], modules: tuple[str, ...], tolerance: Tolerance
-) -> None:
-    model = widened(tiny_base(name, dtype=torch.float64), layers=layers, modules=modules)
+def test_forward_is_the_dense_algebra(name: str, where: str, tolerance: Tolerance) -> None:
+    model = widened(tiny_base(name, dtype=torch.float64), **COLLABORATIVE[where])
     tokens = probe()
     expected = torch.stack([Reference(model).logits(row) for row in tokens])
     with torch.no_grad():
@@ -200,7 +205,7 @@ def test_forward_is_the_dense_algebra(
 
 def test_float64_is_exact_where_the_library_computes_in_it(tolerance: Tolerance) -> None:
     """At the first position rotary angles are zero, and GPT-NeoX's norms keep float64: only the algebra is left."""
-    model = widened(tiny_base("neox", dtype=torch.float64), layers=(0, 1, 2), modules=("attention", "ffn"))
+    model = widened(tiny_base("neox", dtype=torch.float64), **COLLABORATIVE["everywhere"])
     tokens = probe(batch=4, length=1)
     expected = torch.stack([Reference(model).logits(row) for row in tokens])
     with torch.no_grad():
@@ -210,7 +215,7 @@ def test_float64_is_exact_where_the_library_computes_in_it(tolerance: Tolerance)
 @pytest.mark.parametrize("name", ["llama-biased", "neox"])
 @pytest.mark.parametrize("part", ["w12", "w21", "w22", "bias"])
 def test_every_added_matrix_counts(name: str, part: str, tolerance: Tolerance) -> None:
-    model = widened(tiny_base(name, dtype=torch.float64), layers=(0, 1, 2), modules=("attention", "ffn"))
+    model = widened(tiny_base(name, dtype=torch.float64), **COLLABORATIVE["everywhere"])
     reference, tokens = Reference(model), probe()[0]
     with torch.no_grad():
         found = model(tokens[None]).logits[0]

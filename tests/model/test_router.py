@@ -119,6 +119,7 @@ def test_the_routing_decision_passes_no_gradient() -> None:
     adapt(tokens).logits.sum().backward()
     for (name, a), b in zip(model.named_parameters(), adapt.parameters(), strict=True):
         if name.startswith("expansion."):
+            assert b.grad is not None, name
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-8)
 
 

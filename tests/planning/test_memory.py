@@ -19,8 +19,10 @@ from scale_cli.methods.step import halve_frozen, recompute_activations, step_arg
 from scale_cli.planning.memory import Precision, step_memory
 from scale_cli.training.train import train
 from scale_cli.training.trainer import PartTrainer
-from tests.plans import LAYERS, prepared
+from tests.plans import prepared
 from tests.runs import World
+
+LAYERS = 2
 
 
 @contextlib.contextmanager
@@ -38,7 +40,7 @@ def allocations() -> Iterator[Callable[[], int]]:
 
 def as_trained(method: str, name: str = "llama-grouped", *, precision: Precision = "bfloat16") -> PreTrainedModel:
     """A tiny model as `scale train` prepares it for this precision."""
-    model = prepared(method, name)
+    model = prepared(method, name, layers=LAYERS)
     if precision == "bfloat16":
         halve_frozen(model)
     return model
@@ -78,9 +80,9 @@ def real_step(model: PreTrainedModel, *, batch_size: int, seq_length: int, bfloa
 
 
 MEMORY_CASES = [
-    *((method, name, "bfloat16") for method in METHODS for name in ("llama-grouped", "neox")),
-    *((method, name, "float32") for method in ("fft", "lora", "scale-adapt") for name in ("llama-grouped", "neox")),
-    *(("scale-route", name, "bfloat16") for name in ("mistral", "qwen2", "qwen3", "olmo2", "gemma3")),
+    *((method, "llama-grouped", "bfloat16") for method in METHODS),
+    *(("scale-route", name, "bfloat16") for name in ("neox", "qwen2", "olmo2", "gemma3")),
+    *((method, "neox", "float32") for method in ("fft", "lora", "scale-adapt")),
 ]
 
 
@@ -93,7 +95,7 @@ def test_memory_is_that_of_a_real_step(method: str, name: str, precision: Precis
     assert kept <= memory.activations_bytes <= memory.peak_bytes
 
 
-@pytest.mark.parametrize(("method", "family"), [("fft", "neox"), ("lora", "llama"), ("scale-route", "llama")])
+@pytest.mark.parametrize(("method", "family"), [("fft", "neox"), ("scale-route", "llama")])
 def test_memory_is_that_of_scale_train(
     method: str, family: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +127,7 @@ def test_where_gradients_are_most_they_are_in_the_peak() -> None:
     assert memory.activations_bytes < gradients < memory.peak_bytes < memory.activations_bytes + gradients
 
 
-@pytest.mark.parametrize("method", ["fft", "lora", "scale-preserve", "scale-route"])
+@pytest.mark.parametrize("method", ["fft", "scale-preserve", "scale-route"])
 def test_recomputing_saves_memory_as_a_real_step_does(method: str) -> None:
     with_all = step_memory(as_trained(method), batch_size=3, seq_length=24, precision="bfloat16")
     model = as_trained(method)
