@@ -64,8 +64,12 @@ class Head:
 
         x (..., hidden) and x_up (..., hidden_up): one tensor per path. Returns (..., vocabulary) each.
         """
-        z = self.base(x[0])
-        z_adapted = z if len(x) == 1 else self.base(x[-1])
+        if len(x) == 1:
+            z = z_adapted = self.base(x[0])
+        elif torch.is_grad_enabled():
+            z, z_adapted = (self.base(t) for t in x)
+        else:  # one call reads the matrix once
+            z, z_adapted = self.base(torch.stack(tuple(x)))
         return self._capped(z), self._capped(self.added(x_up[-1], z_adapted))
 
     def logits(self, streams: Streams) -> tuple[Tensor, Tensor | None]:
