@@ -14,7 +14,7 @@ from scale_cli.results.result import Result, read_results
 from tests.runs import TINY_BENCH, World, bench_file, continual_bench, in_processes, silent
 
 
-def assert_near(alone: list[Result], shared: list[Result], **tolerance: float) -> None:
+def assert_near(alone: list[Result], shared: list[Result], **tolerance: Any) -> None:
     """The same measurements of the same tokens, with values within the tolerance."""
     for one, both in zip(alone, shared, strict=True):
         assert one.checkpoint.label == both.checkpoint.label

@@ -181,7 +181,8 @@ def test_csv_and_json_have_its_numbers_unrounded(shown: Callable[[str], str]) ->
     document = json.loads(shown("json"))
     labels = {column["key"]: column["flat_label"] for group in document["groups"] for column in group["columns"]}
     cells = [(row["label"], labels.get(key), cell) for row in document["rows"] for key, cell in row["cells"].items()]
-    as_csv = {(line.checkpoint, line.label): (line.value, line.stderr) for line in lines.itertuples()}
+    numbers: list[Any] = lines[["checkpoint", "label", "value", "stderr"]].to_numpy().tolist()
+    as_csv = {(row, label): (value, error) for row, label, value, error in numbers}
     as_json = {(row, label): (cell["value"], cell["error"]) for row, label, cell in cells if label}
     assert as_csv == as_json
     assert {key: f"{100 * value:.2f} ± {100 * error:.2f}" for key, (value, error) in as_csv.items()} == wanted
