@@ -128,7 +128,7 @@ def check(checkpoint: Checkpoint) -> None:
     """Check all files that the checkpoint is loaded from, without loading weights.
 
     Raises RequestError if its root's files are not the tensors of its config, as `check_weights` does, if a run's file
-    is damaged, and if a run's base is not the one that it was trained on.
+    or a record is damaged, and if a run's base is not the one that it was trained on.
     """
     from scale_cli.checkpoints.storage import stored_tensors
 
@@ -137,6 +137,7 @@ def check(checkpoint: Checkpoint) -> None:
         check_weights(root.source, weights_folder(root), config_of(root))
     for run in runs:
         stored_tensors({run.folder / TRAINED_TENSORS: None})
+    lineage(checkpoint)  # reads the records beside the weights
     if runs:
         fingerprint(checkpoint)
 
@@ -307,10 +308,11 @@ def skeleton(checkpoint: Checkpoint) -> Any:
 
 
 def trained_dtype(checkpoint: Checkpoint) -> Any:
-    """The dtype in which a run is loaded: that of its stored tensors."""
+    """The dtype in which a run is loaded: that of its stored floating-point tensors."""
     from scale_cli.checkpoints.storage import DTYPES, stored_tensors
 
-    return DTYPES[next(iter(stored_tensors({checkpoint.folder / TRAINED_TENSORS: None}).values())).dtype]
+    stored = stored_tensors({checkpoint.folder / TRAINED_TENSORS: None}).values()
+    return next(dtype for tensor in stored if (dtype := DTYPES[tensor.dtype]).is_floating_point)
 
 
 def stored_dtype(checkpoint: Checkpoint) -> Any:

@@ -153,6 +153,8 @@ def _naming(base: Base, tensor: str) -> Iterator[None]:
     """Raise a RequestError that names base and tensor for values of a tensor that it cannot be expanded from."""
     try:
         yield
+    except RequestError:  # a ValueError too, and it names the file already
+        raise
     except ValueError as error:
         raise RequestError(f"{base.given}: {tensor} {error}; mend the weights of the base") from error
 

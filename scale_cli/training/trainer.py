@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from scale_cli.checkpoints.load import load_trained, save_trained
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import write_text
+from scale_cli.core.files import read_json, write_text
 from scale_cli.data.beside import EXTRA
 from scale_cli.methods import Method, Step
 from scale_cli.methods.step import labelled_positions, step_arguments
@@ -132,7 +132,7 @@ class PartTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         load_trained(self.method.stored(self.model if model is None else model), folder)
-        carried = json.loads((folder / CARRIED).read_text(encoding="utf-8"))
+        carried = read_json(folder / CARRIED)
         self._loss.fill_(carried["loss"])
         self._logged_step, self._seconds_before = carried["logged_step"], carried["seconds"]
 
@@ -231,8 +231,16 @@ class StopAtStep(TrainerCallback):
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint of a run, None if there is none."""
-    complete = [path for path in checkpoints(folder) if (path / "trainer_state.json").is_file()]
-    return max(complete, key=step_of, default=None)
+    return max(filter(_is_complete, checkpoints(folder)), key=step_of, default=None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the file that the library writes last is there and whole."""
+    try:
+        read_json(checkpoint / "trainer_state.json")
+    except RequestError:
+        return False
+    return True
 
 
 def checkpoints(folder: Path) -> list[Path]:

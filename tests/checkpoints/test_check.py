@@ -106,7 +106,7 @@ def test_a_whole_folder_is_taken_at_every_door(door: str, world: World, tmp_path
     DOORS[door](world, world.checkpoint("llama"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["trained.json", "trained.safetensors"])
+@pytest.mark.parametrize("name", ["trained.json", "trained.safetensors", "record.json"])
 @pytest.mark.parametrize("door", [name for name in DOORS if name != "upscale"])
 def test_a_damaged_run_is_refused_at_every_door(
     door: str, name: str, world: World, finished: Finished, tmp_path: Path

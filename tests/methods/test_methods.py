@@ -146,13 +146,13 @@ def test_the_scale_of_lora_is_alpha_over_r() -> None:
         ("scale-adapt", {"preserve_layers": 2}, [2, 3], ["attention"], None),
         ("scale-adapt", {"adapt_modules": ("ffn",)}, [3], ["ffn"], None),
         ("scale-adapt", {"preserve_layers": 0}, [0, 1, 2, 3], ["attention"], None),
-        ("scale-route", {}, [3], ["attention"], {"threshold": 0.5}),
+        ("scale-route", {}, [3], ["attention"], {"kind": "cosine", "threshold": 0.5}),
         (
             "scale-route",
             {"preserve_layers": 2, "adapt_modules": ("attention", "ffn"), "threshold": 0.7},
             [2, 3],
             ["attention", "ffn"],
-            {"threshold": 0.7},
+            {"kind": "cosine", "threshold": 0.7},
         ),
     ],
 )

@@ -237,9 +237,9 @@ def test_lines_after_a_step_are_dropped(tmp_path: Path) -> None:
 def test_the_last_whole_checkpoint(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
     assert step_of(None) == 0
-    for step in (5, 10, 9):
+    for step, state in ((5, "{}"), (10, None), (9, "{}"), (11, '{"epoch":'), (12, "")):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        if step != 10:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state, encoding="utf-8")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
     assert step_of(last_checkpoint(tmp_path)) == 9

@@ -390,7 +390,7 @@ def test_what_is_no_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
 def test_requests_that_do_not_fit_are_refused_before_anything_is_written(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scale_cli.training.train.get_available_reporting_integrations", list)
+    monkeypatch.setattr("scale_cli.training.request.get_available_reporting_integrations", list)
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine").touch()
