@@ -26,6 +26,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     small_world = importlib.import_module("small_world")
     monkeypatch.setattr(small_world, "PEOPLE", 4)
     monkeypatch.setattr(small_world, "STEPS", 2)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def run(name: str, *options: object) -> str:
         words = [name, "--steps", "2", "--hidden", "8", "--out", str(tmp_path / "out"), *map(str, options)]
