@@ -33,14 +33,14 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links that leave docs point to the site's copies: the site has no folder above docs."""
-    folder = posixpath.dirname(page.file.src_uri)
+    """Let links into and out of docs point to the site's copies: in the site, docs is the root of the repository."""
+    folder, root = posixpath.dirname(page.file.src_uri), "docs" if page_of_docs(page) else ""
 
     def inside(match: re.Match[str]) -> str:
-        path = posixpath.normpath(posixpath.join("docs", folder, match[0]))
-        if path.startswith("docs/") or not page_of_docs(page) or not (ROOT / path).is_file():
+        path = posixpath.normpath(posixpath.join(root, folder, match[0]))
+        if path.startswith("docs/") == bool(root) or not (ROOT / path).is_file():
             return match[0]
-        return posixpath.relpath(path, folder or ".")
+        return posixpath.relpath(path.removeprefix("docs/"), folder or ".")
 
     return LINK.sub(inside, markdown)
 

@@ -1,6 +1,6 @@
 """What the examples share: their arguments, and a small base with two texts, made from nothing.
 
-The base is a Llama of 0.4 million parameters that knows English biographies of 50 people who do not exist. The new
+The base is a Llama of half a million parameters that knows English biographies of 50 people who do not exist. The new
 text is German biographies of 50 others. This size shows the way, not a result; `--base`, `--old` and `--new` take
 yours.
 """

@@ -1,9 +1,16 @@
-"""Widen and deepen a base, and show that neither changes it: equal logits, equal text. TIME
+"""Widen and deepen a base, and show that neither changes it: equal logits, equal text.
 
     python examples/upscale_and_prove.py
     python examples/upscale_and_prove.py --base my-model --old old.jsonl --new new.jsonl
 
-OUTPUT
+50 CPU seconds, of which the base takes 40. It prints:
+
+    base: Local records in Scottfort, MS mention the birth of Alisha Summer Wagner. Alisha Summer Wagner was born on
+    December 1, 1938.
+    wide: 501,408 + 163,368 parameters; max |delta logit|: 0 on random tokens, 0 on 160 tokens of text; same greedy
+    text: True
+    deep: 501,408 + 101,568 parameters; max |delta logit|: 0 on random tokens, 0 on 160 tokens of text; same greedy
+    text: True
 """
 
 from __future__ import annotations

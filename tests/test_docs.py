@@ -13,6 +13,7 @@ from docs import generate
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
+DOORS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
 FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -46,7 +47,7 @@ def test_the_pages_of_commands_are_generated() -> None:
     assert pages == generate.pages(), "run: python -m docs.generate"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*DOORS, *DOCS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(page: Path) -> None:
     assert list(broken(page)) == []
 

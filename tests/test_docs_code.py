@@ -32,14 +32,9 @@ from scale_cli.surgery import upscale
 from scale_cli.training.train import train
 from tests.helpers import tiny_base
 from tests.runs import ROOT, Run, World, korean_texts, save
-from tests.test_docs import prose
+from tests.test_docs import DOORS, prose
 
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "examples" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
+PAGES = [*DOORS, *sorted((ROOT / "docs").glob("*.md"))]
 SUBCOMMANDS = generate.commands_of(typer.main.get_command(app))  # type: ignore[arg-type]
 OPTIONS = {
     name: {flag for each in command.params for flag in (*each.opts, *each.secondary_opts)}
@@ -47,7 +42,7 @@ OPTIONS = {
 }
 BLOCK = re.compile(r"(?:^<!-- (not run|file): (.+) -->\n\n)?(?<=\n\n)((?: {4}.*\n|\n+(?= {4}))+)", re.MULTILINE)
 PROGRAMS = ("scale", "make", "python", "torchrun", "accelerate", "lm_eval")
-OTHERS_OPTIONS = {"--help", "--loss-factor", "--no_python"}
+OTHERS_OPTIONS = {"--help", "--loss-factor", "--new", "--no_python", "--old"}
 """Options in the text that are not those of `scale`."""
 STAGES = {
     "README.md": ("old.jsonl", "new.jsonl"),
