@@ -3,7 +3,7 @@
 import importlib.metadata
 
 TESTED = {
-    "torch": ("2.11.0", "2.13.0"),
+    "torch": ("2.11.0", "2.15.0"),
     "transformers": ("5.17.0", "5.24.0"),
     "accelerate": ("1.13.0", "1.15.0"),
     "datasets": ("4.0.0", "5.2.0"),
