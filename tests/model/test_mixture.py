@@ -205,7 +205,13 @@ def test_every_way_to_generate_gives_the_same(base: str, shape: str) -> None:
     static = StaticCache(config=model.config, max_cache_len=20)
     assert torch.equal(generate(slice(None), **{CACHE: static}), expected)
     assistant = model_of("preserve", 0.0, base=base)
-    assert torch.equal(generate(slice(0, 1), assistant_model=assistant), expected[:1])
+    try:
+        model.base.generate(prompt[:1], assistant_model=assistant.base, **options)
+    except RuntimeError:  # transformers 5.17 cannot assist models with a sliding window, the base's own class neither
+        with pytest.raises(RuntimeError):
+            generate(slice(0, 1), assistant_model=assistant)
+    else:
+        assert torch.equal(generate(slice(0, 1), assistant_model=assistant), expected[:1])
 
 
 @torch.no_grad()
