@@ -1,7 +1,7 @@
 """The average of two models' predictions on biographies: `python -m benchmarks.average BASE TRAINED --bios DIR ...`.
 
-A SCALE model holds both predictions in one forward pass (`scale eval --router mixture:1:WEIGHT`). Any other trained model
-and its base give the same average with two passes, which shows how much of a mixture's result is the average's.
+A SCALE model holds both predictions in one forward pass (`scale eval --router mixture:1:WEIGHT`). Any other trained
+model and its base give the same average with two passes, which shows how much of a mixture's result is the average's.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def main(
     described = [describe(base), describe(trained)]
     for checkpoint in described:
         check(checkpoint)
-    models = [load_model(checkpoint) for checkpoint in described]
+    first, second = (load_model(checkpoint) for checkpoint in described)
     tokenizer = load_tokenizer(described[0])
-    rows = [row for text in people for row in measure(*models, tokenizer, bios, text, weight)]
+    rows = [row for text in people for row in measure(first, second, tokenizer, bios, text, weight)]
     table = Table("people", "weight of the base", "hard", title="Average of two predictions")
     for row in rows:
         table.add_row(row.people, f"{row.weight:g}", f"{100 * row.hard:.1f} ± {100 * row.stderr:.1f}")
