@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from scale_cli.core.errors import RequestError
-from scale_cli.core.files import read_json, write_text
+from scale_cli.core.files import read_json, reading, write_text
 
 COMPANIONS = (
     "tokenizer*",
@@ -30,12 +29,8 @@ def companions(folder: Path) -> list[Path]:
 def copy_companions(source: Path, folder: Path) -> None:
     """Copy these files from the folder `source`. Raises RequestError if one cannot be read."""
     for file in companions(source):
-        try:
+        with reading(file):
             content = file.read_bytes()
-        except OSError as error:
-            raise RequestError(
-                f"{file} cannot be read: {error.strerror or error}; mend that, or fetch it again"
-            ) from error
         target = folder / file.relative_to(source)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)

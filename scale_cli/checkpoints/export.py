@@ -28,7 +28,7 @@ from scale_cli.checkpoints.load import (
     trained_dtype,
     weights_folder,
 )
-from scale_cli.checkpoints.router import check_router, set_router
+from scale_cli.checkpoints.router import set_router
 from scale_cli.checkpoints.storage import INDEX, WEIGHTS, StoredTensor, stored_tensors, weight_files
 from scale_cli.checkpoints.weights import Place, Progress, write_weights
 from scale_cli.core.errors import RequestError
@@ -88,7 +88,6 @@ def export(
     root_folder = weights_folder(root)
     model = skeleton(checkpoint)
     if router is not None:
-        check_router(checkpoint, router)
         set_router(model, router, source)
     form: Form = checkpoint.kind
     with new_folder(out) as folder:

@@ -124,9 +124,11 @@ def describe(source: str, *, from_scratch: bool = False, revision: str | None = 
     return Checkpoint(source, folder, "width" if config.get("model_type") == "scale" else "plain")
 
 
-def check(checkpoint: Checkpoint) -> None:
+def check(checkpoint: Checkpoint, *, base: bool = True) -> None:
     """Check all files that the checkpoint is loaded from, without loading weights.
 
+    base: whether to compare a run's base with the one that it was trained on, which reads all weights; a caller that
+        takes the `fingerprint` anyway compares it by that.
     Raises RequestError if its root's files are not the tensors of its config, as `check_weights` does, if a run's file
     or a record is damaged, and if a run's base is not the one that it was trained on.
     """
@@ -138,7 +140,7 @@ def check(checkpoint: Checkpoint) -> None:
     for run in runs:
         stored_tensors({run.folder / TRAINED_TENSORS: None})
     lineage(checkpoint)  # reads the records beside the weights
-    if runs:
+    if runs and base:
         fingerprint(checkpoint)
 
 

@@ -26,18 +26,19 @@ def parse_router(text: str) -> dict[str, Any] | None:
 
 def check_router(checkpoint: Checkpoint, text: str) -> None:
     """Raise RequestError unless the checkpoint's model can have this router. No weights are loaded."""
-    if checkpoint.kind != "width":
-        parse_router(text)
-        raise RequestError(
-            f"--router {text}: {checkpoint.source} is not width-upscaled, so it has one prediction only; give a "
-            "checkpoint that scale upscale --by width made, or that was trained from one"
-        )
     set_router(skeleton(checkpoint), text, checkpoint.source)
 
 
 def set_router(model: Any, text: str, source: str) -> None:
-    """Give a widened model this router. source: the name in the RequestError for a router that it cannot have."""
+    """Give a model this router. source: the name in the RequestError for a router that it cannot have."""
+    from scale_cli.model import ScaleForCausalLM
+
     router = parse_router(text)
+    if not isinstance(model, ScaleForCausalLM):
+        raise RequestError(
+            f"--router {text}: {source} is not width-upscaled, so it has one prediction only; give a checkpoint that "
+            "scale upscale --by width made, or that was trained from one"
+        )
     try:
         model.set_router(router)
     except ValueError as error:

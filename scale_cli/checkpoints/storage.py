@@ -6,7 +6,6 @@ never memory-mapped: memory holds one chunk, and a disk fault raises OSError ins
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import to_json, write_text
+from scale_cli.core.files import reading, to_json, write_text
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -45,15 +44,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """The dtypes by their names in safetensors files."""
-
-
-@contextlib.contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Raise a RequestError that names `file` for an OSError inside the context."""
-    try:
-        yield
-    except OSError as error:
-        raise RequestError(f"{file} cannot be read: {error.strerror or error}; mend that, or fetch it again") from error
 
 
 @dataclass(frozen=True)

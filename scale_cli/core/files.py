@@ -131,15 +131,25 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Raise a RequestError that names `file` for an OSError inside the context."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error.strerror or error}; mend that, or fetch it again") from error
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file that a command was given, or that lies in a folder that it was given.
 
     Raises RequestError, which names the file, if it cannot be read or does not hold one object.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{file} cannot be read: {error.strerror or error}; mend that, or fetch it again") from error
+        with reading(file):
+            value = json.loads(file.read_text(encoding="utf-8"))
+    except RequestError:
+        raise
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{file} is damaged: it is not JSON ({error}); fetch or make it again") from error
     if not isinstance(value, dict):

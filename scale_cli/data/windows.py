@@ -56,7 +56,7 @@ class WindowOptions:
 
     def resolve(self, config: Any) -> tuple[int, int]:
         """Length and stride for a model with this config. Raises RequestError if either exceeds its maximum."""
-        most = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_LENGTH
+        most = context_of(config) or DEFAULT_LENGTH
         length = self.length or min(most, DEFAULT_LENGTH)
         if self.length is not None and length > most:
             raise RequestError(f"--perplexity-length {length}: the model takes {most} tokens at most")
@@ -64,6 +64,12 @@ class WindowOptions:
         if stride > length:
             raise RequestError(f"--perplexity-stride {stride}: at most the length of a window, which is {length}")
         return length, stride
+
+
+def context_of(config: Any) -> int | None:
+    """The number of tokens that a model with this config takes; None if the config does not name it."""
+    most: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return most
 
 
 class Window(NamedTuple):

@@ -94,7 +94,7 @@ def targets(
         for (_, source), is_folder in zip(pairs, are_folders, strict=True)
     ]
     for checkpoint in checkpoints:
-        check(checkpoint)
+        check(checkpoint, base=False)
         load_tokenizer(checkpoint)
     labels = _labels(pairs)
     described = []

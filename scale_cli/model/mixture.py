@@ -30,7 +30,6 @@ from .streams import Streams
 
 CHUNK_POSITIONS = 512
 """Positions per chunk, over all rows: both predictions exist in whole only for a chunk."""
-PRIOR = 0.5
 
 Predictors = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Tensor]]
 """(x of every path, x_up of every path) -> the logits of the base and of the widened model, (..., vocabulary) each."""
@@ -111,10 +110,8 @@ def mix(
         base, adapted = _log_probabilities(pair)
         chunk = tokens[:, start:stop]
         odds, gains = _start(last, base.detach(), adapted.detach(), chunk, prior)
-        keep_weight = None if valid is None else valid[:, start:stop] & valid[:, start + 1 : stop + 1]
-        chunk_odds = follow(
-            odds, gains, share=share, prior=prior, updates=keep_weight, restarts=restarts[:, start:stop]
-        )
+        updates = None if valid is None else valid[:, start:stop] & valid[:, start + 1 : stop + 1]
+        chunk_odds = follow(odds, gains, share=share, prior=prior, updates=updates, restarts=restarts[:, start:stop])
         last = (base[:, -1:], adapted[:, -1:], chunk_odds[:, -1:])
         all_odds.append(chunk_odds)
         if positions is None or positions.start < stop:

@@ -16,6 +16,7 @@ from scale_cli.core.versions import EXTRAS, install_extra
 from scale_cli.data.biographies import check_people
 from scale_cli.data.examples import DEFAULT_LENGTH, Examples, check_data
 from scale_cli.data.sources import split_weight
+from scale_cli.data.windows import context_of
 from scale_cli.methods import METHODS
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.trainer import last_checkpoint
@@ -75,17 +76,11 @@ def check_out(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint, *, resume:
 
 def check_length(length: int, checkpoint: Checkpoint) -> None:
     """Raise RequestError for sequences that are longer than the model's context, or too short to predict anything."""
-    most = context_of(checkpoint)
+    most = context_of(config_of(checkpoint))
     if most is not None and length > most:
         raise RequestError(f"--seq-length {length}: {checkpoint.source} takes {most} tokens at most")
     if length < 2:
         raise RequestError(f"--seq-length {length}: at least 2, as the first token of a sequence is not predicted")
-
-
-def context_of(checkpoint: Checkpoint) -> int | None:
-    """The number of tokens that the checkpoint's model takes; None if its config does not name it."""
-    most: int | None = getattr(config_of(checkpoint).get_text_config(), "max_position_embeddings", None)
-    return most
 
 
 def check_same_inputs(resume_from: Path, out: Path, checkpoint: Checkpoint, base: str, examples: Examples) -> None:
@@ -126,7 +121,7 @@ def resolve(recipe: TrainRecipe, checkpoint: Checkpoint) -> TrainRecipe:
 
 def _default_length(checkpoint: Checkpoint) -> int:
     """The default length of sequences of text: `DEFAULT_LENGTH`, or the model's context if that is shorter."""
-    return min(DEFAULT_LENGTH, context_of(checkpoint) or DEFAULT_LENGTH)
+    return min(DEFAULT_LENGTH, context_of(config_of(checkpoint)) or DEFAULT_LENGTH)
 
 
 def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> None:
