@@ -74,6 +74,7 @@ def evaluate(
     *,
     out: str | Path | None = None,
     routers: Sequence[str] = (),
+    base: str | Path | None = None,
     revision: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
@@ -84,7 +85,8 @@ def evaluate(
 
     checkpoints: of any kind, or LABEL=CHECKPOINT. measurements: the arguments of `evaluation.request.request`, such as
         `suites=["english"]`, `texts=["old=english.jsonl"]`, `bios=Path("bios")`, `drift=True`, `limit=10`.
-    routers: for widened checkpoints, "none", "cosine:TAU", "mixture:SHARE:PRIOR"; empty for the checkpoint's own.
+    routers: "none", "cosine:TAU", "mixture:SHARE:PRIOR", "interpolate:WEIGHT"; empty for the checkpoint's own.
+    base: for drift, and for routers of checkpoints that are not widened; None for the one that each was trained from.
     revision: branch, tag or commit of the hub ids. out: folder for the results; measurements in it are not repeated.
     dtype: "float32", "bfloat16" or "float16"; None takes bfloat16 on a GPU and the stored dtype on a CPU.
     batch_size: sequences per forward pass; None for as many as fit. seed: of few-shot examples.
@@ -92,9 +94,10 @@ def evaluate(
     """
     return run_jobs(
         list(map(str, checkpoints)),
-        request(**measurements).jobs,
+        request(**measurements, routers=routers, base=None if base is None else str(base)).jobs,
         out=None if out is None else Path(out),
         routers=routers,
+        base=None if base is None else str(base),
         revision=revision,
         dtype=dtype,
         batch_size=batch_size,

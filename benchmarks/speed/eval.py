@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 from collections.abc import Callable
@@ -14,15 +15,14 @@ import torch
 from benchmarks.command import Result
 from benchmarks.speed import frame
 from benchmarks.speed.frame import interleave
-from benchmarks.speed.generate import BASE, COLUMNS, HEADINGS, KINDS, LIMIT, add_ratios
+from benchmarks.speed.generate import BASE, COLUMNS, HEADINGS, KINDS, LIMIT, add_ratios, build_kind, mixture_targets
 from benchmarks.speed.shapes import SHAPES, Shape, ShapeName
-from benchmarks.speed.train_step import build
 from scale_cli.checkpoints.load import Checkpoint
 from scale_cli.data.windows import Windows
 from scale_cli.evaluation.harness import harness_model
 from scale_cli.evaluation.perplexity import document_sums
+from scale_cli.evaluation.readings import is_reading, sums_by_router
 from scale_cli.evaluation.subject import DTYPES, Subject, Target
-from scale_cli.methods import DEFAULT_METHOD
 
 CHOICE_ROWS = 16
 """Requests per forward pass of multiple choice."""
@@ -34,7 +34,7 @@ def prepare(kind: str, shape: Shape, *, device: str) -> Subject:
     """A model of this shape with random weights, in the form in which `scale eval` loads a checkpoint."""
     torch.manual_seed(0)
     dtype = "bfloat16" if device == "cuda" else "float32"
-    model = build(DEFAULT_METHOD if kind == BASE else kind, shape).to(device, DTYPES[dtype]).eval()
+    model = build_kind(kind, shape).to(device, DTYPES[dtype]).eval()
     target = Target(kind, Checkpoint(kind, Path(), "plain" if kind == BASE else "width"), "", dtype)
     return Subject(target, model, byte_tokenizer(), torch.device(device), CHOICE_ROWS, 0)
 
@@ -61,6 +61,9 @@ def perplexity_work(subject: Subject, shape: Shape) -> tuple[Callable[[], Any], 
     size, length = shape.batch_size * shape.seq_length, shape.seq_length
     texts = [text(random.Random(0), size)]
     windows = Windows(texts, subject.tokenizer, length=length, stride=length, packing="concat")
+    if subject.has_both and subject.router is not None and is_reading(subject.router):
+        routers = [subject.router]
+        return lambda: sums_by_router(subject.model, windows, shape.batch_size, routers)[0], size
     return functools.partial(document_sums, subject.model, windows, shape.batch_size), size
 
 
@@ -103,11 +106,11 @@ def main(
     warmup: frame.Warmup = 2,
     threads: frame.Threads = frame.CORES,
 ) -> Result:
-    """Time perplexity and multiple choice by the base and the three SCALE methods.
+    """Time perplexity and multiple choice by the base, the three SCALE methods and two of them under a mixture router.
 
     Both run as `scale eval` runs them, on random text with one token per byte: windows of the shape's length, and
     questions of about 64 tokens with four answers of 4 to 12 through the harness's own model class. Every repetition
-    measures the base and the three methods in turn, so that other load slows all of them alike. Printed are medians:
+    measures all of them in turn, so that other load slows all of them alike. Printed are medians:
     tokens per second (wall), the ratio of the CPU seconds (on a GPU, the device's) to the base's, the ratio of the
     weights that a token is multiplied with, and the first ratio over the second: 1 is the arithmetic's floor.
     """
@@ -120,6 +123,9 @@ def main(
         frame.Target(f"{work} by {kind} over its weights'", over_floor, LIMIT).record
         for work, kind, over_floor in zip(lines.work, lines.kind, lines.over_floor, strict=True)
     ]
+    for work, of_work in lines.groupby("work", sort=False):
+        for target in mixture_targets(of_work):
+            targets.append(dataclasses.replace(target, what=f"{work} by {target.what}").record)
     return Result(
         [frame.table(lines, columns, title=title, headings=HEADINGS)],
         {

@@ -19,24 +19,40 @@ from scale_cli.methods import DEFAULT_METHOD
 from scale_cli.methods.cost import by_model
 
 BASE = "base"
-KINDS = (BASE, *WIDENED)
+MIXTURES = {"scale-preserve mixture": "scale-preserve", "scale-adapt mixture": "scale-adapt"}
+"""Methods under `--router mixture:0.01`. SCALE-Route would be SCALE-Adapt there."""
+KINDS = (BASE, *WIDENED, *MIXTURES)
 LIMIT = 1.1
 """The largest `over_floor` that is a target."""
 COLUMNS = "spread ratio model_ratio over_floor"
 HEADINGS = {"ratio": "/ base", "model_ratio": "weights", "over_floor": "over", "ms": "ms/token"}
 
 
+def build_kind(kind: str, shape: Shape) -> Any:
+    """A model of `KINDS` of this shape with random weights."""
+    model = build(DEFAULT_METHOD if kind == BASE else MIXTURES.get(kind, kind), shape)
+    if kind in MIXTURES:
+        model.set_router({"kind": "mixture", "share": 0.01})
+    return model
+
+
 def prepare(kind: str, shape: Shape, *, device: str) -> Any:
     """A model of this shape with random weights, in eval mode, in bfloat16 on a GPU."""
     torch.manual_seed(0)
-    model = build(DEFAULT_METHOD if kind == BASE else kind, shape).eval()
-    return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
+    return build_kind(kind, shape).eval().to(device, torch.bfloat16 if device == "cuda" else torch.float32)
 
 
 def generation(model: Any, prompt: torch.Tensor, new_tokens: int) -> Callable[[], torch.Tensor]:
     """Greedy generation of exactly `new_tokens` tokens after the prompt, (batch_size, prompt_tokens)."""
     options = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     return functools.partial(model.generate, prompt, attention_mask=torch.ones_like(prompt), **options)
+
+
+def mixture_targets(lines: pd.DataFrame) -> list[Target]:
+    """The targets of the mixture: nearly free without a fork, and with a fork as dear as SCALE-Route's."""
+    seconds = lines.set_index("kind").compared_seconds
+    limits = {"scale-preserve mixture": ("scale-preserve", 1.05), "scale-adapt mixture": ("scale-route", LIMIT)}
+    return [Target(f"{kind} / {other}", seconds[kind] / seconds[other], most) for kind, (other, most) in limits.items()]
 
 
 def add_ratios(lines: pd.DataFrame, models: dict[str, Any]) -> None:
@@ -81,10 +97,10 @@ def main(
     new_tokens: frame.Count = 64,
     threads: frame.Threads = frame.CORES,
 ) -> Result:
-    """Time greedy generation with a cache by the base and the three SCALE methods.
+    """Time greedy generation with a cache by the base, the three SCALE methods and two of them under a mixture router.
 
-    The library's `generate` continues a prompt of random tokens by a fixed number. Every repetition runs the base and
-    the three methods in turn, so that other load slows all of them alike. Printed are medians: milliseconds per token
+    The library's `generate` continues a prompt of random tokens by a fixed number. Every repetition runs all of them in
+    turn, so that other load slows all of them alike. Printed are medians: milliseconds per token
     (wall), the ratio of the CPU seconds (on a GPU, the device's) to the base's, the ratio of the weights that a token
     is multiplied with, and the first ratio over the second. 1 is the arithmetic's floor. The result may be below it,
     because a weight is read once even if it is multiplied with twice.
@@ -106,6 +122,7 @@ def main(
         Target(f"{kind} / base over its weights'", over_floor, LIMIT).record
         for kind, over_floor in zip(widened.kind, widened.over_floor, strict=True)
     ]
+    targets += [target.record for target in mixture_targets(lines)]
     return Result(
         [frame.table(printed, f"kind ms {COLUMNS}", title=title, headings=HEADINGS)],
         {

@@ -1,4 +1,4 @@
-"""Routers by their names on the command line: none, cosine:TAU, mixture:SHARE[:PRIOR]."""
+"""Routers by their names on the command line: none, cosine:TAU, mixture:SHARE[:PRIOR], interpolate:WEIGHT."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ from typing import Any
 from scale_cli.checkpoints.load import Checkpoint, skeleton
 from scale_cli.core.errors import RequestError
 
-FORMS = "none, cosine:TAU, or mixture:SHARE or mixture:SHARE:PRIOR"
+FORMS = "none, cosine:TAU, mixture:SHARE, mixture:SHARE:PRIOR, or interpolate:WEIGHT"
+FRONTIER = (
+    "none",
+    *(f"interpolate:{weight:g}" for weight in (0.9, 0.75, 0.5, 0.25, 0.1)),
+    *(f"mixture:1:{prior:g}" for prior in (0.1, 0.3, 0.4, 0.45, 0.5, 0.6, 0.8)),
+    *(f"mixture:{share:g}" for share in (0.0, 0.001, 0.01, 0.1)),
+)
+"""The routers that show the trade-off of one training."""
 
 
 def parse_router(text: str) -> dict[str, Any] | None:
     """The router of a config, None for "none". Raises RequestError for another form."""
     kind, *numbers = text.split(":")
-    names = {"none": (), "cosine": ("threshold",), "mixture": ("share", "prior")}.get(kind)
-    least = {"none": 0, "cosine": 1, "mixture": 1}.get(kind, 0)
+    from scale_cli.model.configuration_scale import ROUTERS
+
+    names = {"none": (), **ROUTERS}.get(kind)
+    least = min(1, len(names or ()))
     try:
         values = [float(number) for number in numbers]
     except ValueError as error:
@@ -29,12 +38,25 @@ def check_router(checkpoint: Checkpoint, text: str) -> None:
     set_router(skeleton(checkpoint), text, checkpoint.source)
 
 
-def set_router(model: Any, text: str, source: str) -> None:
-    """Give a model this router. source: the name in the RequestError for a router that it cannot have."""
-    from scale_cli.model import ScaleForCausalLM
+def check_reading(text: str, source: str) -> None:
+    """Raise RequestError unless the router combines two predictions, which any trained model and its base have."""
+    from scale_cli.model.configuration_scale import checked_router
 
     router = parse_router(text)
-    if not isinstance(model, ScaleForCausalLM):
+    if router is None:
+        return
+    if router["kind"] == "cosine":
+        raise RequestError(f"--router {text}: {source} is not width-upscaled, so it has one path")
+    try:
+        checked_router(router, has_two_paths=False)
+    except ValueError as error:
+        raise RequestError(f"--router {text}: {error}") from error
+
+
+def set_router(model: Any, text: str, source: str) -> None:
+    """Give a model this router. source: the name in the RequestError for a router that it cannot have."""
+    router = parse_router(text)
+    if not hasattr(model, "set_router"):
         raise RequestError(
             f"--router {text}: {source} is not width-upscaled, so it has one prediction only; give a checkpoint that "
             "scale upscale --by width made, or that was trained from one"

@@ -78,7 +78,11 @@ def evaluate(
         typer.Option("--drift", help="Drift from the base: of weights, and of outputs on the texts of --perplexity."),
     ] = False,
     base: Annotated[
-        str | None, typer.Option(help="--drift: the checkpoint to compare with.  [the base in each checkpoint]")
+        str | None,
+        typer.Option(
+            help="--drift: the checkpoint to compare with; --router: the one that a checkpoint which is not widened "
+            "predicts together with.  [the base in each checkpoint]"
+        ),
     ] = None,
     drift_tokens: Annotated[int, typer.Option(help="--drift: number of tokens of each text, from the first.")] = 65_536,
     out: Annotated[
@@ -98,10 +102,14 @@ def evaluate(
     router: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure widened checkpoints with this router: none, cosine:TAU, mixture:SHARE[:PRIOR]; may be "
-            "repeated.  [the checkpoint's own]"
+            help="Measure with this router: none, cosine:TAU, mixture:SHARE[:PRIOR], interpolate:WEIGHT; may be "
+            "repeated. A checkpoint that is not widened needs a second forward pass, of its base.  [the checkpoint's "
+            "own]"
         ),
     ] = None,
+    frontier: Annotated[
+        bool, typer.Option("--frontier", help="Measure with the routers that show the trade-off of one training.")
+    ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub ids.")] = None,
     batch_size: Annotated[
         str, typer.Option(help="Sequences per forward pass; auto: as many as fit.", metavar="<int|auto>")
@@ -125,10 +133,12 @@ def evaluate(
     if batch_size != "auto" and not batch_size.isdecimal():
         raise RequestError(f"--batch-size {batch_size}: a whole number of at least 1, or auto")
 
+    from scale_cli.checkpoints.router import FRONTIER
     from scale_cli.data.windows import WindowOptions
     from scale_cli.evaluation.evaluate import evaluate as run
     from scale_cli.evaluation.request import request
 
+    routers = list(dict.fromkeys([*(router or ()), *(FRONTIER if frontier else ())]))
     first_process = os.environ.get("RANK", "0") == "0"
     requested = request(
         suites=suite or (),
@@ -141,6 +151,7 @@ def evaluate(
         drift=drift,
         base=base,
         drift_tokens=drift_tokens,
+        routers=routers,
         num_fewshot=num_fewshot,
         limit=limit,
         chat=apply_chat_template,
@@ -153,7 +164,8 @@ def evaluate(
         checkpoints,
         requested.jobs,
         out=out,
-        routers=router or (),
+        routers=routers,
+        base=base,
         revision=revision,
         dtype=None if dtype == "auto" else dtype,
         batch_size=None if batch_size == "auto" else int(batch_size),

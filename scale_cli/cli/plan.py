@@ -142,12 +142,14 @@ def _parameters(plan: Plan) -> Table:
 
 def _costs(plan: Plan) -> Table:
     table = _methods_table(
-        "Multiply-adds of weights per trained token and per generated token, and cache",
-        ("train\n/ fft", "generate\n/ base", "cache\nB/token", "cache\n/ base"),
+        "Multiply-adds of weights per token, and cache",
+        ("train\n/ fft", "rehearse\n/ fft", "generate\n/ base", "mixture\n/ base", "cache\nB/token", "cache\n/ base"),
+        "train: a token of training data; rehearse: a token of old text under --rehearse, with the base's prediction; "
+        "generate: a token; mixture: a token predicted by the model and by its base",
     )
     for m in plan.methods:
-        ratios = (f"{m.cost_ratio:.3f}", f"{m.generation_ratio:.3f}", f"{m.cache_bytes:,}", f"{m.cache_ratio:.3f}")
-        table.add_row(m.method, *ratios)
+        ratios = [f"{r:.3f}" for r in (m.cost_ratio, m.rehearsal_ratio, m.generation_ratio, m.mixture_ratio)]
+        table.add_row(m.method, *ratios, f"{m.cache_bytes:,}", f"{m.cache_ratio:.3f}")
     return table
 
 
@@ -167,9 +169,10 @@ def _memory(plan: Plan) -> Table:
     checkpointing = ", activations recomputed" if plan.gradient_checkpointing else ""
     table = _methods_table(
         f"Memory of training, {plan.batch_size} x {plan.seq_length} tokens, {plan.precision}{checkpointing}",
-        [f"{part}\n{unit}" for part in ("weights", "gradients", "AdamW", "activations", "peak")],
+        [f"{part}\n{unit}" for part in ("weights", "gradients", "AdamW", "activations", "peak", "rehearsal")],
         f"trained weights, gradients and AdamW's moments in float32, frozen weights in {plan.precision}; "
-        "activations: their peak; peak: of everything together",
+        "activations: their peak; peak: of everything together; rehearsal: a copy of the base under --rehearse, in "
+        "addition",
     )
     for method in plan.methods:
         parts = (
@@ -178,6 +181,7 @@ def _memory(plan: Plan) -> Table:
             method.optimizer_bytes,
             method.activations_bytes,
             method.peak_bytes,
+            method.rehearsal_copy_bytes,
         )
         table.add_row(method.method, *(f"{part / size:,.2f}" for part in parts))
     return table

@@ -41,6 +41,7 @@ def train(
             revision=revision,
             progress=lambda done, total: advance(done=done, total=total),
             reading=counter("tokens read from --data"),
+            sampling=counter("tokens sampled from the base for --rehearse"),
             say=say if first_process else lambda line: None,
         )
     if not first_process:  # only one of several processes prints

@@ -121,6 +121,24 @@ class PackedTexts(Examples):
         return inside - sum(source.borders(int(count)) for source, count in zip(self.sources, counts, strict=True))
 
 
+class EpochOrder:
+    """The order of `count` rows over several epochs. Each epoch is reshuffled from the seed."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """The rows of the examples with these indices."""
+        return np.array([self._row(int(index)) for index in indices], dtype=np.int64)
+
+    def _row(self, index: int) -> int:
+        epoch, position = divmod(index, self._count)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, np.random.default_rng([self._seed, epoch]).permutation(self._count))
+        return int(self._epoch[1][position])
+
+
 class PaddedQuestions(Examples):
     """Questions with their answers, padded on the right. Only the answer and end-of-text have labels."""
 
@@ -132,30 +150,41 @@ class PaddedQuestions(Examples):
         if length is not None and longest > length:
             raise RequestError(f"--seq-length {length}: the longest question with its answer has {longest} tokens")
         super().__init__(length or longest, count)
-        self.seed = seed
+        self._order = EpochOrder(len(pairs), seed)
         self.inputs = np.full((len(pairs), self.length), pad, dtype=np.int32)
         self.labels = np.full_like(self.inputs, IGNORED)
         for row, (prompt, answer) in enumerate(pairs):
             end = len(prompt) + len(answer)
             self.inputs[row, :end] = [*prompt, *answer]
             self.labels[row, len(prompt) : end] = answer
-        self._order: tuple[int, np.ndarray] | None = None
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        rows = np.array([self._row(int(index)) for index in indices])
+        rows = self._order.rows(indices)
         return {"input_ids": self.inputs[rows], "labels": self.labels[rows]}
 
     @property
     def predicted_tokens(self) -> int:
         each = (self.labels[:, 1:] != IGNORED).sum(axis=1)
         epochs, rest = divmod(self.count, len(each))
-        return int(epochs * each.sum() + sum(each[self._row(epochs * len(each) + index)] for index in range(rest)))
+        last = self._order.rows(np.arange(rest) + epochs * len(each))
+        return int(epochs * each.sum() + each[last].sum())
 
-    def _row(self, index: int) -> int:
-        epoch, position = divmod(index, len(self.inputs))
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.inputs)))
-        return int(self._order[1][position])
+
+class RowExamples(Examples):
+    """Given rows of tokens, reshuffled per epoch. Every token has a label."""
+
+    def __init__(self, tokens: np.ndarray, count: int, seed: int) -> None:
+        """tokens: (rows, length)."""
+        super().__init__(tokens.shape[1], count)
+        self._tokens, self._order = tokens, EpochOrder(len(tokens), seed)
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        tokens = self._tokens[self._order.rows(indices)]
+        return {"input_ids": tokens, "labels": tokens}
+
+    @property
+    def predicted_tokens(self) -> int:
+        return self.count * (self.length - 1)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class Batch:
     inputs: (rows, length). kept: the first position with a prediction.
     positions: (n,), the positions with predictions, counted through the rows of `length - kept` from `kept` on.
     targets, owners: (n,), the token to predict at each position, and the number of its document.
+    numbers: (rows,), the index of each window in `Windows.windows`.
     """
 
     inputs: Tensor
@@ -94,6 +95,7 @@ class Batch:
     positions: Tensor
     targets: Tensor
     owners: Tensor
+    numbers: Tensor
 
     def forward(self, model: Any, **arguments: Any) -> Any:
         """The model's output for the inputs; logits before `kept` are not computed if the model supports that."""
@@ -172,14 +174,15 @@ class Windows:
 
         advance: called after each batch with `done`, the number of this process's windows so far, and their `total`.
         """
-        windows = sorted(self.windows, key=lambda window: window.start - window.stop)
+        numbers = sorted(range(len(self.windows)), key=lambda i: self.windows[i].start - self.windows[i].stop)
         if _several_processes():
-            windows = windows[distributed.get_rank() :: distributed.get_world_size()]
-        for start in range(0, len(windows), rows):
-            yield self._batch(windows[start : start + rows], device)
-            advance(done=min(start + rows, len(windows)), total=len(windows))
+            numbers = numbers[distributed.get_rank() :: distributed.get_world_size()]
+        for start in range(0, len(numbers), rows):
+            yield self._batch(numbers[start : start + rows], device)
+            advance(done=min(start + rows, len(numbers)), total=len(numbers))
 
-    def _batch(self, windows: Sequence[Window], device: Any) -> Batch:
+    def _batch(self, numbers: Sequence[int], device: Any) -> Batch:
+        windows = [self.windows[number] for number in numbers]
         length = max(window.stop - window.start for window in windows) - 1
         kept = min(window.first - window.start for window in windows) - 1
         inputs = np.full((len(windows), length), self.tokens[0])
@@ -191,8 +194,9 @@ class Windows:
             owners[row, predicted] = self.owners[first:stop]
         (positions,) = np.nonzero(owners[:, kept:].ravel() >= 0)
         at_positions = (array[:, kept:].ravel()[positions] for array in (targets, owners))
-        on_device = [torch.from_numpy(array).to(device) for array in (inputs, positions, *at_positions)]
-        return Batch(on_device[0], kept, *on_device[1:])
+        arrays = (inputs, positions, *at_positions, np.array(numbers))
+        tokens, *rest = (torch.from_numpy(array).to(device) for array in arrays)
+        return Batch(tokens, kept, *rest)
 
 
 def sum_over_processes(sums: Tensor, device: Any) -> np.ndarray:

@@ -20,7 +20,9 @@ from scale_cli.data.biographies import Question, check_people, read_questions
 from scale_cli.data.examples import end_of_text, tokenise_questions
 from scale_cli.data.options import parse_people
 from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
+from scale_cli.evaluation.readings import Router, both_predictions, is_reading
 from scale_cli.evaluation.subject import Subject, Target
+from scale_cli.model.mixture import read
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result
 
@@ -60,17 +62,38 @@ class BiographyJob:
         return any((m.task_version, m.dtype) == (self._version, target.dtype) for m in result.find(self.label))
 
     def run(self, subject: Subject, advance: Advance) -> Outcome:
-        """Score the first token of all answers, then whole answers."""
+        (outcome,) = self.run_together(subject, [subject.target], advance)
+        return outcome
+
+    def run_together(self, subject: Subject, targets: Sequence[Target], advance: Advance) -> list[Outcome]:
+        """The outcome for each of several targets of the subject's checkpoint, which differ in their routers.
+
+        First tokens of all answers are scored, in one forward pass for all routers but cosine, then whole answers.
+        """
         begun = time.perf_counter()
         batch_size = subject.batch_size or DEFAULT_BATCH_SIZE
         questions = read_questions(self.folder, self._chosen)
         accuracy = BiographyAccuracy(questions, subject.tokenizer, task=self.label, batch_size=batch_size)
-        measurements = accuracy.first_token(subject.model)
-        advance(done=1, total=2)
-        measurements += accuracy.exact_match(subject.model)
-        advance(done=2, total=2)
+        routers = [subject.under(target).router for target in targets]
+        readings = list(filter(is_reading, routers)) if subject.has_both and len(targets) > 1 else []
+        together = iter(accuracy.first_token_by_router(subject.model, readings) if readings else ())
+        total = len(targets) + 1
+        advance(done=1, total=total)
+        outcomes = []
+        for done, (target, router) in enumerate(zip(targets, routers, strict=True), start=2):
+            model = subject.under(target).model
+            measurements = next(together) if readings and is_reading(router) else accuracy.first_token(model)
+            measurements += accuracy.exact_match(model)
+            seconds = time.perf_counter() - begun
+            outcomes.append(self._outcome(measurements, subject.under(target), batch_size, seconds))
+            advance(done=done, total=total)
+        return outcomes
+
+    def _outcome(
+        self, measurements: Sequence[Measurement], subject: Subject, batch_size: int, seconds: float
+    ) -> Outcome:
+        """The measurements of one reading. seconds: since the beginning of all readings."""
         routed = next((m.value for m in measurements if m.metric == "routed"), None)
-        seconds = time.perf_counter() - begun
         return Outcome(
             [
                 replace(
@@ -98,6 +121,18 @@ class Scores:
     hard: float
     soft: float
     preserved: float | None
+
+
+def _scores(
+    batch: Sequence[tuple[str, list[int], list[int]]], logits: torch.Tensor, preserved: torch.Tensor | None
+) -> list[Scores]:
+    """The scores of a batch of questions. logits, preserved: at the last position of each prompt, (B, 1, ...)."""
+    logits = logits[:, -1].float()
+    targets = torch.tensor([answer[0] for _, _, answer in batch], device=logits.device)
+    hard = (logits.argmax(-1) == targets).float().tolist()
+    soft = logits.softmax(-1).gather(1, targets[:, None])[:, 0].tolist()
+    shares = [None] * len(batch) if preserved is None else preserved[:, -1].float().tolist()
+    return [Scores(row[0], *values) for row, *values in zip(batch, hard, soft, shares, strict=True)]
 
 
 @contextlib.contextmanager
@@ -138,17 +173,27 @@ class BiographyAccuracy:
         over all questions, then by attribute. A router adds `routed`, the share of first tokens of answers that took
         the preserve branch.
         """
-        scores = []
+        scores: list[Scores] = []
         with evaluating(model):
             for batch, prompts in self._prompts(model):
                 output = model(input_ids=prompts, logits_to_keep=1, use_cache=False)
-                logits = output.logits[:, -1].float()
-                targets = torch.tensor([answer[0] for _, _, answer in batch], device=logits.device)
-                hard = (logits.argmax(-1) == targets).float().tolist()
-                soft = logits.softmax(-1).gather(1, targets[:, None])[:, 0].tolist()
-                preserved = getattr(output, "preserved", None)
-                shares = [None] * len(batch) if preserved is None else preserved[:, -1].float().tolist()
-                scores += [Scores(row[0], *values) for row, *values in zip(batch, hard, soft, shares, strict=True)]
+                scores += _scores(batch, output.logits, getattr(output, "preserved", None))
+        return self._accuracies(scores)
+
+    def first_token_by_router(self, model: Any, routers: Sequence[Router]) -> list[list[Measurement]]:
+        """`first_token` under each router, from one forward pass of all prompts.
+
+        model: with two predictions, a widened model or a `Pair`. routers: those of `is_reading`.
+        """
+        scores: list[list[Scores]] = [[] for _ in routers]
+        with evaluating(model), both_predictions(model):
+            for batch, prompts in self._prompts(model):
+                output = model(input_ids=prompts, use_cache=False, output_base_logits=True)
+                for router, of_router in zip(routers, scores, strict=True):
+                    of_router += _scores(batch, *read(router, output.base_logits, output.logits, prompts, kept=1))
+        return [self._accuracies(of_router) for of_router in scores]
+
+    def _accuracies(self, scores: Sequence[Scores]) -> list[Measurement]:
         metrics = [metric for kind in ("hard", "soft") for metric in self._by_attribute(kind, scores)]
         routed = [score.preserved for score in scores if score.preserved is not None]
         return metrics + ([self._mean("routed", routed)] if routed else [])

@@ -14,108 +14,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from scale_cli.checkpoints.card import history
-from scale_cli.checkpoints.load import Checkpoint, check, config_of, describe, fingerprint, load_model, load_tokenizer
+from scale_cli.checkpoints.load import config_of, load_tokenizer
 from scale_cli.core.errors import RequestError
 from scale_cli.data.corpora import Corpus
 from scale_cli.data.windows import WindowOptions, Windows, lead_token, ratio, rows_for, sum_over_processes
+from scale_cli.evaluation.base import BasePlan, plan_base
 from scale_cli.evaluation.evaluate import Advance, Outcome
 from scale_cli.evaluation.subject import DTYPES, Subject, Target
-from scale_cli.methods import METHODS
-from scale_cli.model import ScaleConfig, ScaleForCausalLM, family_of
+from scale_cli.model import ScaleForCausalLM, family_of
 from scale_cli.model.families import ROLES, module_of
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result
 
 DEFAULT_TOKENS = 65_536
-
-
-@dataclass(frozen=True)
-class BasePlan:
-    """The base that a checkpoint is compared with, determined before anything is loaded.
-
-    source: the checkpoint that contains the base.
-    checkpoint: the same, described; None if the base is the frozen half of the widened model itself.
-    version: identifies the base.
-    """
-
-    source: str
-    checkpoint: Checkpoint | None
-    version: str
-
-    def load(self, subject: Subject) -> Any:
-        """The base's model in the subject's dtype, on its device, without layers that deepening added."""
-        if self.checkpoint is None:
-            return subject.model.base
-        model = load_model(self.checkpoint, dtype=DTYPES[subject.target.dtype])
-        return without_layers(model, self.checkpoint.new_layers).to(subject.device)
-
-
-def plan_base(checkpoint: Checkpoint, given: str | None) -> BasePlan:
-    """The base of a checkpoint: `given`, or None for the checkpoint's own.
-
-    The own base is the frozen half of a widened model, the old layers of a deepened one, or the checkpoint from which a
-    run that trained a part of a plain model started.
-    Raises RequestError if there is no own base, or if the given one has other sizes.
-    """
-    sizes = _sizes(checkpoint)
-    if given is not None:
-        base = describe(given)
-        check(base)
-        if _sizes(base) != sizes:
-            raise RequestError(
-                f"--base {given} has {_listed(_sizes(base))}, and {checkpoint.source}, without added parts, has "
-                f"{_listed(sizes)}; give the checkpoint it was made from"
-            )
-        return BasePlan(given, base, f"base-{fingerprint(base)[:12]}")
-    if checkpoint.kind == "width":
-        return BasePlan(checkpoint.source, None, "base-own")
-    root, *runs = checkpoint.chain
-    trainings = [step["recipe"]["method"] for step in history(root.folder) if step["step"] == "train"]
-    whole = any(name in METHODS and METHODS[name].trains_all for name in trainings)
-    is_left = bool(runs) if checkpoint.kind == "plain" else not whole
-    if not is_left or any(run.from_scratch for run in runs):
-        raise RequestError(
-            f"--drift: {checkpoint.source} is a whole model without its base in it; name the checkpoint to compare it "
-            "with: --base BASE"
-        )
-    return BasePlan(root.source, root, "base-own")
-
-
-def _sizes(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The sizes that a checkpoint and its base share. RequestError for a model of an unknown family."""
-    config = config_of(checkpoint)
-    own = config.build_base_config() if isinstance(config, ScaleConfig) else config
-    try:
-        family_of(own.model_type)
-    except ValueError as error:
-        raise RequestError(f"--drift: {checkpoint.source}: {error}") from error
-    return {
-        "model_type": own.model_type,
-        "num_hidden_layers": own.num_hidden_layers - len(checkpoint.new_layers),
-        "hidden_size": own.hidden_size,
-        "vocab_size": own.vocab_size,
-    }
-
-
-def _listed(sizes: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in sizes.items())
-
-
-def without_layers(model: Any, layers: Sequence[int]) -> Any:
-    """Remove these decoder layers from the model, in place."""
-    if layers:
-        family, config = family_of(model.config.model_type), model.config
-        kept = [i for i in range(config.num_hidden_layers) if i not in layers]
-        blocks = family.layers_of(model)
-        setattr(family.decoder_of(model), family.layers, nn.ModuleList(blocks[i] for i in kept))
-        if getattr(config, "layer_types", None):
-            config.layer_types = [config.layer_types[i] for i in kept]
-        config.num_hidden_layers = len(kept)
-    return model
 
 
 @dataclass(eq=False)
@@ -159,7 +73,7 @@ class DriftJob:
 
     def run(self, subject: Subject, advance: Advance) -> Outcome:
         plan = plan_base(subject.target.checkpoint, self.base)
-        base = plan.load(subject)
+        base = plan.load(subject.model, dtype=DTYPES[subject.target.dtype], device=subject.device)
         measurements = measure_weights(subject, base, plan)
         for corpus in self.corpora:
             measurements += self.measure(subject, base, plan, corpus, advance)
@@ -232,7 +146,7 @@ class DriftJob:
                 seconds=seconds,
                 task_version=self.version(plan, corpus, subject.model.config),
                 limit=corpus.limit,
-                routed=float(comparison.preserved.sum() / counts.sum()) if subject.has_router else None,
+                routed=float(comparison.preserved.sum() / counts.sum()) if subject.has_routed else None,
                 details=details | more,
             )
             for metric, sums, higher, more in numbers

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +79,11 @@ class Job(Protocol):
         """Whether the result of this target already holds the job's measurements."""
 
     def run(self, subject: Subject, advance: Advance) -> Outcome:
-        """Measure. Only the first process's outcome is used."""
+        """Measure. Only the first process's outcome is used.
+
+        A job may also have `run_together(subject, targets, advance)`, which returns the outcomes of several targets of
+        one checkpoint that differ in their routers.
+        """
 
 
 def evaluate(
@@ -87,6 +92,7 @@ def evaluate(
     *,
     out: Path | None = None,
     routers: Sequence[str] = (),
+    base: str | None = None,
     revision: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
@@ -99,7 +105,8 @@ def evaluate(
 
     sources: checkpoints of any kind, or LABEL=CHECKPOINT.
     out: folder of the results, written after every job. Measurements that it already holds are not repeated.
-    routers: to measure widened checkpoints with, each as a result of its own; empty for the checkpoint's own.
+    routers: to measure checkpoints with, each as a result of its own; empty for the checkpoint's own.
+    base: the base for routers of checkpoints that are not widened; None for the one that each was trained from.
     revision: branch, tag or commit of the hub ids among the sources.
     dtype: of the weights, a name of `DTYPES`; None takes bfloat16 on a GPU and the stored dtype on a CPU.
     batch_size: None for "as many as fit". seed: of few-shot examples and everything else that is random.
@@ -112,7 +119,7 @@ def evaluate(
     _check(batch_size=batch_size, dtype=dtype, seed=seed, out=out)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=JOINING)
     first = state.is_main_process
-    described = targets(sources, routers=routers, revision=revision, dtype=dtype, device=state.device)
+    described = targets(sources, routers=routers, base=base, revision=revision, dtype=dtype, device=state.device)
     results = [_earlier_result(target, out) for target in described]
     missing = [
         [job for job in jobs if result is None or not job.done(result, target, seed)]
@@ -123,34 +130,68 @@ def evaluate(
             with state.main_process_first():
                 job.prepare(affected)
     state.wait_for_everyone()  # no process writes before all have read
-    finished = []
-    for target, before, wanted in zip(described, results, missing, strict=True):
-        result = before
-        if len(wanted) < len(jobs) and first:
-            say(f"{target.label}: {len(jobs) - len(wanted)} of {len(jobs)} are in {out} already")
-        if wanted:
-            subject = load(target, device=state.device, batch_size=batch_size, seed=seed)
-            info = information(target, subject.model)  # replaces an earlier result's, which may lack fields
-            earlier = Result(command, info) if before is None else replace(before, checkpoint=info)
-            result = earlier.called_again(command)
-            for number, job in enumerate(wanted, start=1):
+    finished: list[Result] = []
+    at = 0
+    for _, group in itertools.groupby(described, key=lambda target: target.checkpoint.source):
+        same = range(at, at + len(list(group)))
+        at = same.stop
+        current = {i: results[i] for i in same}
+        lacking = {i: missing[i] for i in same if missing[i]}
+        for i in same:
+            if len(missing[i]) < len(jobs) and first:
+                say(f"{described[i].label}: {len(jobs) - len(missing[i])} of {len(jobs)} are in {out} already")
+        if lacking:
+            pair = next((i for i in lacking if described[i].base is not None), min(lacking))
+            subject = load(described[pair], device=state.device, batch_size=batch_size, seed=seed)
+            for i in lacking:
+                info = information(described[i], subject.model)  # replaces an earlier result's, which may lack fields
+                before = results[i]
+                earlier = Result(command, info) if before is None else replace(before, checkpoint=info)
+                current[i] = earlier.called_again(command)
+            for wanted, job in _together(lacking, jobs):
                 if not (first or job.spread):
                     continue
-                label = f"{target.label}: {job.label} ({number} of {len(wanted)})"
+                names = ", ".join(described[i].label for i in wanted[:2]) + ", ..." * (len(wanted) > 2)
+                own = lacking[wanted[0]]
+                label = f"{names}: {job.label} ({own.index(job) + 1} of {len(own)})"
                 with progress(label, None) if first else _no_progress(label, None) as advance:
-                    outcome = job.run(subject, advance)
-                if first:
+                    outcomes = _run(job, subject, [described[i] for i in wanted], advance)
+                for i, outcome in zip(wanted, outcomes, strict=True) if first else ():
+                    target, result = described[i], current[i]
+                    assert result is not None
                     for m in outcome.measurements:
                         if not m.is_finite:
                             say(f"{target.label}: {m.task}, {m.metric} is {m.value} in {m.dtype}; try another --dtype")
-                    result = _keep(result, outcome, target, out)
+                    current[i] = _keep(result, outcome, target, out)
             state.wait_for_everyone()
             del subject
             if state.device.type == "cuda":
                 torch.cuda.empty_cache()
-        assert result is not None
-        finished.append(result)
+        for result in current.values():
+            assert result is not None
+            finished.append(result)
     return finished
+
+
+def _together(lacking: Mapping[int, Sequence[Job]], jobs: Sequence[Job]) -> Iterator[tuple[list[int], Job]]:
+    """The targets and the job of each piece of work: all targets of a job that can measure them together.
+
+    lacking: the jobs of each target, by its number.
+    """
+    for job in jobs:
+        wanted = [i for i, of_target in lacking.items() if job in of_target]
+        if hasattr(job, "run_together"):
+            yield from [(wanted, job)] if wanted else []
+        else:
+            yield from (([i], job) for i in wanted)
+
+
+def _run(job: Job, subject: Subject, same: Sequence[Target], advance: Advance) -> Sequence[Outcome]:
+    """The outcomes of a job for targets of the subject's checkpoint."""
+    if len(same) == 1:
+        return [job.run(subject.under(same[0]), advance)]
+    outcomes: Sequence[Outcome] = job.run_together(subject, same, advance)  # type: ignore[attr-defined]
+    return outcomes
 
 
 def _check(*, batch_size: int | None, dtype: str | None, seed: int, out: Path | None) -> None:

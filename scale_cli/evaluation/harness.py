@@ -113,7 +113,7 @@ class HarnessTask:
     def run(self, subject: Subject, advance: Advance) -> Outcome:
         """Run the task with the harness on a loaded checkpoint."""
         lm, batch_sizes = harness_model(subject)
-        share = RoutedShare(lm) if subject.has_router else None
+        share = RoutedShare(lm) if subject.has_routed else None
         warned: Counter[str] = Counter()
         begun = time.perf_counter()
         one_bar = all(leaf.output_type != "loglikelihood_rolling" for leaf in self.defined.leaves)

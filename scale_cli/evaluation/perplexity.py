@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from scale_cli.data.windows import (
     sum_over_processes,
 )
 from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
+from scale_cli.evaluation.readings import Sums, is_reading, most_lost_bound, sums_by_router
 from scale_cli.evaluation.subject import Subject, Target
 from scale_cli.results.measurement import Items, Measurement
 from scale_cli.results.result import Result
@@ -59,32 +60,65 @@ class PerplexityJob:
         key = (self.version(config_of(target.checkpoint)), self.corpus.limit, target.dtype)
         return any((m.task_version, m.limit, m.dtype) == key for m in result.find(self.label))
 
-    def run(self, subject: Subject, advance: Advance) -> Outcome:
-        measurements, items = self.measure(subject, advance)
-        return Outcome(measurements, [items])
-
     def version(self, config: Any) -> str:
         """The version of measurements that may be compared: same texts, same windows for this config."""
         length, stride = self.options.resolve(config)
         return f"{self.options.name}-{length}-{stride}-{self.corpus.sha256[:12]}"
 
-    def measure(self, subject: Subject, advance: Advance = lambda **steps: None) -> tuple[list[Measurement], Items]:
-        """Perplexity per token, bits per byte and bits per character, with standard errors, and the documents' scores.
+    def run(self, subject: Subject, advance: Advance) -> Outcome:
+        (outcome,) = self.run_together(subject, [subject.target], advance)
+        return outcome
 
+    def run_together(
+        self, subject: Subject, targets: Sequence[Target], advance: Advance = lambda **steps: None
+    ) -> list[Outcome]:
+        """The outcome for each of several targets of the subject's checkpoint, which differ in their routers.
+
+        One forward pass serves all routers but cosine.
         advance: called with the number of windows `done` and their `total`.
-        Every token of every document is predicted once, from the tokens before it in its window. The token before a
-        document is not predicted. Bytes are UTF-8. Documents are the units of the standard errors.
         """
         begun = time.perf_counter()
-        corpus, options, model = self.corpus, self.options, subject.model
-        length, stride = options.resolve(model.config)
-        sizes = {"length": length, "stride": stride}
-        text = TextPerplexity(corpus, subject.tokenizer, **sizes, packing=options.packing, lead=options.lead)
-        windows, rows = text.windows, subject.batch_size or rows_for(model, length)
-        sums = document_sums(model, windows, rows, advance)
-        numbers = text.numbers(sums)
+        model = subject.model
+        length, stride = self.options.resolve(model.config)
+        text = TextPerplexity(
+            self.corpus,
+            subject.tokenizer,
+            length=length,
+            stride=stride,
+            packing=self.options.packing,
+            lead=self.options.lead,
+        )
+        rows = subject.batch_size or rows_for(model, length)
+        sums: dict[str, Sums] = {}
+        if subject.has_both and any(target.router or subject.under(target).router for target in targets):
+            routers = {target.label: subject.under(target).router for target in targets}
+            read = {label: router for label, router in routers.items() if is_reading(router)}
+            together = sums_by_router(model, text.windows, rows, list(read.values()), advance) if read else []
+            sums = dict(zip(read, together, strict=True))
+        for target in targets:
+            if target.label not in sums:
+                sums[target.label] = document_sums(subject.under(target).model, text.windows, rows, advance)
         seconds = time.perf_counter() - begun
-        details = {
+        return [self._outcome(subject.under(target), text, sums[target.label], rows, seconds) for target in targets]
+
+    def measure(self, subject: Subject) -> tuple[Sequence[Measurement], Items]:
+        """Perplexity per token, bits per byte and bits per character, with standard errors, and the documents' scores.
+
+        Every token of every document is predicted once, from the tokens before it in its window. The token before a
+        document is not predicted. Bytes are UTF-8. Documents are the units of the standard errors. With a router that
+        combines two predictions, `most_lost_nats` is the greatest excess over the base's loss in a window that is
+        predicted from its beginning.
+        """
+        outcome = self.run(subject, lambda **steps: None)
+        (items,) = outcome.items
+        return outcome.measurements, items
+
+    def _outcome(self, subject: Subject, text: TextPerplexity, sums: Sums, rows: int, seconds: float) -> Outcome:
+        """The measurements of one reading. rows: windows per forward pass. seconds: of all readings together."""
+        corpus, config, windows = self.corpus, subject.model.config, text.windows
+        length, stride = self.options.resolve(config)
+        numbers = text.numbers(sums)
+        details: dict[str, Any] = {
             "source": corpus.source,
             "sha256": corpus.sha256,
             "nll": math.fsum(sums.losses),
@@ -94,49 +128,45 @@ class PerplexityJob:
             "empty_documents": corpus.empty,
             "length": length,
             "stride": stride,
-            "packing": options.packing,
+            "packing": self.options.packing,
             "windows": len(windows.windows),
             "before_document": subject.tokenizer.convert_ids_to_tokens(windows.lead),
         }
+        if sums.most_lost is not None:
+            numbers["most_lost_nats"] = (sums.most_lost, None)
+            router = subject.router
+            if router is not None and router["kind"] == "mixture":
+                longest = max(window.stop - window.first for window in windows.windows)
+                details["most_lost_bound"] = most_lost_bound(router, longest)
+        common: dict[str, Any] = {
+            "task": self.label,
+            "dtype": subject.target.dtype,
+            "task_version": self.version(config),
+            "limit": corpus.limit,
+        }
         measurements = [
             Measurement(
-                task=self.label,
+                **common,
                 metric=metric,
                 value=value,
                 stderr=stderr,
                 samples=len(corpus.documents),
                 higher_is_better=False,
-                dtype=subject.target.dtype,
                 batch_size=rows,
                 seconds=seconds,
-                task_version=self.version(model.config),
-                limit=corpus.limit,
-                routed=text.routed(sums)[0] if subject.has_router else None,
+                routed=text.routed(sums)[0] if subject.has_routed else None,
                 details=details,
             )
             for metric, (value, stderr) in numbers.items()
         ]
         items = Items(
-            task=self.label,
-            task_version=self.version(model.config),
+            **common,
             num_fewshot=None,
-            limit=corpus.limit,
             seed=None,
-            dtype=subject.target.dtype,
             doc_ids=list(range(len(corpus.documents))),
             scores={metric: list(scores) for metric, scores in text.scores(sums).items() if np.isfinite(scores).all()},
         )
-        return measurements, items
-
-
-class Sums(NamedTuple):
-    """Sums over the tokens of each document, (documents,) in float64.
-
-    losses: negative log-likelihoods, in nats. preserved: tokens that a router sent to the preserve branch.
-    """
-
-    losses: np.ndarray
-    preserved: np.ndarray
+        return Outcome(measurements, [items])
 
 
 class TextPerplexity:

@@ -36,6 +36,7 @@ def request(
     drift: bool = False,
     base: str | None = None,
     drift_tokens: int | None = None,
+    routers: Sequence[str] = (),
     num_fewshot: int | None = None,
     limit: int | None = None,
     chat: bool = False,
@@ -50,13 +51,14 @@ def request(
     windows: None for the defaults of `WindowOptions`.
     drift: measure the drift from `base`, None for the base in each checkpoint, on `drift_tokens` tokens per text, None
         for `drift.DEFAULT_TOKENS`.
+    routers: those that the checkpoints are measured with.
     chat, system: whether the tasks' prompts go through the tokenizer's chat template, and the system prompt.
     num_fewshot, limit: examples and items per task; None for the suite's or task's own, and for all.
     say: called with messages on skipped files.
     Raises RequestError for an unknown suite or task, an unreadable text, and if nothing is requested.
     """
-    if base is not None and not drift:
-        raise RequestError(f"--base {base}: only --drift compares with a base; add --drift")
+    if base is not None and not (drift or routers):
+        raise RequestError(f"--base {base}: only --drift and --router need a base; add one of them")
     if documents is not None and not texts:
         raise RequestError(
             f"--perplexity-documents {documents}: there is no text to read; add --perplexity NAME=SOURCE"

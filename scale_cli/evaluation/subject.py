@@ -22,10 +22,13 @@ from scale_cli.checkpoints.load import (
     stored_dtype,
     trained_dtype,
 )
-from scale_cli.checkpoints.router import check_router, parse_router, set_router
+from scale_cli.checkpoints.router import check_reading, check_router, parse_router, set_router
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import read_json
 from scale_cli.core.records import digest, read_record
+from scale_cli.evaluation.base import BasePlan, plan_base
+from scale_cli.model import ScaleForCausalLM
+from scale_cli.model.pair import Pair
 from scale_cli.results.result import CheckpointInfo
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,6 +40,7 @@ class Target:
 
     label: name in tables and of the result folder. fingerprint: hash of its content, hex.
     router: the router to measure it with, as on the command line; None for its own.
+    base: the base that a checkpoint that is not widened predicts together with under `router`; None without both.
     companions: hash of its tokenizer's files and generation config, hex; None if unknown.
     dtype: dtype of the weights while it is measured, a name of `DTYPES`.
     """
@@ -47,6 +51,7 @@ class Target:
     dtype: str
     companions: str | None = None
     router: str | None = None
+    base: BasePlan | None = None
 
 
 @dataclass
@@ -64,15 +69,33 @@ class Subject:
     seed: int
 
     @property
-    def has_router(self) -> bool:
+    def router(self) -> Mapping[str, Any] | None:
+        """The model's router, None without one."""
+        router: Mapping[str, Any] | None = getattr(self.model, "router", None)
+        return router or getattr(self.model.config, "router", None)
+
+    @property
+    def has_both(self) -> bool:
+        """Whether the model has two predictions, its own and the base's."""
+        return isinstance(self.model, ScaleForCausalLM | Pair)
+
+    @property
+    def has_routed(self) -> bool:
         """Whether the model's output has `preserved`, the tokens that took the preserve branch."""
-        return getattr(self.model.config, "router", None) is not None
+        return self.router is not None and self.router.get("kind", "cosine") != "interpolate"
+
+    def under(self, target: Target) -> Subject:
+        """The same model as the subject of another target of its checkpoint, under that target's router."""
+        if target.router is not None and self.has_both:
+            set_router(self.model, target.router, target.checkpoint.source)
+        return replace(self, target=target)
 
 
 def targets(
     sources: Sequence[str],
     *,
     routers: Sequence[str] = (),
+    base: str | None = None,
     revision: str | None = None,
     dtype: str | None,
     device: torch.device,
@@ -80,7 +103,8 @@ def targets(
     """The targets in the order of `sources`, with unique labels. Hashes all weights but loads none.
 
     sources: checkpoints of any kind, or LABEL=CHECKPOINT. revision: of the hub ids among them.
-    routers: to measure every widened checkpoint with, each a target of its own; empty for the checkpoint's own router.
+    routers: to measure every checkpoint with, each a target of its own; empty for the checkpoint's own router.
+    base: the base for routers of checkpoints that are not widened; None for the one that each was trained from.
     dtype: a name of `DTYPES`; None takes bfloat16 on a GPU and the stored dtype on a CPU.
     Raises RequestError for a source that is not a whole checkpoint or has no tokenizer, for a repeated label, and for a
     revision without a hub id.
@@ -102,32 +126,47 @@ def targets(
         stored = "bfloat16" if device.type == "cuda" else _stored_dtype(checkpoint)
         companions = companions_fingerprint(checkpoint)
         plain = Target(label, checkpoint, fingerprint(checkpoint), dtype or stored, companions)
-        described += [_with_router(plain, text) for text in routers] or [plain]
+        described += [_with_router(plain, text, base) for text in routers] or [plain]
     return described
 
 
-def _with_router(target: Target, text: str) -> Target:
-    """The target under another router than its own, with a label and a fingerprint of its own."""
-    check_router(target.checkpoint, text)
+def _with_router(target: Target, text: str, base: str | None) -> Target:
+    """The target under another router than its own, with a label and a fingerprint of its own.
+
+    base: as in `targets`. Raises RequestError if the checkpoint cannot have the router or its base is unknown.
+    """
+    plan = None
+    identity: dict[str, Any] = {"checkpoint": target.fingerprint, "router": parse_router(text)}
+    if target.checkpoint.kind == "width":
+        check_router(target.checkpoint, text)
+    elif text != "none":
+        check_reading(text, target.checkpoint.source)
+        plan = plan_base(target.checkpoint, base, f"--router {text}")
+        identity["base"] = plan.version
     return replace(
         target,
         label=f"{target.label}-{text.replace(':', '-')}",
-        fingerprint=digest({"checkpoint": target.fingerprint, "router": parse_router(text)}),
+        fingerprint=digest(identity),
         router=text,
+        base=plan,
     )
 
 
 def load(target: Target, *, device: torch.device, batch_size: int | None, seed: int) -> Subject:
-    """The target's model and tokenizer on a device."""
-    model = load_model(target.checkpoint, dtype=DTYPES[target.dtype]).to(device)
-    if target.router is not None:
-        set_router(model, target.router, target.checkpoint.source)
-    return Subject(target, model, load_tokenizer(target.checkpoint), device, batch_size, seed)
+    """The target's model and tokenizer on a device. With a base, both models as one."""
+    dtype = DTYPES[target.dtype]
+    model = load_model(target.checkpoint, dtype=dtype).to(device)
+    if target.base is not None:
+        model = Pair(model, target.base.load(model, dtype=dtype, device=device))
+    subject = Subject(target, model, load_tokenizer(target.checkpoint), device, batch_size, seed)
+    return subject.under(target)
 
 
 def information(target: Target, model: Any) -> CheckpointInfo:
     """The description of a checkpoint in results. model: the loaded model, whose parameters are counted."""
     checkpoint = target.checkpoint
+    if target.base is None and isinstance(model, Pair):
+        model = model.trained
     trainings = [step for step in lineage(checkpoint)[1] if step["step"] == "train"]
     latest = trainings[-1] if trainings else {}
     info = CheckpointInfo(

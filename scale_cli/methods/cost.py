@@ -65,20 +65,43 @@ def two_streams(model: Any) -> Cost:
         on one path     2N + 2N s + 6E
         on two paths    2N + 4N s + 6E + 6E s: both run forward and backward above the fork
 
-    Under a router, layers that collaborate run on two paths: a generated token passes those above the fork twice, once
-    without W12. The added head is computed for one path only.
+    Under a router, layers that collaborate run on two paths.
     """
     added = linear_weights(model.expansion)
     base = linear_weights(model) - added
     layers = model.config.collaborative["layers"]
     share = len(layers) / model.config.num_hidden_layers
     training, generation = 2 * base + 2 * base * share + 6 * added, base + added
-    if model.config.router is not None and layers:
+    if model.config.router is not None:
         training += 2 * base * share + 6 * added * share
-        fork, head = min(layers), model.base.get_submodule(model.family.head)
-        above = (*model.family.layers_of(model.base)[fork:], *list(model.expansion.layers)[fork:], head)
-        generation += linear_weights(*above) - numel(named(model.expansion, ".w12"))
+        generation += second_path(model)
     return Cost(base=base, added=added, training=training, generation=generation)
+
+
+def second_path(model: Any) -> int:
+    """The number of weights that a token is multiplied with on the second path of a widened model.
+
+    The layers above the fork run once more, without W12. The added head is computed for one path only.
+    """
+    layers = model.config.collaborative["layers"]
+    if not layers:
+        return 0
+    fork, head = min(layers), model.base.get_submodule(model.family.head)
+    above = (*model.family.layers_of(model.base)[fork:], *list(model.expansion.layers)[fork:], head)
+    return linear_weights(*above) - numel(named(model.expansion, ".w12"))
+
+
+def with_base(model: Any, cost: Cost) -> int:
+    """The number of weights that a token is multiplied with if it is predicted by the model and by its base.
+
+    model: as `Method.apply` returned it. cost: the method's. A widened model has both in one forward pass; any other
+    needs one of each.
+    """
+    from scale_cli.model import ScaleForCausalLM
+
+    if not isinstance(model, ScaleForCausalLM):
+        return cost.generation + cost.base
+    return cost.base + cost.added + second_path(model)
 
 
 def training_layers(model: Any) -> tuple[nn.Module, list[nn.Module], list[int]]:

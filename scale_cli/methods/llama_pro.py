@@ -8,6 +8,7 @@ from typing import Any
 from scale_cli.methods.cost import Cost, linear_weights, training_layers
 from scale_cli.methods.families import family_for
 from scale_cli.methods.method import Look, Method, NoOptions
+from scale_cli.methods.teacher import without_new_blocks
 
 
 def apply(model: Any, options: NoOptions, new_layers: Sequence[int]) -> Any:
@@ -35,6 +36,7 @@ LLAMA_PRO = Method(
     lr=2e-4,
     apply=apply,
     cost=cost,
+    teacher=without_new_blocks,
     yardstick=True,
     order=2,
     look=Look("#8a4f9e", "#cb9fe0", "^"),

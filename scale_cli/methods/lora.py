@@ -11,6 +11,7 @@ from scale_cli.core.recipe import option
 from scale_cli.methods.cost import Cost, linear_weights, numel
 from scale_cli.methods.families import family_for
 from scale_cli.methods.method import Look, Method, Size, trained_parameters
+from scale_cli.methods.teacher import without_adapters
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ LORA = Method(
     options=LoraOptions,
     resolve=resolve,
     cost=cost,
+    teacher=without_adapters,
     merged=merged,
     size=Size("lora_r", nearest_rank),
     order=1,

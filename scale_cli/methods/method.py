@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from scale_cli.methods import cost as costs
+from scale_cli.methods.teacher import Teacher, frozen_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,6 +131,8 @@ class Method:
     merged: (trained model) -> the model that loading a run returns; it has the class and the parameters of the model
         that `apply` received. None: loading returns the trained model itself.
     trains_all: every parameter is trained, so a finished run is a whole Hugging Face folder without a base.
+    teacher: (model, new_layers) -> the base's predictions beside the model's while it trains, for rehearsal. The
+        default keeps a copy of the model as it was.
     keeps_base: the base's half of every hidden state stays bitwise equal to the base's hidden state (theorem 3.1).
     size: the option that sets the number of trained parameters; None if the checkpoint alone determines it.
     yardstick: `scale plan` counts the trained parameters of an upscaling with this method. There is one each for
@@ -151,6 +154,7 @@ class Method:
     stored: Callable[[Any], dict[str, Tensor]] = trained_parameters
     merged: Callable[[Any], Any] | None = None
     trains_all: bool = False
+    teacher: Callable[[Any, Sequence[int]], Teacher] = frozen_copy
     keeps_base: bool = False
     size: Size | None = None
     yardstick: bool = False

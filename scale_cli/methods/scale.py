@@ -14,6 +14,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import option
 from scale_cli.methods.cost import two_streams
 from scale_cli.methods.method import Look, Method, NoOptions
+from scale_cli.methods.teacher import own_base
 
 PAPER_PRESERVE_LAYERS = 3
 
@@ -112,6 +113,7 @@ PRESERVE = Method(
     lr=1e-3,
     apply=apply_preserve,
     cost=two_streams,
+    teacher=own_base,
     keeps_base=True,
     order=4,
     look=Look("#0f7f5c", "#43c99c", "o"),
@@ -126,6 +128,7 @@ ADAPT = Method(
     options=AdaptOptions,
     resolve=resolve,
     cost=two_streams,
+    teacher=own_base,
     yardstick=True,
     order=5,
     look=Look("#1f86bd", "#63b9ea", "s"),
@@ -140,6 +143,7 @@ ROUTE = Method(
     options=RouteOptions,
     resolve=resolve,
     cost=two_streams,
+    teacher=own_base,
     order=6,
     look=Look("#1b4fa8", "#86abff", "D"),
 )

@@ -51,15 +51,23 @@ class OwnOrOfBase:
         return self if config is None else getattr(config.base, self.name, self.default)
 
 
+ROUTERS = {"cosine": ("threshold",), "mixture": ("share", "prior"), "interpolate": ("weight",)}
+"""The keys of each kind of router, in the order of the command line."""
+
+
 def checked_router(router: dict[str, Any], *, has_two_paths: bool) -> dict[str, Any]:
     """The router with its defaults. Raises ValueError for an unknown kind or value.
 
     has_two_paths: whether some layers collaborate, so that the two paths of a cosine router differ.
     """
     kind = router.get("kind", "cosine")
-    known = {"cosine": {"threshold"}, "mixture": {"share", "prior"}}
-    if kind not in known or not router.keys() - {"kind"} <= known[kind]:
-        raise ValueError(f"router {router}; it has the kind cosine with threshold, or mixture with share and prior")
+    if kind not in ROUTERS or not router.keys() - {"kind"} <= set(ROUTERS[kind]):
+        kinds = ", ".join(f"{name} with {' and '.join(keys)}" for name, keys in ROUTERS.items())
+        raise ValueError(f"router {router}; its kinds are {kinds}")
+    if kind == "interpolate":
+        if not 0 <= router.get("weight", -1) <= 1:
+            raise ValueError(f"router {router}; interpolation needs a weight in [0, 1]")
+        return router
     if kind == "cosine":
         if "threshold" not in router:
             raise ValueError(f"router {router}; a cosine router needs its threshold")
@@ -81,8 +89,9 @@ class ScaleConfig(PreTrainedConfig):
     expansion: the sizes that are *added*: hidden_size, num_attention_heads, num_key_value_heads, intermediate_size.
     collaborative: `layers`, the indices of the layers whose W12 exists and trains, and `modules`, of "attention" and
         "ffn", which of their maps; both are empty for SCALE-Preserve.
-    router: None; {"kind": "cosine", "threshold": tau} for SCALE-Route (eq. 5), the kind without "kind"; or {"kind":
-        "mixture", "share": s, "prior": w}, the weighted predictions of base and widened model (`mixture.py`).
+    router: None; {"kind": "cosine", "threshold": tau} for SCALE-Route (eq. 5), the kind without "kind"; {"kind":
+        "mixture", "share": s, "prior": w}, the weighted predictions of base and widened model (`mixture.py`); or
+        {"kind": "interpolate", "weight": a}, their interpolated logits, Z + a (Z_A - Z).
 
     The sizes of the base (`vocab_size`, `hidden_size`, `num_hidden_layers`, ...) are attributes here too.
     Raises ValueError for a size that does not fit the base.
@@ -139,7 +148,7 @@ class ScaleConfig(PreTrainedConfig):
 
     @property
     def router_kind(self) -> str | None:
-        """ "cosine", "mixture", or None without a router."""
+        """A key of `ROUTERS`, None without a router."""
         return None if self.router is None else self.router.get("kind", "cosine")
 
     def build_base_config(self) -> PreTrainedConfig:

@@ -5,7 +5,7 @@ A new family is a new entry here and a parity test; the forward in `modeling_sca
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -243,3 +243,16 @@ def lora_parameters(family: Family, shape: LayerShape, num_layers: int) -> int:
         features = [shape.features(role) for role in ROLES if family.path(role) == path]
         total += sum(out for out, _ in features) + features[0][1]
     return total * num_layers
+
+
+def without_layers(model: Any, layers: Sequence[int]) -> Any:
+    """Remove these decoder layers from the model, in place."""
+    if layers:
+        family, config = family_of(model.config.model_type), model.config
+        kept = [i for i in range(config.num_hidden_layers) if i not in layers]
+        blocks = family.layers_of(model)
+        setattr(family.decoder_of(model), family.layers, nn.ModuleList(blocks[i] for i in kept))
+        if getattr(config, "layer_types", None):
+            config.layer_types = [config.layer_types[i] for i in kept]
+        config.num_hidden_layers = len(kept)
+    return model

@@ -59,6 +59,10 @@ class Head:
         chosen = torch.where(preserved.unsqueeze(-1).to(x_up[0].device), *x_up)
         return self._capped(self.added(chosen, z)), preserved
 
+    def of_base(self, x: Sequence[Tensor]) -> Tensor:
+        """The logits of the base, (..., vocabulary). x: as in `both`."""
+        return self._capped(self.base(x[0]))
+
     def both(self, x: Sequence[Tensor], x_up: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The logits of the base, and those of the widened model on the adapting path or the only one.
 

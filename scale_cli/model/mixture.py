@@ -18,7 +18,7 @@ streams and the log-odds of each position, so the library reorders and crops the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -124,6 +124,50 @@ def mix(
     if positions is None:
         return logits[:, kept], whole[:, kept].sigmoid()
     return logits, whole[:, positions.start :].sigmoid()
+
+
+def read(
+    router: Mapping[str, Any] | None,
+    z: Tensor,
+    z_adapted: Tensor,
+    tokens: Tensor,
+    *,
+    kept: int | Tensor = 0,
+    valid: Tensor | None = None,
+    restarts: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The logits of a router other than cosine from whole predictions, and the base's weights under a mixture.
+
+    z, z_adapted: the logits of the base and of the adapted model, (B, T, vocabulary). Other arguments: those of `mix`.
+    Returns (B, kept, vocabulary), and (B, kept) or None.
+    """
+    if router is not None and router["kind"] == "mixture":
+        return mix(
+            lambda x, x_up: (x[0], x_up[0]),
+            Streams((z,), z_adapted),
+            tokens,
+            share=router["share"],
+            prior=router["prior"],
+            kept=kept,
+            valid=valid,
+            restarts=torch.zeros_like(tokens, dtype=torch.bool) if restarts is None else restarts,
+            state=None,
+        )
+    chosen = slice(-kept, None) if isinstance(kept, int) else kept
+    if router is None:
+        return z_adapted[:, chosen], None
+    return torch.lerp(z[:, chosen], z_adapted[:, chosen], router["weight"]), None
+
+
+def valid_tokens(attention_mask: Any, length: int) -> Tensor | None:
+    """Which of the last `length` tokens are not padding, and the one before them, (B, length + 1); None: all.
+
+    attention_mask: as the model's, over cached and new tokens.
+    """
+    if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2:
+        return None
+    padded = attention_mask if attention_mask.shape[1] > length else functional.pad(attention_mask, (1, 0))
+    return padded[:, -length - 1 :].bool()
 
 
 @torch.no_grad()

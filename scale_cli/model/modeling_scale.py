@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
@@ -34,7 +33,7 @@ from .head import ExpansionHead, Head
 from .layer import ExpansionLayer, at, norm_like
 from .linear import ExpansionLinear
 from .loss import chunked_loss
-from .mixture import mix, state_layer
+from .mixture import mix, state_layer, valid_tokens
 from .outputs import Recorder, ScaleOutput, loss_options, one_cache
 from .placement import DEVICE_MAPS, paired_device_map
 from .streams import Streams
@@ -162,9 +161,8 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
 
     @property
     def _fork(self) -> int:
-        """The first layer on two paths: under a router the first that collaborates, else none."""
-        layers = self.config.collaborative["layers"]
-        return min(layers) if layers and self.config.router is not None else len(self.expansion.layers)
+        """The first layer on two paths, if there are two: the first that collaborates, else none."""
+        return min(self.config.collaborative["layers"], default=len(self.expansion.layers))
 
     # -- forward -------------------------------------------------------------------------------------------------
 
@@ -178,6 +176,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | int | Iterable[int] | None = None,
+        output_base_logits: bool = False,
         loss_only: bool = False,
         past_key_values: Any = None,
         return_dict: bool | None = None,
@@ -190,6 +189,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         cache: the library's key/value cache, whose older name is past_key_values.
         labels: (B, T); -100 is ignored. logits_to_keep: the number of last positions, or the positions, with logits.
         loss_only: with labels, compute the loss chunk by chunk and return no logits.
+        output_base_logits: return the base's logits too, for which collaborating layers run on a second path.
         use_cache, output_hidden_states, output_attentions, return_dict: None takes the config's value; use_cache is
             then False in training mode. output_hidden_states may also be the index of one state, or several.
         kwargs: `LOSS_KEYWORDS`, of which `shift_labels` (B, T or kept) are the targets of the positions themselves, and
@@ -216,7 +216,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             seen = cache.get_seq_length() if cache is not None else 0
             position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) + seen).unsqueeze(0)
         arguments = self._layer_arguments(streams.x[0], attention_mask, position_ids, cache)
-        fork = self._fork
+        fork = self._fork if config.router is not None or output_base_logits else num_layers
         for i, layer in enumerate(self.expansion.layers):
             recorder.add_state(streams)
             if i == fork:
@@ -227,17 +227,24 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         streams = streams.map(at(self.family.decoder_of(self.base), self.family.final_norm), self.expansion.norm)
         recorder.add_state(streams)
 
-        loss = logits = preserved = None
+        loss = logits = preserved = base_logits = None
         if config.router_kind == "mixture":
             logits, preserved = self._mix(streams, input_ids, attention_mask, position_ids, cache, logits_to_keep)
-        else:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            streams = Streams(tuple([t[:, kept] for t in streams.x]), streams.x_up[:, kept], streams.paths)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        streams = Streams(tuple([t[:, kept] for t in streams.x]), streams.x_up[:, kept], streams.paths)
+        x, x_up = streams.per_path()
+        head = self._head()
+        if logits is None and config.router_kind != "cosine" and (output_base_logits or config.router is not None):
+            base_logits, logits = head.both(x, x_up)
+            if config.router_kind == "interpolate":
+                logits = torch.lerp(base_logits, logits, config.router["weight"])
+        elif output_base_logits:
+            base_logits = head.of_base(x)
         if loss_only and labels is not None and logits is None:
-            loss = chunked_loss(self._head(), streams, labels, **options)
+            loss = chunked_loss(head, streams, labels, **options)
         else:
             if logits is None:
-                logits, preserved = self._head().logits(streams)
+                logits, preserved = head.logits(streams)
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **options)
         output = ScaleOutput(
@@ -246,6 +253,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             **{CACHE: cache if use_cache else None},
             **recorder.fields(),
             preserved=preserved,
+            base_logits=base_logits if output_base_logits else None,
         )
         named = config.return_dict if return_dict is None else return_dict
         return output if named else output.to_tuple()
@@ -321,10 +329,6 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The mixture's log-probabilities (B, kept, vocabulary) and the base's weights (B, kept)."""
-        valid, length = None, input_ids.shape[1]
-        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
-            padded = attention_mask if attention_mask.shape[1] > length else functional.pad(attention_mask, (1, 0))
-            valid = padded[:, -length - 1 :].bool()
         router = self.config.router
         return mix(
             self._head().both,
@@ -333,7 +337,7 @@ class ScaleForCausalLM(PreTrainedModel, GenerationMixin):
             share=router["share"],
             prior=router["prior"],
             kept=logits_to_keep,
-            valid=valid,
+            valid=valid_tokens(attention_mask, input_ids.shape[1]),
             restarts=(position_ids == 0).expand(input_ids.shape),
             state=None if cache is None or router["share"] == 1 else state_layer(cache, len(self.expansion.layers)),
         )

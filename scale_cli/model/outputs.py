@@ -34,11 +34,13 @@ class ScaleOutput(CausalLMOutputWithPast):
     expansion_attentions: the same of the added heads.
     preserved: under a cosine router, (B, T) bool, True where a token took the preserving branch of eq. 5. Under a
         mixture router, (B, T) float, the weight of the base in the prediction of the next token.
+    base_logits: with `output_base_logits`, the base's own logits Z, (B, T or kept, vocabulary).
     """
 
     expansion_hidden_states: tuple[Tensor | None, ...] | None = None
     expansion_attentions: tuple[Tensor, ...] | None = None
     preserved: Tensor | None = None
+    base_logits: Tensor | None = None
 
 
 def loss_options(keywords: dict[str, Any], owner: str) -> dict[str, Any]:

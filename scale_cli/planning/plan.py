@@ -17,8 +17,9 @@ from typing import Any
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain
 from scale_cli.methods import METHODS, Kind, Method, find_method, method_options, own_values, yardstick
-from scale_cli.methods.cost import numel
+from scale_cli.methods.cost import numel, with_base
 from scale_cli.methods.step import halve_frozen, recompute_activations
+from scale_cli.methods.teacher import frozen_copy
 from scale_cli.model import LayerShape, ScaleForCausalLM
 from scale_cli.planning.memory import Precision, step_memory
 from scale_cli.planning.sizes import Sizer, check_sizes, matching_layers, parse_match, trained
@@ -66,6 +67,9 @@ class MethodPlan:
     peak_bytes: peak of everything together. It is less than the sum if activations are freed before all gradients
         exist.
     generation_ratio: weights that a generated token is multiplied with, divided by the base's; LoRA is merged.
+    mixture_ratio: the same if the token is predicted by the model and by its base, as under a mixture.
+    rehearsal_ratio: operations per token of old text under `--rehearse` with KL, divided by those of a training token
+        of full fine-tuning. rehearsal_copy_bytes: size of the copy of the base that this needs, 0 without one.
     cache_bytes: size of a token's keys and values in all layers, in bfloat16. A layer with a sliding window caches no
         more than its window.
     cache_ratio: cache_bytes divided by the base's.
@@ -85,6 +89,9 @@ class MethodPlan:
     activations_bytes: int
     peak_bytes: int
     generation_ratio: float
+    mixture_ratio: float
+    rehearsal_ratio: float
+    rehearsal_copy_bytes: int
     cache_bytes: int
     cache_ratio: float
 
@@ -260,6 +267,8 @@ def _plan_method(
 ) -> MethodPlan:
     parameters, count = numel(model.parameters()), numel(trained(model))
     cost, cached = method.cost(model), cached_numbers(model)
+    both = with_base(model, cost)
+    copied = parameters * (2 if precision == "bfloat16" else 4) if method.teacher is frozen_copy else 0
     if precision == "bfloat16":
         halve_frozen(model)
     weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -280,6 +289,9 @@ def _plan_method(
         activations_bytes=memory.activations_bytes,
         peak_bytes=weights_bytes + 2 * TRAINING_BYTES * count + memory.peak_bytes,
         generation_ratio=cost.generation / cost.base,
+        mixture_ratio=both / cost.base,
+        rehearsal_ratio=(cost.training + 2 * (both - cost.generation)) / (6 * cost.base),
+        rehearsal_copy_bytes=copied,
         cache_bytes=CACHE_BYTES * cached,
         cache_ratio=cached / base_cached,
     )

@@ -10,6 +10,9 @@ from scale_cli.core.recipe import fill_variant, option, variant_options
 from scale_cli.data.options import DataOptions, at_least_one, parse_people
 from scale_cli.methods import DEFAULT_METHOD, find_method, method_names, option_classes
 
+SELF = "self"
+"""The value of `rehearse` for text that the base samples."""
+
 
 @dataclass(frozen=True)
 class TrainRecipe(DataOptions):
@@ -34,6 +37,17 @@ class TrainRecipe(DataOptions):
         help="Arithmetic; trained weights are float32 in all. auto: bfloat16 on a GPU that supports it, else float32.",
     )
     gradient_checkpointing: bool = option(False, help="Recompute activations in the backward pass to save memory.")
+    rehearse: str | None = option(
+        None,
+        help="Keep predictions on old text close to the base's: self, text that the base samples, or a SOURCE as in "
+        "--data. :SHARE at the end is the number of rehearsed sequences per training sequence.  [0.25]",
+    )
+    rehearse_people: str | None = option(None, help="A:B, the range of people of a gen-bios --rehearse.  [all]")
+    rehearse_loss: Literal["kl", "ce"] = option(
+        "kl", help="kl: KL(base || model) of the old text's predictions; ce: cross-entropy of its tokens."
+    )
+    rehearse_weight: float | None = option(None, help="Weight of the loss on old text.  [kl: 10; ce: 1]")
+    rehearse_tokens: int = option(65_536, help="--rehearse self: number of tokens that the base samples, once.")
     eval_people: tuple[str, ...] = option(
         (), help="NAME=A:B: measure the biography accuracy of the people A to B-1 during training, under NAME."
     )
@@ -55,7 +69,7 @@ class TrainRecipe(DataOptions):
         method = find_method(self.method)
         fill_variant(self, "options")
         DataOptions.__post_init__(self)
-        at_least_one(self, "eval_documents", "eval_steps", "logging_steps", "save_steps")
+        at_least_one(self, "eval_documents", "eval_steps", "logging_steps", "save_steps", "rehearse_tokens")
         for name in ("lr", "adam_epsilon"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -69,6 +83,7 @@ class TrainRecipe(DataOptions):
             raise ValueError(
                 f"--from-scratch: {self.method} does not train every parameter; choose --method {DEFAULT_METHOD}"
             )
+        self._check_rehearsal()
         names = [name for name, _ in map(parse_eval_people, self.eval_people)]
         if len(set(names)) != len(names):
             raise ValueError(f"--eval-people {','.join(self.eval_people)}: a name occurs twice; choose different names")
@@ -77,6 +92,35 @@ class TrainRecipe(DataOptions):
 
             if twice := set(names) & set(parse_corpora(self.eval_text, option="--eval-text")):
                 raise ValueError(f"--eval-text: {min(twice)} is also a name in --eval-people; choose different names")
+
+    def _check_rehearsal(self) -> None:
+        """Raise ValueError for options of rehearsal that do not fit together."""
+        if self.rehearse is None:
+            for name in ("rehearse_people", "rehearse_weight"):
+                if getattr(self, name) is not None:
+                    flag = f"--{name.replace('_', '-')} {getattr(self, name)}"
+                    raise ValueError(f"{flag}: there is no old text; add --rehearse self, or --rehearse SOURCE")
+            return
+        from scale_cli.data.sources import split_weight  # imported here, because it imports pyarrow
+
+        name, share = split_weight(self.rehearse)
+        if share is not None and not 0 < share <= 10:
+            raise ValueError(f"--rehearse {self.rehearse}: a share of the training sequences, above 0 and at most 10")
+        if self.rehearse_weight is not None and not self.rehearse_weight > 0:
+            raise ValueError(f"--rehearse-weight {self.rehearse_weight}: above 0")
+        if self.rehearse_people is not None:
+            parse_people(self.rehearse_people)
+            if name == SELF:
+                raise ValueError(f"--rehearse-people {self.rehearse_people}: --rehearse {SELF} has no people")
+        if self.from_scratch:
+            raise ValueError(f"--rehearse {self.rehearse}: --from-scratch has no base to keep")
+
+    @property
+    def rehearsal_weight(self) -> float:
+        """The weight of the loss on old text: `rehearse_weight` or the default of the loss."""
+        if self.rehearse_weight is not None:
+            return self.rehearse_weight
+        return 10.0 if self.rehearse_loss == "kl" else 1.0
 
     @property
     def learning_rate(self) -> float:

@@ -112,6 +112,7 @@ def resolve(recipe: TrainRecipe, checkpoint: Checkpoint) -> TrainRecipe:
     return dataclasses.replace(
         recipe,
         lr=recipe.learning_rate,
+        rehearse_weight=None if recipe.rehearse is None else recipe.rehearsal_weight,
         options=METHODS[recipe.method].resolve(recipe.options, config_of(checkpoint)),
         precision="bfloat16" if bfloat16 else "float32",
         seq_length=recipe.seq_length or (_default_length(checkpoint) if recipe.objective == "lm" else None),

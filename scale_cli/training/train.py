@@ -26,6 +26,7 @@ from scale_cli.checkpoints.load import (
     save_trained,
     tokenizer_folder,
 )
+from scale_cli.core.errors import RequestError
 from scale_cli.core.files import only_writer
 from scale_cli.core.recipe import save_recipe
 from scale_cli.core.records import (
@@ -45,6 +46,7 @@ from scale_cli.methods import METHODS, ExtraData, Request
 from scale_cli.methods.step import halve_frozen, recompute_argument
 from scale_cli.results.measurement import Measurement
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
+from scale_cli.training.rehearsal import check_rehearsal, load_rehearsal
 from scale_cli.training.request import (
     RECIPE,
     RECORD,
@@ -89,6 +91,7 @@ def train(
     revision: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     reading: Callable[[int], None] | None = None,
+    sampling: Callable[..., None] = lambda **tokens: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
     """Train a checkpoint by the recipe and write the run folder `out`.
@@ -98,6 +101,7 @@ def train(
     revision: branch, tag or commit of a hub id. A resumed run uses the commit that it started with.
     progress: called with (step, steps) after each step.
     reading: called with the number of tokens of each batch of texts that is tokenised.
+    sampling: called with the number of tokens `done` and their `total` while the base samples text for rehearsal.
     say: called with a line about the files of a folder of texts that are not read.
     After the run `out` contains recipe.yaml (resolved), metrics.jsonl, record.json, a model card, the tokenizer, and
     either a whole Hugging Face folder (if the method trains every tensor) or the trained tensors with a pointer to the
@@ -110,7 +114,8 @@ def train(
     PartialState().wait_for_everyone()  # no process writes before all have checked the request
     with only_writer(out) if arguments.process_index == 0 else nullcontext():
         check_out(out, recipe, checkpoint, resume=resume)  # again: another process may have written in between
-        return _train(checkpoint, out, recipe, arguments, resume=resume, progress=progress, reading=reading, say=say)
+        shown: dict[str, Any] = {"progress": progress, "reading": reading, "sampling": sampling, "say": say}
+        return _train(checkpoint, out, recipe, arguments, resume=resume, **shown)
 
 
 def _train(
@@ -122,6 +127,7 @@ def _train(
     resume: bool,
     progress: Callable[[int, int], None] | None,
     reading: Callable[[int], None] | None,
+    sampling: Callable[..., None],
     say: Callable[[str], None],
 ) -> TrainResult:
     """The run of a request that has been checked, in a folder that this process holds."""
@@ -133,6 +139,7 @@ def _train(
     tokenizer = load_tokenizer(checkpoint)
     examples = load_examples(recipe, tokenizer, processes=arguments.world_size, progress=reading, say=say)
     check_length(examples.length, checkpoint)  # by default that of the longest question
+    check_rehearsal(recipe, checkpoint, tokenizer)
     base = base_fingerprint(checkpoint, from_scratch=recipe.from_scratch)
     if resume_from is not None:
         check_same_inputs(resume_from, out, checkpoint, base, examples)
@@ -142,6 +149,25 @@ def _train(
     extra = method.extra_data(Request(recipe, recipe.options, tokenizer, model, arguments.world_size, reading))
     if arguments.bf16:
         halve_frozen(model)
+    rehearsal = None
+    if recipe.rehearse is not None:
+        if extra is not None:
+            raise RequestError(f"--rehearse: --method {recipe.method} has extra data of its own; leave one out")
+        teacher = method.teacher(model, checkpoint.new_layers)
+        if arguments.bf16 and teacher.is_copy:
+            halve_frozen(teacher.model)
+        rehearsal = load_rehearsal(
+            recipe,
+            checkpoint,
+            tokenizer,
+            teacher,
+            identity=base,
+            processes=arguments.world_size,
+            device=arguments.device,
+            reading=reading,
+            sampling=sampling,
+        )
+        extra = ExtraData(rehearsal.examples, rehearsal.rows)
 
     if arguments.process_index == 0:
         out.mkdir(parents=True, exist_ok=True)
@@ -173,7 +199,10 @@ def _train(
             describe=point_to_base,
             method=method,
             options=recipe.options,
+            rehearsal=rehearsal,
         )
+        if rehearsal is not None and rehearsal.teacher is not None and rehearsal.teacher.is_copy:
+            rehearsal.teacher.model.to(arguments.device)
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
         if trainer.state.global_step < recipe.steps:

@@ -21,10 +21,13 @@ from scale_cli.core.files import read_json, write_text
 from scale_cli.data.beside import EXTRA
 from scale_cli.methods import Method, Step
 from scale_cli.methods.step import labelled_positions, step_arguments
+from scale_cli.training.rehearsal import Rehearsal
 
 Measure = Callable[[Any, bool], dict[str, float]]
 """A measurement during training: (model, whether it is the last one) -> values by name."""
 
+LOGGED = ("loss", "rehearsal_loss", "learning_rate", "grad_norm")
+"""The values in a log line of `metrics.jsonl`."""
 NEVER = 2**62
 """The number of a step that no run reaches."""
 CARRIED = "carried.json"
@@ -39,22 +42,31 @@ class PartTrainer(Trainer):
     """
 
     def __init__(
-        self, *args: Any, describe: Callable[[Path], None], method: Method, options: Any, **kwargs: Any
+        self,
+        *args: Any,
+        describe: Callable[[Path], None],
+        method: Method,
+        options: Any,
+        rehearsal: Rehearsal | None = None,
+        **kwargs: Any,
     ) -> None:
         """describe: writes a pointer to the base into a checkpoint's folder.
 
         method, options: the method, which determines loss and stored tensors, and its options.
+        rehearsal: whose examples are the extra data of the dataset, or None.
         Other arguments are `Trainer`'s. The dataset returns whole batches, so the collator receives a batch, not a
         list.
         """
-        super().__init__(*args, **kwargs | {"data_collator": labelled_positions})
+        super().__init__(*args, **kwargs | {"data_collator": _without_unused_logits})
         self.describe = describe
         self.method = method
         self.options = options
+        self.rehearsal = rehearsal
         self._step_arguments = step_arguments(self.model)
         # Both stay on the device and are read only at a log or a save, so no step waits for the device.
         self._bad_step = torch.tensor(NEVER, device=self.args.device)
         self._loss = torch.zeros((), device=self.args.device)
+        self._rehearsal_loss = torch.zeros((), device=self.args.device)
         self._logged_step = 0
         self._seconds_before = 0.0
         self._start = time.monotonic()
@@ -79,7 +91,12 @@ class PartTrainer(Trainer):
         # The library divides the loss by the number of batches, unless the model normalises it over the whole step.
         over_step = self.model_accepts_loss_kwargs and num_items_in_batch is not None
         share = 1 / self.current_gradient_accumulation_steps if over_step else 1.0
-        return self.method.loss(Step(model, self.model, inputs, extra, self.options, forward, share))
+        if self.rehearsal is None:
+            return self.method.loss(Step(model, self.model, inputs, extra, self.options, forward, share))
+        loss = self.method.loss(Step(model, self.model, inputs, None, self.options, forward, share))
+        rehearsed = self.rehearsal.loss(model, extra)
+        self._rehearsal_loss += rehearsed.detach() / self.current_gradient_accumulation_steps
+        return loss + self.rehearsal.weight * share * rehearsed
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -95,9 +112,12 @@ class PartTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self._check_loss()
         if "loss" in logs:
-            total = self.accelerator.gather(self._loss).mean().item()
-            logs["loss"] = total / (self.state.global_step - self._logged_step)
+            steps = self.state.global_step - self._logged_step
+            logs["loss"] = self.accelerator.gather(self._loss).mean().item() / steps
             self._loss.zero_()
+            if self.rehearsal is not None:
+                logs["rehearsal_loss"] = self.accelerator.gather(self._rehearsal_loss).mean().item() / steps
+                self._rehearsal_loss.zero_()
             self._logged_step = self.state.global_step
         super().log(logs, start_time)
 
@@ -127,6 +147,7 @@ class PartTrainer(Trainer):
         save_trained(self.method.stored(self.model), folder)
         self.describe(folder)
         carried = {"loss": self._loss.item(), "logged_step": self._logged_step, "seconds": self.seconds}
+        carried["rehearsal_loss"] = self._rehearsal_loss.item()
         write_text(folder / CARRIED, json.dumps(carried) + "\n")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -134,6 +155,7 @@ class PartTrainer(Trainer):
         load_trained(self.method.stored(self.model if model is None else model), folder)
         carried = read_json(folder / CARRIED)
         self._loss.fill_(carried["loss"])
+        self._rehearsal_loss.fill_(carried.get("rehearsal_loss", 0.0))
         self._logged_step, self._seconds_before = carried["logged_step"], carried["seconds"]
 
     def _stop(self, reason: str) -> NoReturn:
@@ -187,7 +209,7 @@ class MetricsWriter(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if logs and "loss" in logs:
-            self._write(state, {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs})
+            self._write(state, {name: logs[name] for name in LOGGED if name in logs})
 
     def _measure(self, state: TrainerState, model: Any) -> None:
         if self.measure is not None:
@@ -198,6 +220,13 @@ class MetricsWriter(TrainerCallback):
         if state.is_world_process_zero:
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step} | values) + "\n")
+
+
+def _without_unused_logits(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch and its extra batch, limited to logits at labelled positions."""
+    if EXTRA in batch:
+        batch = batch | {EXTRA: labelled_positions(batch[EXTRA])}
+    return labelled_positions(batch)
 
 
 class StopAtStep(TrainerCallback):

@@ -44,7 +44,9 @@ def test_eval(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(line["work"], line["kind"]) for line in record["lines"]] == [
         (work, kind) for work in ("perplexity", "choice") for kind in KINDS
     ]
-    assert [target["value"] for target in record["targets"]] == [line["over_floor"] for line in record["lines"]]
+    targets, lines = record["targets"], record["lines"]
+    assert [target["value"] for target in targets[: len(lines)]] == [line["over_floor"] for line in lines]
+    assert [target["limit"] for target in targets[len(lines) :]] == [1.05, 1.1] * 2
 
 
 def test_upscale(measured: Measured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -69,9 +71,10 @@ def test_generate(measured: Measured) -> None:
     assert [line["kind"] for line in record["lines"]] == list(KINDS)
     weights = {line["kind"]: line["weights"] for line in record["lines"]}
     assert weights["base"] < weights["scale-preserve"] < weights["scale-adapt"] < weights["scale-route"]
-    assert [(target["value"], target["limit"]) for target in record["targets"]] == [
-        (line["over_floor"], 1.1) for line in record["lines"][1:]
-    ]
+    widened, targets = record["lines"][1:], record["targets"]
+    values = [(target["value"], target["limit"]) for target in targets[: len(widened)]]
+    assert values == [(line["over_floor"], 1.1) for line in widened]
+    assert [target["limit"] for target in targets[len(widened) :]] == [1.05, 1.1]
 
 
 def test_the_requested_number_of_tokens_is_generated() -> None:

@@ -25,7 +25,7 @@ def test_the_work_is_evaluations(kind: str) -> None:
     """The model reads every counted token once; the router is active."""
     subject = prepare(kind, TINY, device="cpu")
     assert not subject.model.training
-    assert subject.has_router == (kind == "scale-route")
+    assert subject.has_routed == (kind == "scale-route" or kind.endswith("mixture"))
     batches: list[torch.Tensor] = []
     subject.model.register_forward_pre_hook(
         lambda module, args, kwargs: batches.append(kwargs.get("input_ids", args[0] if args else None)),
@@ -48,7 +48,7 @@ def test_the_ratios() -> None:
     lines = measure(TINY, repetitions=2, warmup=1, device="cpu").to_dict("records")
     assert [(line["work"], line["kind"]) for line in lines] == [(work, kind) for work in WORK for kind in KINDS]
     for line in lines:
-        base = lines[0] if line["work"] == "perplexity" else lines[4]
+        base = lines[0] if line["work"] == "perplexity" else lines[len(KINDS)]
         assert line["ratio"] == pytest.approx(line["cpu_seconds"] / base["cpu_seconds"])
         assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["wall_seconds"])
         assert line["over_floor"] == pytest.approx(line["ratio"] / line["model_ratio"])
@@ -59,5 +59,7 @@ def test_the_ratios() -> None:
         "scale-preserve": BASE + PRESERVE,
         "scale-adapt": BASE + PRESERVE + W12,
         "scale-route": BASE + PRESERVE + W12 + again,
+        "scale-preserve mixture": BASE + PRESERVE,
+        "scale-adapt mixture": BASE + PRESERVE + W12 + again,
     }
     assert lines[1]["model_ratio"] == 1 + PRESERVE / BASE

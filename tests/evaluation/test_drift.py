@@ -22,16 +22,16 @@ from scale_cli.core.errors import RequestError
 from scale_cli.data.biographies import read_biographies
 from scale_cli.data.corpora import Corpus
 from scale_cli.data.windows import WindowOptions, Windows
+from scale_cli.evaluation.base import plan_base
 from scale_cli.evaluation.drift import (
     DriftJob,
     cosine,
     divergence_and_agreement,
     layer_partners,
-    plan_base,
-    without_layers,
 )
 from scale_cli.evaluation.subject import Subject, information, load, targets
 from scale_cli.methods import METHODS
+from scale_cli.model.families import without_layers
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result
 from scale_cli.surgery import upscale
@@ -222,8 +222,7 @@ def test_whole_models_do_not_know_their_base(world: World, finished: Callable[..
         with pytest.raises(RequestError) as caught:
             plan_base(describe(str(source)), None)
         assert str(caught.value) == (
-            f"--drift: {source} is a whole model without its base in it; name the checkpoint to compare it with: "
-            "--base BASE"
+            f"--drift: {source} is a whole model without its base in it; name the base: --base BASE"
         )
         drift = measured(source, [corpus_of(world, 2)], base=world.checkpoint("llama"))["drift:bios cosine"]
         assert (drift.value == 1) == (source == world.checkpoint("llama"))

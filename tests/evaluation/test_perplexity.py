@@ -320,7 +320,7 @@ def test_a_threshold_that_none_reaches_is_adapt() -> None:
 def test_progress_reaches_all_windows() -> None:
     seen: list[tuple[int, int]] = []
     task = PerplexityJob(Corpus("x", "x.txt", DOCUMENTS), WindowOptions(16))
-    task.measure(subject_of(tiny(), batch_size=2), lambda *, done, total: seen.append((done, total)))
+    task.run(subject_of(tiny(), batch_size=2), lambda *, done, total: seen.append((done, total)))
     windows = math.ceil((len("".join(DOCUMENTS).encode()) + 5) / 16)
     assert seen == [(done, windows) for done in [*range(2, windows, 2), windows]]
 

@@ -48,33 +48,33 @@ Trained = Callable[..., Path]
 
 
 @dataclass(frozen=True)
-class RehearseOptions:
-    """The rehearsed texts and the weight of their loss."""
+class RememberOptions:
+    """The old texts and the weight of their loss."""
 
-    rehearse: Path | None = option(None, help="Texts on which predictions should stay close to the base's.")
-    rehearse_rows: int = option(2, help="Rehearsed sequences per batch.")
-    rehearse_weight: float = option(1.0, help="Weight of the KL to the base.")
+    old_texts: Path | None = option(None, help="Texts on which predictions should stay close to the base's.")
+    old_rows: int = option(2, help="Old sequences per batch.")
+    kl_weight: float = option(1.0, help="Weight of the KL to the base.")
 
     def __post_init__(self) -> None:
-        if self.rehearse_weight < 0:
-            raise ValueError(f"--rehearse-weight {self.rehearse_weight}: at least 0")
+        if self.kl_weight < 0:
+            raise ValueError(f"--kl-weight {self.kl_weight}: at least 0")
 
 
-def apply(model: Any, options: RehearseOptions, new_layers: Any) -> Any:
+def apply(model: Any, options: RememberOptions, new_layers: Any) -> Any:
     return METHODS["scale-preserve"].apply(model, METHODS["scale-preserve"].options(), new_layers)
 
 
 def texts(request: Request) -> ExtraData:
     options, recipe = request.options, request.recipe
     data = DataOptions(
-        data=(str(options.rehearse),),
+        data=(str(options.old_texts),),
         steps=recipe.steps,
-        batch_size=options.rehearse_rows,
+        batch_size=options.old_rows,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         seq_length=LENGTH,
         seed=recipe.seed,
     )
-    return ExtraData(load_examples(data, request.tokenizer, processes=request.processes), options.rehearse_rows)
+    return ExtraData(load_examples(data, request.tokenizer, processes=request.processes), options.old_rows)
 
 
 def loss(step: Step) -> Tensor:
@@ -86,7 +86,7 @@ def loss(step: Step) -> Tensor:
         base = step.unwrapped.base(input_ids=tokens, use_cache=False).logits.log_softmax(-1).flatten(0, 1)
     ours = step.model(input_ids=tokens, use_cache=False).logits.log_softmax(-1).flatten(0, 1)
     kl = functional.kl_div(ours, base, log_target=True, reduction="batchmean")
-    return own + step.options.rehearse_weight * step.share * kl
+    return own + step.options.kl_weight * step.share * kl
 
 
 def cost(model: Any) -> Cost:
@@ -95,14 +95,14 @@ def cost(model: Any) -> Cost:
     return dataclasses.replace(alone, training=1.5 * alone.training)
 
 
-REHEARSE = Method(
-    name="rehearse",
-    title="SCALE-Preserve, rehearsed",
+REMEMBER = Method(
+    name="remember",
+    title="SCALE-Preserve, remembering",
     group="SCALE",
     needs=("width",),
     lr=3e-3,
     apply=apply,
-    options=RehearseOptions,
+    options=RememberOptions,
     loss=loss,
     extra_data=texts,
     cost=cost,
@@ -116,7 +116,7 @@ REHEARSE = Method(
 def registration() -> Iterator[None]:
     """Registers the method; every method that is registered in the block is gone at its end."""
     before = set(METHODS)
-    register(REHEARSE)
+    register(REMEMBER)
     yield
     for name in METHODS.keys() - before:
         del METHODS[name]
@@ -142,17 +142,17 @@ def ctrl_c() -> None:
 
 
 SHARED: dict[str, Any] = {"steps": 6, "eval_people": ("a=0:1",)}
-IN_TWO: dict[str, Any] = {"batch_size": 2, "gradient_accumulation_steps": 2, "rehearse_rows": 1}
+IN_TWO: dict[str, Any] = {"batch_size": 2, "gradient_accumulation_steps": 2, "old_rows": 1}
 """Two batches with one extra row each instead of one batch with two."""
 
 
 def recipe_of(world: World, text: Path, **changes: Any) -> TrainRecipe:
-    return world.recipe("rehearse", **{"rehearse": text} | SHARED | changes)
+    return world.recipe("remember", **{"old_texts": text} | SHARED | changes)
 
 
 @pytest.fixture(scope="module")
 def trained(world: World, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """`trained(rehearse_weight=0.0)`: a run of the method with these options, made once; read it only."""
+    """`trained(kl_weight=0.0)`: a run of the method with these options, made once; read it only."""
     runs: dict[str, Path] = {}
 
     def run(**changes: Any) -> Path:
@@ -170,13 +170,13 @@ def test_it_trains_saves_loads_and_exports(world: World, text: Path, trained: Tr
     assert {path.name for path in run.iterdir()} >= {"trained.safetensors", "trained.json", "README.md"}
     record = read_record(run / "record.json")
     assert record["extra_tokens"] == 6 * 2 * LENGTH
-    own = {"method": "rehearse", "rehearse": str(text), "rehearse_rows": 2, "rehearse_weight": 1.0}
+    own = {"method": "remember", "old_texts": str(text), "old_rows": 2, "kl_weight": 1.0}
     assert own.items() <= record["recipe"].items()
     assert "lora_r" not in record["recipe"]
     assert record["data"][str(text)] == sha256_file(text)
     card = (run / "README.md").read_text(encoding="utf-8")
-    assert "## Trained with rehearse" in card
-    assert "| rehearse weight | 1.0 |" in card
+    assert "## Trained with remember" in card
+    assert "| kl weight | 1.0 |" in card
     export(str(run), tmp_path / "out")
     assert same_tensors(load(tmp_path / "out").state_dict(), reload(run).state_dict())
     export_base(str(run), tmp_path / "base")
@@ -194,7 +194,7 @@ def test_without_weight_it_is_scale_preserve_and_with_it_predictions_stay(
         return next(m.value for m in measured.measurements if m.task == "drift:old" and m.metric.startswith("kl"))
 
     train(world.source("scale-preserve"), tmp_path / "plain", world.recipe("scale-preserve", **SHARED))
-    plain, without, heavy = tmp_path / "plain", trained(rehearse_weight=0.0), trained(rehearse_weight=30.0)
+    plain, without, heavy = tmp_path / "plain", trained(kl_weight=0.0), trained(kl_weight=30.0)
     weights = [(run / "trained.safetensors").read_bytes() for run in (plain, without, heavy)]
     assert weights[0] == weights[1] != weights[2]
     assert lines(plain) == lines(without) != lines(heavy)
@@ -206,7 +206,7 @@ def test_another_text_would_be_seen_and_batches_add_up(trained: Trained, tmp_pat
     """Up to the order of additions."""
     other = tmp_path / "other.txt"
     other.write_text("a b c d e f g " * 40, encoding="utf-8")
-    runs = [trained(rehearse_weight=30.0, **changes) for changes in ({}, IN_TWO, {"rehearse": other})]
+    runs = [trained(kl_weight=30.0, **changes) for changes in ({}, IN_TWO, {"old_texts": other})]
     one, two, another = ([line["loss"] for line in lines(run) if "loss" in line] for run in runs)
     assert two == pytest.approx(one, rel=1e-3)
     assert another != pytest.approx(one, rel=1e-3)
@@ -214,13 +214,13 @@ def test_another_text_would_be_seen_and_batches_add_up(trained: Trained, tmp_pat
 
 @pytest.mark.usefixtures("registered")
 def test_killed_and_resumed_is_never_killed(world: World, text: Path, trained: Trained, tmp_path: Path) -> None:
-    source, recipe = world.source("scale-preserve"), recipe_of(world, text, rehearse_weight=30.0, **IN_TWO)
+    source, recipe = world.source("scale-preserve"), recipe_of(world, text, kl_weight=30.0, **IN_TWO)
     with pytest.raises(KeyboardInterrupt):
         train(source, tmp_path / "run", recipe, progress=progress_that(ctrl_c, at=4))
-    with pytest.raises(RequestError, match=r"was started with rehearse_weight 30\.0, not 2\.0; give"):
-        train(source, tmp_path / "run", changed(recipe, rehearse_weight=2.0), resume=True)
+    with pytest.raises(RequestError, match=r"was started with kl_weight 30\.0, not 2\.0; give"):
+        train(source, tmp_path / "run", changed(recipe, kl_weight=2.0), resume=True)
     train(source, tmp_path / "run", recipe, resume=True)
-    whole, resumed = tree(trained(rehearse_weight=30.0, **IN_TWO)), tree(tmp_path / "run")
+    whole, resumed = tree(trained(kl_weight=30.0, **IN_TWO)), tree(tmp_path / "run")
     for name in ("trained.safetensors", "metrics.jsonl", "recipe.yaml", "trained.json"):
         assert whole[name] == resumed[name]
 
@@ -229,27 +229,27 @@ def test_killed_and_resumed_is_never_killed(world: World, text: Path, trained: T
 def test_it_is_measured_and_planned(world: World, text: Path, trained: Trained, tmp_path: Path) -> None:
     (corpus,) = read_corpora([f"old={text}"])
     (result,) = evaluate([str(trained())], [PerplexityJob(corpus, WindowOptions(LENGTH))], out=tmp_path / "results")
-    assert result.checkpoint.method == "rehearse"
+    assert result.checkpoint.method == "remember"
     assert result.checkpoint.recipe is not None
-    assert result.checkpoint.recipe["rehearse_weight"] == 1.0
-    names = ["scale-preserve", "rehearse"]
-    planned = plan(world.source("fft"), hidden=8, methods=names, batch_size=1, seq_length=8, rehearse_rows=3)
+    assert result.checkpoint.recipe["kl_weight"] == 1.0
+    names = ["scale-preserve", "remember"]
+    planned = plan(world.source("fft"), hidden=8, methods=names, batch_size=1, seq_length=8, old_rows=3)
     rows = {row.method: row for row in planned.methods}
-    assert rows["rehearse"].options["rehearse_rows"] == 3
-    assert rows["rehearse"].trained_parameters == rows["scale-preserve"].trained_parameters
-    assert rows["rehearse"].multiply_adds == 1.5 * rows["scale-preserve"].multiply_adds
+    assert rows["remember"].options["old_rows"] == 3
+    assert rows["remember"].trained_parameters == rows["scale-preserve"].trained_parameters
+    assert rows["remember"].multiply_adds == 1.5 * rows["scale-preserve"].multiply_adds
 
 
 @pytest.mark.usefixtures("registered")
 def test_its_options_are_checked(world: World, text: Path, tmp_path: Path) -> None:
-    assert TrainRecipe(data=("x",), method="rehearse").learning_rate == 3e-3
+    assert TrainRecipe(data=("x",), method="remember").learning_rate == 3e-3
     for values, message in (
-        ({"rehearse_weight": -1.0}, "^--rehearse-weight -1.0: at least 0$"),
-        ({"rehearse_rows": "many"}, "^rehearse_rows: 'many' is not a whole number$"),
-        ({"rehearsal": 1}, "^unknown key 'rehearsal'; did you mean 'rehearse'"),
+        ({"kl_weight": -1.0}, "^--kl-weight -1.0: at least 0$"),
+        ({"old_rows": "many"}, "^old_rows: 'many' is not a whole number$"),
+        ({"old_text": 1}, "^unknown key 'old_text'; did you mean 'old_texts'"),
     ):
         with pytest.raises(RequestError, match=message):
-            load_recipe(TrainRecipe, None, {"data": "x", "method": "rehearse"} | values)
+            load_recipe(TrainRecipe, None, {"data": "x", "method": "remember"} | values)
     with pytest.raises(RequestError, match=r"nowhere: no such file or folder$"):
         train(world.source("scale-preserve"), tmp_path / "run", recipe_of(world, tmp_path / "nowhere"))
     assert not (tmp_path / "run").exists()
@@ -257,25 +257,25 @@ def test_its_options_are_checked(world: World, text: Path, tmp_path: Path) -> No
 
 def test_a_run_of_a_method_that_is_gone_names_it(trained: Trained, registered: None) -> None:
     run = trained()
-    del METHODS["rehearse"]
-    with pytest.raises(RequestError, match=r"run: method 'rehearse' is not installed; installed: fft, .*; install the"):
+    del METHODS["remember"]
+    with pytest.raises(RequestError, match=r"run: method 'remember' is not installed; installed: fft, .*; install the"):
         reload(run)
-    with pytest.raises(RequestError, match=r"^method 'rehearse' is not installed; installed: fft, "):
-        find_method("rehearse")
+    with pytest.raises(RequestError, match=r"^method 'remember' is not installed; installed: fft, "):
+        find_method("remember")
 
 
 def test_a_name_and_a_yardstick_are_taken_once(registered: None) -> None:
-    register(REHEARSE)  # registering the same object twice is allowed
-    with pytest.raises(ValueError, match="another method is named 'rehearse'"):
-        register(dataclasses.replace(REHEARSE, lr=1.0))
+    register(REMEMBER)  # registering the same object twice is allowed
+    with pytest.raises(ValueError, match="another method is named 'remember'"):
+        register(dataclasses.replace(REMEMBER, lr=1.0))
     with pytest.raises(ValueError, match="other: scale-adapt is already the yardstick for width"):
-        register(dataclasses.replace(REHEARSE, name="other", yardstick=True))
+        register(dataclasses.replace(REMEMBER, name="other", yardstick=True))
 
     @dataclass(frozen=True)
     class Clashing:
         lora_r: int = option(1, help="Another rank.")
 
-    register(dataclasses.replace(REHEARSE, name="other", options=Clashing))
+    register(dataclasses.replace(REMEMBER, name="other", options=Clashing))
     with pytest.raises(ValueError, match="another variant defines the option 'lora_r' too"):
         load_recipe(TrainRecipe, None, {"data": "x"})
 

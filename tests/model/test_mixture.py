@@ -236,8 +236,9 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     [
         ({"kind": "mixture", "share": 1.5}, r"the share is in \[0, 1\]"),
         ({"kind": "mixture", "prior": 0.0}, "the prior above 0 and below 1"),
-        ({"kind": "mixture", "threshold": 0.5}, "it has the kind cosine with threshold, or mixture with share"),
-        ({"kind": "other"}, "it has the kind cosine with threshold, or mixture with share"),
+        ({"kind": "mixture", "threshold": 0.5}, "its kinds are cosine with threshold, mixture with share and prior"),
+        ({"kind": "other"}, "its kinds are cosine with threshold, mixture with share and prior"),
+        ({"kind": "interpolate"}, "needs a weight"),
         ({"kind": "cosine"}, "needs its threshold"),
         ({"threshold": 0.5}, "without collaborative layers there is only one"),
     ],
@@ -250,6 +251,30 @@ def test_a_wrong_router_is_refused(router: dict[str, Any], message: str) -> None
     config = model.config.to_dict()
     with pytest.raises(ValueError, match=message):
         ScaleConfig.from_dict(config | {"router": router})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("router", [None, mixture(0.03), {"kind": "interpolate", "weight": 0.3}])
+@torch.no_grad()
+def test_the_bases_logits_beside_the_own(shape: str, router: dict[str, Any] | None, tolerance: Tolerance) -> None:
+    """They are the base's, change nothing, and interpolated logits lie between both."""
+    model, tokens = model_of(shape, 0.0), probe(2, 9)
+    base = model.base(tokens).logits
+    model.set_router(None)
+    adapted = model(tokens).logits
+    model.set_router(router)
+    output, alone = model(tokens, output_base_logits=True, logits_to_keep=4), model(tokens)
+    torch.testing.assert_close(output.base_logits, base[:, -4:], **tolerance(torch.float64))
+    assert alone.base_logits is None
+    torch.testing.assert_close(output.logits, alone.logits[:, -4:], **tolerance(torch.float64))
+    if router is not None and router["kind"] == "interpolate":
+        torch.testing.assert_close(alone.logits, 0.7 * base + 0.3 * adapted, **tolerance(torch.float64))
+        generated = model.generate(tokens, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        assert torch.equal(generated, model.generate(tokens, max_new_tokens=4, do_sample=False, use_cache=False))
+        if shape == "preserve":  # it is Z + a Z_up, which a smaller head gives, too
+            model.expansion.head.weight.mul_(0.3)
+            model.set_router(None)
+            torch.testing.assert_close(model(tokens).logits, alone.logits, **tolerance(torch.float64))
 
 
 def test_defaults_are_filled_in() -> None:
