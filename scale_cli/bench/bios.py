@@ -20,6 +20,7 @@ from typing import Any
 
 from scale_cli.bench import stages
 from scale_cli.bench.bios_results import TASK0, measured, panels_of, results_of, write
+from scale_cli.bench.routers import check_routers, measure_rows
 from scale_cli.bench.stages import (
     BenchRecipe,
     BenchResult,
@@ -121,6 +122,17 @@ class BiosRecipe(BenchRecipe):
         first, last = parse_people(people)
         return f"{first}:{last if self.eval_people is None else min(last, first + self.eval_people)}"
 
+    @property
+    def measured(self) -> dict[str, str]:
+        """The people that are scored, "A:B", by their names in results: task0, held out, and task1."""
+        return {"task0": self._first(self.task0_held_out), "task1": self._first(self.task1)}
+
+    def jobs(self, data: Path, *, exact: bool = True) -> list[Any]:
+        """The jobs that score the same people as training does. exact: whether whole answers are generated too."""
+        from scale_cli.evaluation.bios import BiographyJob
+
+        return [BiographyJob(data, people, exact=exact) for people in self.measured.values()]
+
     def matches_rank(self, label: str) -> bool:
         """Whether the recipe leaves the size of a row's method open, so that it is matched to the width expansion."""
         return self.size_is_open(label, self.stages["task1"])
@@ -130,7 +142,7 @@ class BiosRecipe(BenchRecipe):
 
         data: the gen-bios folder. Raises RequestError for options that are unknown or that the benchmark decides.
         """
-        evaluated = (f"task0={self._first(self.task0_held_out)}", f"task1={self._first(self.task1)}")
+        evaluated = tuple(f"{name}={people}" for name, people in self.measured.items())
         own: dict[str, Any] = {"data": (str(data),), "seed": seed}
         if stage == "pretrain":
             own |= {
@@ -166,6 +178,7 @@ def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: 
     processes is not the recipe's, and if Task 0 stays below `TASK0_NEEDED`.
     """
     _check_model(recipe)
+    check_routers(recipe)
     say, progress = of_first_process(recipe, say, progress)
     whole = claim(recipe, out)
     with clocked(out) as seconds:
@@ -200,6 +213,9 @@ def _run_stages(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], pr
                 trained = changed(trained, **matching_size(trained.method, task0, folder / "width"))
             source = source_of(recipe, label, task0, folder)
             train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
+        runs = {label: folder / label for label in recipe.methods}
+        jobs = recipe.jobs(data), recipe.jobs(data, exact=False)
+        measure_rows(recipe, runs, task0, folder, jobs=jobs[0], frontier_jobs=jobs[1], progress=progress)
 
 
 def _check_model(recipe: BiosRecipe) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scale_cli.bench.routers import PANELS, Summary, frontier_panels, routed_results
 from scale_cli.bench.stages import FREE, BenchRecipe, BenchResult, curves, finished_lines, label_of, metric_lines
 from scale_cli.core.files import plain, write_text
 from scale_cli.core.records import digest, read_record
@@ -51,8 +52,20 @@ def results_of(recipe: BenchRecipe, out: Path) -> tuple[Result, ...]:
             results.append(_result(recipe, folder / "task0", name, task0, base_digest, before))
             for label, record in records.items():
                 name = label_of(label, seed, recipe)
-                results.append(_result(recipe, folder / label, name, record, base_digest, measured(record)))
-    return tuple(results)
+                row = _result(recipe, folder / label, name, record, base_digest, measured(record))
+                results += [row, *routed_results(recipe, row, label, seed, folder, task_of=_task_of(recipe))]
+    return tuple(without_way(result) for result in results)
+
+
+def _task_of(recipe: BenchRecipe) -> Callable[[str], str]:
+    """The name in the benchmark of the people that `scale eval --bios` names."""
+    people = {f"bios:{ids}": f"bios:{name}" for name, ids in recipe.measured.items()}  # type: ignore[attr-defined]
+    return lambda task: people[task]
+
+
+def without_way(result: Result) -> Result:
+    """The result with measurements as training makes them, without version and precision."""
+    return replace(result, measurements=tuple(replace(m, task_version=None, dtype=None) for m in result.measurements))
 
 
 def _record(run: Path) -> Path:
@@ -104,7 +117,7 @@ def panels_of(recipe: BenchRecipe, out: Path) -> tuple[Panel, ...]:
     """The curves of both tasks over the steps of Task 1, as in the paper's Fig. 8."""
     lines = finished_lines(recipe, out, recipe.methods)
     titles = {"task0": "Task 0, held-out people (stability)", "task1": "Task 1 (plasticity)"}
-    return tuple(
+    curves_of_training = tuple(
         Panel(
             title=title,
             x="steps of Task 1",
@@ -114,6 +127,19 @@ def panels_of(recipe: BenchRecipe, out: Path) -> tuple[Panel, ...]:
         )
         for task, title in titles.items()
     )
+    axes = {"x": "Task 0 kept, %", "unit": "Task 1, %"}
+    return (*curves_of_training, *frontier_panels(recipe, out, summary=_summary(recipe), percent=True, **axes))
+
+
+def _summary(recipe: BenchRecipe) -> Summary:
+    """Task 0 in percent and Task 1 as a share."""
+    task_of = _task_of(recipe)
+
+    def summary(result: Result) -> tuple[float, float] | None:
+        values = {(task_of(m.task), m.metric): m.value for m in result.measurements}
+        return (100 * values[TASK0], values[TASK1]) if {TASK0, TASK1} <= values.keys() else None
+
+    return summary
 
 
 ROUTED = GroupSpec(
@@ -177,7 +203,7 @@ def sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
 
 
 def write(result: BenchResult) -> None:
-    """Write results.json, table.md and curves.png into the run folder."""
+    """Write results.json, table.md, curves.png and, with a frontier, frontier.png into the run folder."""
     from scale_cli.reporting.curves import styles_of
     from scale_cli.reporting.documents import BEST, markdown
     from scale_cli.reporting.figures import curve_figure
@@ -186,4 +212,7 @@ def write(result: BenchResult) -> None:
     title = f"Biography benchmark, {result.recipe.preset}"
     write_text(result.out / "table.md", markdown(sheet(result.results, title=title, best=BEST["markdown"])))
     table = build_table(result.results, result.groups, seeds=True)
-    curve_figure(result.panels, styles_of(table, result.panels), result.out / "curves.png")
+    frontier = [panel for panel in result.panels if panel.title in PANELS]
+    for name, panels in {"curves": [p for p in result.panels if p not in frontier], "frontier": frontier}.items():
+        if panels:
+            curve_figure(panels, styles_of(table, panels), result.out / f"{name}.png")

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from scale_cli.bench import stages
 from scale_cli.bench.continual_results import BASE, EVALUATION, panels_of, results_of, write
+from scale_cli.bench.routers import check_routers, measure_rows
 from scale_cli.bench.stages import (
     BenchRecipe,
     BenchResult,
@@ -251,6 +252,7 @@ def run(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None], progr
     Raises RequestError if a base, text or suite is missing or does not fit, if `out` holds a run of another recipe, and
     if the number of processes is not the recipe's.
     """
+    check_routers(recipe)
     say, progress = of_first_process(recipe, say, progress)
     whole = claim(recipe, out, read=from_older)
     with clocked(out) as seconds:
@@ -294,6 +296,9 @@ def _run_stages(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None
                 progress=progress,
                 drift=row == label and (recipe.drift or METHODS[trained.method].keeps_base),
             )
+        runs = {label: folder / label for label in recipe.methods if recipe.trained_by(label) == label}
+        texts, suites = _text_jobs(recipe, out), _suite_jobs(recipe)
+        measure_rows(recipe, runs, recipe.base, folder, jobs=texts + suites, frontier_jobs=texts, progress=progress)
 
 
 def _reroute(run: Path, out: Path, recipe: TrainRecipe) -> None:
@@ -364,24 +369,34 @@ def _measure(
     recipe: ContinualRecipe, checkpoint: str, label: str, out: Path, results: Path, *, progress: Progress, drift: bool
 ) -> None:
     """Measure a checkpoint on texts and suites into the folder `results`. drift: also measure drift from the base."""
-    from scale_cli.data.windows import WindowOptions
     from scale_cli.evaluation.evaluate import evaluate
+
+    evaluate(
+        [f"{label}={checkpoint}"],
+        _text_jobs(recipe, out, drift=drift) + _suite_jobs(recipe),
+        out=results,
+        command=recipe.command,
+        progress=lambda job, total: progress(job, total, done=0),
+    )
+    processes().wait_for_everyone()
+
+
+def _text_jobs(recipe: ContinualRecipe, out: Path, *, drift: bool = False) -> tuple[Any, ...]:
+    """The jobs that measure the held-out texts. drift: also the drift from the base."""
+    from scale_cli.data.windows import WindowOptions
     from scale_cli.evaluation.request import request
 
-    jobs = request(
+    return request(
         texts=[f"{name}={_text_file(out / TEXTS, name, whole=True)}" for name in recipe.texts],
         windows=WindowOptions(recipe.seq_length),
         drift=drift,
         base=recipe.base if drift else None,
         drift_tokens=DRIFT_TOKENS,
     ).jobs
-    if recipe.suites:
-        jobs += request(suites=recipe.suites, limit=recipe.limit).jobs
-    evaluate(
-        [f"{label}={checkpoint}"],
-        jobs,
-        out=results,
-        command=recipe.command,
-        progress=lambda job, total: progress(job, total, done=0),
-    )
-    processes().wait_for_everyone()
+
+
+def _suite_jobs(recipe: ContinualRecipe) -> tuple[Any, ...]:
+    """The jobs that run the suites."""
+    from scale_cli.evaluation.request import request
+
+    return request(suites=recipe.suites, limit=recipe.limit).jobs if recipe.suites else ()

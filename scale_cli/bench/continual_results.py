@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scale_cli.bench.routers import PANELS, frontier_panels, routed_results
 from scale_cli.bench.stages import BenchResult, curves, finished_lines, label_of
 from scale_cli.core.files import write_text
 from scale_cli.core.records import read_record
@@ -17,7 +18,7 @@ from scale_cli.reporting.pairing import compared_with
 from scale_cli.reporting.sheet import Sheet, rows_sheet, shown_terms
 from scale_cli.reporting.table import FACTS, Cell, Row, Table, build_table
 from scale_cli.reporting.words import METRICS, PLUS_MINUS, change_terms, error_words, joined, role_terms, standing_out
-from scale_cli.results.groups import ColumnSpec, GroupSpec
+from scale_cli.results.groups import ROLES, ColumnSpec, GroupSpec
 from scale_cli.results.result import CheckpointInfo, Result, read_result
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ def results_of(recipe: ContinualRecipe, out: Path) -> tuple[Result, ...]:
             measured = read_result(folder / EVALUATION / label)
             if measured is not None:
                 info = _info(recipe, folder, label, seed, measured.checkpoint)
-                results.append(replace(compared_with(base, measured), path=None))
-                results[-1] = replace(results[-1], checkpoint=replace(info, compared=base.checkpoint.fingerprint))
+                row = replace(measured, checkpoint=info)
+                for each in (row, *routed_results(recipe, row, label, seed, folder)):
+                    compared = replace(each.checkpoint, compared=base.checkpoint.fingerprint)
+                    results.append(replace(compared_with(base, each), checkpoint=compared, path=None))
     return tuple(results)
 
 
@@ -79,7 +82,7 @@ def panels_of(recipe: ContinualRecipe, out: Path) -> tuple[Panel, ...]:
     """The measurements while training, in bits per byte over training tokens, as in the paper's Fig. 9."""
     trained = [label for label in recipe.methods if recipe.trained_by(label) == label]
     lines = finished_lines(recipe, out, trained)
-    return tuple(
+    curves_of_training = tuple(
         Panel(
             title=f"{name.title()} ({role})",
             x="training tokens",
@@ -89,6 +92,15 @@ def panels_of(recipe: ContinualRecipe, out: Path) -> tuple[Panel, ...]:
         )
         for name, role in recipe.roles.items()
     )
+    old, new = (next(name for name, own in recipe.roles.items() if own == role) for role in ROLES)
+
+    def summary(result: Result) -> tuple[float, float] | None:
+        values = {m.task: m.value for m in result.measurements if m.metric == "bits_per_byte"}
+        tasks = [f"perplexity:{name}" for name in (old, new)]
+        return (values[tasks[0]], values[tasks[1]]) if set(tasks) <= values.keys() else None
+
+    axes = {"x": f"{old.title()}, bits per byte", "unit": f"{new.title()}, bits per byte"}
+    return (*curves_of_training, *frontier_panels(recipe, out, summary=summary, percent=False, **axes))
 
 
 def results_table(results: Sequence[Result], groups: Iterable[GroupSpec], *, title: str = "") -> Table:
@@ -225,7 +237,11 @@ def write(result: BenchResult) -> None:
             if trade_off(table):
                 frontier_figure(table, *_files(result.out, name))
             if name == "frontier":
-                curve_figure(result.panels, styles_of(table, result.panels), *_files(result.out, "curves"))
+                routed = [panel for panel in result.panels if panel.title in PANELS]
+                trained = [panel for panel in result.panels if panel not in routed]
+                for file, panels in {"curves": trained, "frontier-routers": routed}.items():
+                    if panels:
+                        curve_figure(panels, styles_of(table, panels), *_files(result.out, file))
 
 
 def _files(folder: Path, name: str) -> list[Path]:

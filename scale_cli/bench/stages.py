@@ -30,7 +30,7 @@ from scale_cli.training import TrainRecipe
 PRESETS = ("demo", "small", "paper")
 NOT_TRAINING = ("method", "init", "of")
 """Keys of a row that are not training options."""
-FREE = ("preset", "methods", "seeds", "gpus", "tflops")
+FREE = ("preset", "methods", "seeds", "routers", "frontier", "gpus", "tflops")
 """Fields of a recipe that may differ between calls that continue one run folder."""
 
 
@@ -51,12 +51,14 @@ class BenchRecipe:
     methods: the rows of the table, by label: a row's training options, in addition to the shared ones. A label is a
         method's name, or any other word if the row names its method under `method`. A row with `init` has a widened
         base of its own.
+    routers: routers under which every row is measured besides, together with its base, as rows of their own.
+    frontier: whether every row is also measured under the routers of `scale eval --frontier`, for a figure.
     gpus: number of processes that share a training step, as torchrun starts them.
     tflops: 10^12 operations per second and process, for the hours in `--dry-run`.
     Raises RequestError for an unknown method, a label that cannot be a folder, and sizes or counts that do not fit.
     """
 
-    reserved: ClassVar[tuple[str, ...]] = ("width", "depth")
+    reserved: ClassVar[tuple[str, ...]] = ("width", "depth", "routed", "frontier")
     """Names of other folders in a run; no row has such a label."""
 
     preset: str
@@ -64,6 +66,8 @@ class BenchRecipe:
     depth: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...] = (0,)
+    routers: tuple[str, ...] = ()
+    frontier: bool = False
     gpus: int = 1
     tflops: float = 200.0
 

@@ -167,12 +167,18 @@ def _methods_table(title: str, headings: Sequence[str], caption: str | None = No
 def _memory(plan: Plan) -> Table:
     unit, size = ("GB", 1e9) if max(method.peak_bytes for method in plan.methods) >= 1e9 else ("MB", 1e6)
     checkpointing = ", activations recomputed" if plan.gradient_checkpointing else ""
+    copied = {method.method: method.rehearsal_copy_bytes for method in plan.methods if method.rehearsal_copy_bytes}
+    copies = ""
+    if copied:
+        copies = (
+            f"; --rehearse with KL adds a copy of the base to {', '.join(copied)}: {max(copied.values()) / size:,.2f}"
+        )
+        copies += f" {unit}"
     table = _methods_table(
         f"Memory of training, {plan.batch_size} x {plan.seq_length} tokens, {plan.precision}{checkpointing}",
-        [f"{part}\n{unit}" for part in ("weights", "gradients", "AdamW", "activations", "peak", "rehearsal")],
+        [f"{part}\n{unit}" for part in ("weights", "gradients", "AdamW", "activations", "peak")],
         f"trained weights, gradients and AdamW's moments in float32, frozen weights in {plan.precision}; "
-        "activations: their peak; peak: of everything together; rehearsal: a copy of the base under --rehearse, in "
-        "addition",
+        f"activations: their peak; peak: of everything together{copies}",
     )
     for method in plan.methods:
         parts = (
@@ -181,7 +187,6 @@ def _memory(plan: Plan) -> Table:
             method.optimizer_bytes,
             method.activations_bytes,
             method.peak_bytes,
-            method.rehearsal_copy_bytes,
         )
         table.add_row(method.method, *(f"{part / size:,.2f}" for part in parts))
     return table

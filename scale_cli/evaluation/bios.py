@@ -35,11 +35,12 @@ class BiographyJob:
     """A `Job` that measures biography accuracy on the questions of a gen-bios folder.
 
     people: "A:B", None for all. The measurements are those of `BiographyAccuracy`, with the task "bios:A:B" or
-    "bios:all".
+    "bios:all". exact: whether whole answers are generated too.
     """
 
     folder: Path
     people: str | None = None
+    exact: bool = True
     spread: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ class BiographyJob:
         for done, (target, router) in enumerate(zip(targets, routers, strict=True), start=2):
             model = subject.under(target).model
             measurements = next(together) if readings and is_reading(router) else accuracy.first_token(model)
-            measurements += accuracy.exact_match(model)
+            measurements += accuracy.exact_match(model) if self.exact else []
             seconds = time.perf_counter() - begun
             outcomes.append(self._outcome(measurements, subject.under(target), batch_size, seconds))
             advance(done=done, total=total)

@@ -96,7 +96,8 @@ class CheckpointInfo:
         recipe = {
             name: with_fingerprints(value) for name, value in self.recipe.items() if name not in ("seed", *PLACES)
         }
-        return digest([self.kind, self.method, recipe, self.base, sorted(self.data.values())])
+        parts = [self.kind, self.method, recipe, self.base, sorted(self.data.values())]
+        return digest(parts if self.router is None else [*parts, self.router])
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,9 @@ def test_the_tables_say_what_the_json_says(run_cli: RunCli, tmp_path: Path) -> N
         ]
         assert costs == [
             f"{method['cost_ratio']:.3f}",
+            f"{method['rehearsal_ratio']:.3f}",
             f"{method['generation_ratio']:.3f}",
+            f"{method['mixture_ratio']:.3f}",
             f"{method['cache_bytes']:,}",
             f"{method['cache_ratio']:.3f}",
         ]

@@ -104,6 +104,19 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
     assert rows["scale-preserve"].generation_ratio == (n + e) / n
     above = head + 13 * (block - 4096) + 13 * (expansion_block - 512)  # the added head once: for the chosen path
     assert rows["scale-route"].generation_ratio == (n + e + 13 * w12 + above) / n
+    # Both predictions: a second model, or the layers above the fork once more, or nothing more.
+    assert [rows[name].mixture_ratio for name in ("fft", "lora", "freeze")] == [2, 2, 2]
+    assert rows["llama-pro"].mixture_ratio == rows["llama-pro"].generation_ratio + 1
+    assert rows["scale-preserve"].mixture_ratio == rows["scale-preserve"].generation_ratio
+    assert (
+        rows["scale-adapt"].mixture_ratio == rows["scale-route"].mixture_ratio == rows["scale-route"].generation_ratio
+    )
+    assert rows["scale-preserve"].rehearsal_ratio == rows["scale-preserve"].cost_ratio
+    assert rows["scale-route"].rehearsal_ratio == rows["scale-route"].cost_ratio
+    assert rows["scale-adapt"].rehearsal_ratio == pytest.approx(rows["scale-adapt"].cost_ratio + 2 * above / (6 * n))
+    assert rows["lora"].rehearsal_ratio == pytest.approx(rows["lora"].cost_ratio + 2 / 6)
+    copies = {name: row.rehearsal_copy_bytes for name, row in rows.items() if row.rehearsal_copy_bytes}
+    assert copies == dict.fromkeys(("fft", "freeze"), 2 * result.base_parameters)
 
 
 @pytest.mark.usefixtures("counts_only")
