@@ -19,7 +19,7 @@ OPTIONS = {
     "layers": "layers preserved, %",
     "modules": "mean norm of our expansion in that module",
     "drift": "method",
-    "threshold": "threshold tau",
+    "threshold": "threshold tau, or share of the mixture",
     "where": "W12 in",
 }
 """The label of the x axis, by ablation."""
@@ -42,6 +42,10 @@ def place_of(name: str, label: str, result: Result, layers: int) -> Place | None
     layers: number of layers of the base.
     """
     recipe, method = result.checkpoint.recipe or {}, result.checkpoint.method or ""
+    if (router := result.checkpoint.router) is not None:
+        return (
+            Place("mixture, by its share", float(router.split(":")[1]), "scale-adapt") if name == "threshold" else None
+        )
     if name == "layers":
         preserved = layers if METHODS[method].keeps_base else recipe["preserve_layers"]
         return Place("L_fp", 100 * preserved / layers, "scale-adapt")

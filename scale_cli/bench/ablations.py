@@ -4,7 +4,8 @@
     layers      L_fp, the share of lower layers in which no W12 trains (Fig. 6)
     modules     W12 in attention or in the feed-forward, half of the layers preserved, at two learning rates (Fig. 7)
     drift       distance of the base's half of the last hidden state from the base (Fig. 4)
-    threshold   SCALE-Route's tau, 0.5 in the paper: one training, measured with several thresholds
+    threshold   SCALE-Route's tau, 0.5 in the paper: one training, measured with several thresholds, and as a mixture
+                with several shares
     where       W12 in attention (our default) or in attention and feed-forward; the paper leaves this open
 
 The paper's text has no numbers for Figs. 4 and 6. The paper's values beside ours are read off the figures.
@@ -33,6 +34,7 @@ Rows = dict[str, dict[str, Any]]
 LAYERS = ("l_fp-100", "l_fp-50", "l_fp-0")
 THRESHOLDS = ("tau -1", "tau 0", "tau 0.25", "tau 0.5", "tau 0.75", "tau 0.9", "tau 0.95", "tau 0.99", "tau 1")
 """Densest just below 1, because that is the cosine of the two paths' logits for most tokens."""
+SHARES = ("mixture:0", "mixture:0.001", "mixture:0.01", "mixture:0.1", "mixture:1")
 ROUTE = "scale-route"
 WEAK = 1 / 3
 """Factor of the learning rate in the weak rows of `modules`. The paper varies the strength of training without saying
@@ -73,6 +75,8 @@ def load_preset(
     if ablation not in ROWS:
         raise RequestError(f"{ablation}: there is no such ablation; choose from {', '.join(ROWS)}")
     changes |= {"ablation": ablation, "drift": True}
+    if ablation == "threshold" and methods is None:
+        changes["routers"] = SHARES
     recipe = continual.load_changed(AblationRecipe, "ablations", preset, seeds=seeds, **changes)
     return dataclasses.replace(recipe, methods=ROWS[ablation](recipe, None if methods is None else list(methods)))
 

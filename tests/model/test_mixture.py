@@ -214,6 +214,18 @@ def test_every_way_to_generate_gives_the_same(base: str, shape: str) -> None:
         assert torch.equal(generate(slice(0, 1), assistant_model=assistant), expected[:1])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("router", [mixture(0.03), mixture(1.0), {"kind": "interpolate", "weight": 0.3}])
+@torch.no_grad()
+def test_it_compiles_as_one_graph(shape: str, router: dict[str, Any], tolerance: Tolerance) -> None:
+    model, tokens = model_of(shape, 0.0), probe(2, 9)
+    model.set_router(router)
+    expected = model(tokens, use_cache=False).logits
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(tokens, use_cache=False).logits, expected, **tolerance(torch.float64))
+
+
 @torch.no_grad()
 def test_a_sequence_can_be_scored_with_labels(tolerance: Tolerance) -> None:
     model, tokens = model_of("adapt", 0.0), probe(2, 9)
