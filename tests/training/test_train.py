@@ -145,7 +145,7 @@ def test_the_recipe_beside_a_run_is_resolved(
     resolved = resolved | {"seq_length": 512, "precision": "float32", "eval_bios": str(world.data)}
     assert resolved.items() <= saved.items()
     empty = {name for name, value in saved.items() if value is None}
-    assert empty == {"people", "tokens_cache", "eval_documents", "eval_steps", "save_steps"}
+    assert empty == {"people", "tokens_cache", "eval_documents", "eval_steps", "keep_best", "save_steps"}
     options = {"lora_r", "lora_alpha", "preserve_layers", "adapt_modules", "threshold", "freeze_layers"}
     assert options & saved.keys() == options & resolved.keys()
     assert read_record(tmp_path / "run" / "record.json")["recipe"] == saved
