@@ -28,8 +28,9 @@ GUIDES = {
     "doctor": ("gpu", "On a GPU"),
 }
 """The page and its title that shows each command in use."""
-EXITS = """Exit codes: 0 done, 1 a failure with its traceback, 2 a mistake in the request, 130 interrupted, 143
-terminated. Results are printed on stdout, progress and messages on stderr. `--json` prints the result for programs."""
+EXITS = """Exit codes: 0 done, 1 a failure with its traceback, 2 a mistake in the request, 3 a requirement of
+`scale report` that is not met or not decided, 130 interrupted, 143 terminated. Results are printed on stdout, progress
+and messages on stderr. `--json` prints the result for programs."""
 
 
 def pages() -> dict[str, str]:

@@ -115,19 +115,24 @@ def report(
     plasticity: Sequence[str] = (),
     base: str | None = None,
     seeds: bool = False,
+    require: Sequence[str] = (),
     title: str = "Stability and plasticity",
 ) -> str:
     """The stability-plasticity table of results, as text in a format.
 
     results: of `evaluate`, or the files and folders that `scale eval` and `scale bench` write.
     suites: names or YAML files. stability, plasticity: columns, TASK or TASK=METRIC. base: label of the base.
-    seeds: one row for the seeds of a recipe. A `pandas.DataFrame` of all numbers: `results.frame.tidy(results)`.
+    seeds: one row for the seeds of a recipe.
+    require: requirements as those of `scale report --require`; their verdicts follow the table.
+    A `pandas.DataFrame` of all numbers: `results.frame.tidy(results)`.
     Raises RequestError for unknown columns and labels.
     """
     from scale_cli.reporting.columns import requested_groups
+    from scale_cli.reporting.requirements import judge
     from scale_cli.reporting.table import build_table
 
     read = [result for result in results if isinstance(result, Result)]
     read += read_results([Path(path) for path in results if not isinstance(path, Result)])
     groups = requested_groups(read, suites, stability, plasticity)
-    return rendered(build_table(read, groups, title=title, base=base, seeds=seeds), format)
+    table = build_table(read, groups, title=title, base=base, seeds=seeds)
+    return rendered(table, format, verdicts=judge(table, require))

@@ -50,6 +50,9 @@ def test_from_a_base_to_a_table(world: World, run_cli: Callable[..., Any], tmp_p
                 assert json.loads(made)["rows"] == json.loads(printed.stdout)["rows"]
             else:
                 assert made == printed.stdout
+    asked = ["new.gain>=99", "old.forgetting<=99"]
+    document = json.loads(scale_cli.report(results, format="json", require=asked, **columns))
+    assert [line["verdict"] for line in document["requirements"]] == ["not met", "met"]
 
 
 def test_wrong_requests(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
             "from": source if revision or is_old_hub_id else Path(source).name,
             "revision": revision,
             "data": [_data(given, digest) for given, digest in record["data"].items()],
-            "recipe": _shown(record["recipe"]),
+            "recipe": _shown(record["recipe"]) | _chosen(record),
         }
         steps.append({"step": "train"} | run_fields | {name: record[name] for name in _RUN})
     elif (folder / POINTER).is_file():
@@ -101,6 +101,13 @@ def _shown(recipe: dict[str, Any]) -> dict[str, Any]:
     options = own_values(method, recipe) if method else {}
     values = {name: recipe.get(name) for name in ("method", "from_scratch", *options, *_RECIPE)}
     return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+def _chosen(record: dict[str, Any]) -> dict[str, int]:
+    """The steps of a run that ended early or kept an earlier step than the last. Older records have no choice."""
+    planned, done = record["recipe"]["steps"], record["steps"]
+    kept = record.get("kept_step", done)
+    return ({"steps_done": done} if done != planned else {}) | ({"kept_step": kept} if kept != done else {})
 
 
 def _data(given: str, digest: str) -> tuple[str, str]:

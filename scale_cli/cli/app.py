@@ -89,7 +89,8 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
-    """Run a Typer app. Returns the exit code: 0 done, 2 a mistake in the request, 130 interrupted, 143 terminated.
+    """Run a Typer app. Returns the exit code: 0 done, 2 a mistake in the request, 3 a requirement that is not met
+    or not decided, 130 interrupted, 143 terminated.
 
     program: the name that begins the usage line and error messages.
     A mistake in the request prints one line on stderr. Any other exception propagates with its traceback (exit code 1).

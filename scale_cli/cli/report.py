@@ -14,15 +14,18 @@ import typer
 from scale_cli.cli.output import PIPED_WIDTH, say, show_sheets
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import write_text
-from scale_cli.reporting.render import Format, rendered
+from scale_cli.reporting.render import Format, rendered, report_sheets
 
 if TYPE_CHECKING:
     from scale_cli.reporting.ablation import Ablation
     from scale_cli.reporting.compare import Comparison
     from scale_cli.reporting.curves import Panel
+    from scale_cli.reporting.requirements import Verdict
     from scale_cli.reporting.table import Table
     from scale_cli.results.result import Result
 
+NOT_MET = 3
+"""The exit code if a requirement is not met or not decided."""
 SUFFIXES: dict[str, Format] = {
     ".txt": "text",
     ".md": "markdown",
@@ -84,6 +87,16 @@ def report(
             help="Labels of two checkpoints: test their difference, paired by item if possible.", metavar="A B"
         ),
     ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Requirement for every checkpoint but the base, such as 'english.forgetting<=1.0', with <= or >=; may "
+            "be repeated. NAME is a suite or task of the table, QUANTITY is forgetting, gain or a metric, NUMBER is in "
+            "the table's unit: points for shares. Met and not met are decided by 95% intervals. Exit code 3 unless all "
+            "are met.",
+            metavar="NAME.QUANTITY<=NUMBER",
+        ),
+    ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Folder for PNG and SVG figures: trade-off, and training curves of records.")
     ] = None,
@@ -97,12 +110,15 @@ def report(
     chosen = _format(format, out)
     if changes and chosen not in ("text", "markdown", "latex"):
         raise RequestError(f"--changes: {chosen} always has both numbers and changes; leave it out")
+    if compare is not None and require and chosen == "csv":
+        raise RequestError("--compare and --require: csv holds one of them; leave the other out, or choose json")
     if ablation is not None and figures is None:
         raise RequestError(f"--ablation {ablation}: an ablation is a figure; give its folder with --figures DIR")
 
     from scale_cli.reporting.columns import requested_groups
     from scale_cli.reporting.compare import compare as compare_two
     from scale_cli.reporting.curves import panels_of
+    from scale_cli.reporting.requirements import count, judge
     from scale_cli.reporting.table import build_table
     from scale_cli.results.result import read_results
 
@@ -111,6 +127,7 @@ def report(
     table = build_table(read, groups, title=title, base=base, seeds=seeds)
     panels = panels_of(read, table)
     comparison = None if compare is None else compare_two(table, *compare)
+    verdicts = judge(table, require or [])
     effect = None
     if ablation is not None:
         from scale_cli.reporting.ablation import ablation as ablation_of
@@ -121,16 +138,28 @@ def report(
     if figures is not None:
         _draw(figures, table, panels, effect)
     if out is None:
-        _print(chosen, table, panels, comparison, changes)
-        return
-    try:
-        text = rendered(table, chosen, panels=panels, comparison=comparison, changes=changes, width=PIPED_WIDTH)
-        write_text(out, text)
-    except OSError as error:
-        raise RequestError(
-            f"--out {out} cannot be written: {error.strerror}; mend that or choose another file"
-        ) from error
-    say(f"{chosen} report of {len(table.rows)} checkpoints written to {out}")
+        _print(chosen, table, panels, comparison, verdicts, changes)
+    else:
+        text = rendered(
+            table,
+            chosen,
+            panels=panels,
+            comparison=comparison,
+            verdicts=verdicts,
+            changes=changes,
+            width=PIPED_WIDTH,
+        )
+        try:
+            write_text(out, text)
+        except OSError as error:
+            raise RequestError(
+                f"--out {out} cannot be written: {error.strerror}; mend that or choose another file"
+            ) from error
+        say(f"{chosen} report of {len(table.rows)} checkpoints written to {out}")
+    if verdicts:
+        say(f"requirements: {count(verdicts)}")
+    if any(verdict.outcome != "met" for verdict in verdicts):
+        raise typer.Exit(NOT_MET)
 
 
 def _format(given: Format | None, out: Path | None) -> Format:
@@ -154,16 +183,19 @@ def _say_seeds(table: Table, results: Sequence[Result]) -> None:
         say("--seeds: no two results differ in the seed only; each has its own row")
 
 
-def _print(chosen: Format, table: Table, panels: list[Panel], comparison: Comparison | None, changes: bool) -> None:
-    if chosen != "text":
-        sys.stdout.write(rendered(table, chosen, panels=panels, comparison=comparison, changes=changes))
+def _print(
+    chosen: Format,
+    table: Table,
+    panels: list[Panel],
+    comparison: Comparison | None,
+    verdicts: list[Verdict],
+    changes: bool,
+) -> None:
+    if chosen == "text":
+        show_sheets(report_sheets(table, "text", comparison=comparison, verdicts=verdicts, changes=changes))
         return
-    from scale_cli.reporting.compare import comparison_sheet
-    from scale_cli.reporting.documents import BEST
-    from scale_cli.reporting.sheet import table_sheet
-
-    more = [] if comparison is None else [comparison_sheet(comparison)]
-    show_sheets([table_sheet(table, changes=changes, best=BEST["text"]), *more])
+    text = rendered(table, chosen, panels=panels, comparison=comparison, verdicts=verdicts, changes=changes)
+    sys.stdout.write(text)
 
 
 def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | None) -> None:

@@ -53,6 +53,10 @@ def train(
     share = result.trained_parameters / result.total_parameters
     table.add_row("method", resolved.method)
     table.add_row("trained parameters", f"{result.trained_parameters:,} of {result.total_parameters:,} ({share:.1%})")
+    if resolved.keep_best is not None:
+        table.add_row("kept step", f"{result.kept_step:,} of {result.steps:,}, the best in {resolved.keep_best}")
+    if result.ended_by is not None:
+        table.add_row("ended early", f"after {result.steps:,} of {resolved.steps:,} steps by {result.ended_by}")
     table.add_row("tokens", f"{result.tokens:,} in {result.seconds:,.1f} s")
     for name, value in result.metrics.items():
         if name.count("/") == 1:  # the means; the attributes are in metrics.jsonl and record.json

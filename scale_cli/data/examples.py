@@ -6,6 +6,7 @@ exactly, and methods that share a seed see the same examples.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,6 +57,12 @@ class Examples(Dataset[dict[str, torch.Tensor]], ABC):
     @abstractmethod
     def predicted_tokens(self) -> int:
         """The number of tokens with a loss in all examples: without padding and without first tokens."""
+
+    def first(self, count: int) -> Examples:
+        """The first `count` of the examples, those of a run that ends early."""
+        examples = copy.copy(self)
+        examples.count = count
+        return examples
 
     def __len__(self) -> int:
         return self.count
@@ -117,7 +124,9 @@ class PackedTexts(Examples):
         inside = self.count * (self.length - 1)
         if self.packing == "concat":
             return inside
-        counts = [self.count] if self._mixed is None else np.bincount(self._mixed[0], minlength=len(self.sources))
+        counts = [self.count]
+        if self._mixed is not None:
+            counts = np.bincount(self._mixed[0][: self.count], minlength=len(self.sources)).tolist()
         return inside - sum(source.borders(int(count)) for source, count in zip(self.sources, counts, strict=True))
 
 

@@ -16,6 +16,7 @@ from scale_cli.core.files import plain, to_json
 from scale_cli.reporting.columns import MINUS
 from scale_cli.reporting.compare import Comparison
 from scale_cli.reporting.curves import Panel
+from scale_cli.reporting.requirements import Verdict, requirements_frame
 from scale_cli.reporting.sheet import Entry, Sheet
 from scale_cli.reporting.table import FACTS, Row, Table
 from scale_cli.reporting.terminal import SheetText
@@ -160,8 +161,14 @@ CSV: dict[str, Any] = {"index": False, "lineterminator": "\n"}
 MEASURED = ("samples", "routed", "dtype", "batch_size", "seconds", "command", "commit", "clean", "created")
 
 
-def csv_text(table: Table) -> str:
-    """The table as CSV: one line per number, averages included, with the columns FIELDS."""
+def csv_text(table: Table, *, comparison: Comparison | None = None, verdicts: Sequence[Verdict] = ()) -> str:
+    """The table as CSV: one line per number, averages included, with the columns FIELDS.
+
+    comparison, verdicts: written instead of the table if one of them is given, one line per compared column or verdict.
+    """
+    if comparison is not None or verdicts:
+        frame = requirements_frame(verdicts) if comparison is None else comparison.frame
+        return str(frame.to_csv(**CSV))
     rows = pd.DataFrame(map(functools.partial(_row_fields, table), table.rows), dtype=object)
     columns = pd.DataFrame(
         [
@@ -215,13 +222,17 @@ def _joined(values: Iterable[Any]) -> str | None:
     return " ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in known) or None
 
 
-def comparison_csv(comparison: Comparison) -> str:
-    """The comparison as CSV, one line per compared column."""
-    return str(comparison.frame.to_csv(**CSV))
+def json_text(
+    table: Table,
+    *,
+    panels: Sequence[Panel] = (),
+    comparison: Comparison | None = None,
+    verdicts: Sequence[Verdict] = (),
+) -> str:
+    """The table as JSON, with the records of its results, and with panels, comparison and verdicts if given.
 
-
-def json_text(table: Table, *, panels: Sequence[Panel] = (), comparison: Comparison | None = None) -> str:
-    """The table as JSON, with the records of its results, and with panels and comparison if given."""
+    The values of verdicts are in the unit of the requirement's number.
+    """
     document: dict[str, Any] = {
         "title": table.title,
         "base": None if table.base is None else table.base.label,
@@ -247,4 +258,6 @@ def json_text(table: Table, *, panels: Sequence[Panel] = (), comparison: Compari
         document["curves"] = panels
     if comparison is not None:
         document["comparison"] = comparison.frame.to_dict("records")
+    if verdicts:
+        document["requirements"] = requirements_frame(verdicts).to_dict("records")
     return to_json(document) + "\n"

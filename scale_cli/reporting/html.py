@@ -18,6 +18,7 @@ from scale_cli.reporting.compare import Comparison, comparison_sheet
 from scale_cli.reporting.curves import Panel, styles_of
 from scale_cli.reporting.documents import BEST
 from scale_cli.reporting.figures import curve_figure, frontier_figure, inline_svg, trade_off
+from scale_cli.reporting.requirements import Verdict, requirements_sheet
 from scale_cli.reporting.sheet import cell_entry, row_label, shown_columns
 from scale_cli.reporting.style import BASE, OTHER, STYLES
 from scale_cli.reporting.table import FACTS, Cell, Row, Table
@@ -48,8 +49,14 @@ MEASUREMENT = {
 """Headings of a record's measurements, with their columns of the tidy table."""
 
 
-def html_page(table: Table, *, panels: Sequence[Panel] = (), comparison: Comparison | None = None) -> str:
-    """The page: trade-off, table with legend, and records; curves and a comparison if given.
+def html_page(
+    table: Table,
+    *,
+    panels: Sequence[Panel] = (),
+    comparison: Comparison | None = None,
+    verdicts: Sequence[Verdict] = (),
+) -> str:
+    """The page: trade-off, table with legend, and records; curves, a comparison and verdicts if given.
 
     The trade-off is left out for fewer than two rows with a summary of both roles.
     """
@@ -87,7 +94,8 @@ def html_page(table: Table, *, panels: Sequence[Panel] = (), comparison: Compari
         has_changes=bool(table.cells["change"].notna().any()),
         curves=curves,
         banded=any(len(runs) > 1 for panel in panels for runs in panel.series.values()),
-        comparison=None if comparison is None else comparison_sheet(comparison),
+        sheets=({"comparison": comparison_sheet(comparison)} if comparison is not None else {})
+        | ({"requirements": requirements_sheet(verdicts)} if verdicts else {}),
         record_id=_record_id,
         record_facts=_record_facts,
         measurements={index: rows.to_dict("records") for index, rows in table.tidy.groupby("result")},

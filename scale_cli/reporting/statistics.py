@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 
 def mean_error(errors: Sequence[float | None]) -> float | None:
@@ -25,6 +26,19 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     if len(values) == 1:
         return mean, None
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def half_width(error: float, runs: int) -> float:
+    """Half the width of a value's 95% interval.
+
+    error: the standard error of the value of one run, whose interval is normal; of several runs, the sample standard
+        deviation over them, and the interval is Student's t interval of their mean.
+    """
+    if runs == 1:
+        return NormalDist().inv_cdf(0.975) * error
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, runs - 1)) * error / math.sqrt(runs)
 
 
 def paired_error(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -114,6 +114,11 @@ def is_share(metric: str) -> bool:
     return metric.partition("/")[0] in SHARES
 
 
+def main_metric(task: str) -> str | None:
+    """The metric that is meant if only the task is named: of a text or a population; None for other tasks."""
+    return {"perplexity": "bits_per_byte", "bios": "hard"}.get(task.partition(":")[0])
+
+
 @dataclass(frozen=True)
 class Items:
     """The scores of a task's items, for paired tests between checkpoints.

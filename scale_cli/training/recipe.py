@@ -9,6 +9,7 @@ from typing import Any, Literal
 from scale_cli.core.recipe import fill_variant, option, variant_options
 from scale_cli.data.options import DataOptions, at_least_one, parse_people
 from scale_cli.methods import DEFAULT_METHOD, find_method, method_names, option_classes
+from scale_cli.training.choice import Rules
 
 SELF = "self"
 """The value of `rehearse` for text that the base samples."""
@@ -59,6 +60,22 @@ class TrainRecipe(DataOptions):
         None, help="Number of documents of each --eval-text, from its beginning; required for hub datasets.  [all]"
     )
     eval_steps: int | None = option(None, help="Steps between measurements, besides those at step 0 and at the end.")
+    keep_best: str | None = option(
+        None,
+        help="NAME[/METRIC] of --eval-text or --eval-people: keep the measured step that is best in it among those "
+        "within every --limit, step 0 left out. METRIC is bits_per_byte for texts and hard for people unless given.  "
+        "[the last step]",
+    )
+    limit: tuple[str, ...] = option(
+        (),
+        help="'NAME[/METRIC]<=BOUND' or >=: a limit of --keep-best. BOUND is a number, base (the value at step 0), "
+        "base+X, base-X or base*X. If no measured step is within all limits, the run fails without a result; the "
+        "nearest step is in OUT/best-STEP.",
+    )
+    stop_when: tuple[str, ...] = option(
+        (),
+        help="Conditions as those of --limit: training ends at the first measured step after 0 at which all hold.",
+    )
     logging_steps: int = option(10, help="Steps between log lines with loss and learning rate.")
     save_steps: int | None = option(None, help="Steps between checkpoints for --resume.  [none]")
     report_to: tuple[str, ...] = option(
@@ -87,11 +104,9 @@ class TrainRecipe(DataOptions):
         names = [name for name, _ in map(parse_eval_people, self.eval_people)]
         if len(set(names)) != len(names):
             raise ValueError(f"--eval-people {','.join(self.eval_people)}: a name occurs twice; choose different names")
-        if self.eval_text:
-            from scale_cli.data.corpora import parse_corpora  # imported here, because it imports pyarrow
-
-            if twice := set(names) & set(parse_corpora(self.eval_text, option="--eval-text")):
-                raise ValueError(f"--eval-text: {min(twice)} is also a name in --eval-people; choose different names")
+        if twice := set(names) & set(self._text_names()):
+            raise ValueError(f"--eval-text: {min(twice)} is also a name in --eval-people; choose different names")
+        self.rules()
 
     def _check_rehearsal(self) -> None:
         """Raise ValueError for options of rehearsal that do not fit together."""
@@ -126,6 +141,26 @@ class TrainRecipe(DataOptions):
     def learning_rate(self) -> float:
         """The peak learning rate: `lr` or the method's default."""
         return find_method(self.method).lr if self.lr is None else self.lr
+
+    def rules(self) -> Rules:
+        """The rules of `keep_best`, `limit` and `stop_when`. Raises ValueError if they do not fit the measurements."""
+        people = [name for name, _ in map(parse_eval_people, self.eval_people)]
+        return Rules.parse(
+            self.keep_best,
+            self.limit,
+            self.stop_when,
+            texts=self._text_names(),
+            people=people,
+            eval_steps=self.eval_steps,
+        )
+
+    def _text_names(self) -> list[str]:
+        """The names in `eval_text`."""
+        if not self.eval_text:
+            return []
+        from scale_cli.data.corpora import parse_corpora  # imported here, because it imports pyarrow
+
+        return list(parse_corpora(self.eval_text, option="--eval-text"))
 
 
 def parse_eval_people(text: str) -> tuple[str, tuple[int, int]]:

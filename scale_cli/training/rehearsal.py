@@ -17,7 +17,7 @@ from accelerate import PartialState
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import GenerationConfig
+from transformers import GenerationConfig, TrainingArguments
 
 from scale_cli.checkpoints.load import config_of
 from scale_cli.core.errors import RequestError
@@ -28,6 +28,8 @@ from scale_cli.data.options import DataOptions
 from scale_cli.data.sources import FileSource, find_source, split_weight
 from scale_cli.data.windows import context_of
 from scale_cli.evaluation.bios import own_generation
+from scale_cli.methods import METHODS
+from scale_cli.methods.step import halve_frozen
 from scale_cli.methods.teacher import Teacher
 from scale_cli.training.recipe import SELF, TrainRecipe
 
@@ -118,21 +120,26 @@ def load_rehearsal(
     recipe: TrainRecipe,
     source: Any,
     tokenizer: Any,
-    teacher: Teacher,
+    model: Any,
+    arguments: TrainingArguments,
     *,
     identity: str,
-    processes: int,
-    device: torch.device,
     reading: Callable[[int], None] | None,
     sampling: Callable[..., None],
 ) -> Rehearsal:
     """The rehearsal of a recipe with `rehearse`.
 
-    source: the described checkpoint. identity: fingerprint of the base, which determines the texts that it samples.
+    source: the described checkpoint. model: as `Method.apply` returned it, before the first step.
+    identity: fingerprint of the base, which determines the texts that it samples.
     reading: called with the number of tokens of each batch of texts that is tokenised. sampling: called with the number
         of tokens `done` and their `total` while the base samples.
     """
-    rows = rehearsed_rows(recipe)
+    rows, processes, device = rehearsed_rows(recipe), arguments.world_size, arguments.device
+    teacher = METHODS[recipe.method].teacher(model, source.new_layers)
+    if teacher.is_copy:
+        teacher.model.to(device)
+        if arguments.bf16:
+            halve_frozen(teacher.model)
     name, _ = split_weight(recipe.rehearse or "")
     if name == SELF:
         length = _length(recipe, source)
@@ -149,7 +156,7 @@ def load_rehearsal(
                 size=(count, length),
                 seed=recipe.seed,
                 device=device,
-                bfloat16=recipe.precision == "bfloat16",
+                bfloat16=arguments.bf16,
                 sampling=sampling,
             )
         steps = recipe.steps * recipe.gradient_accumulation_steps * processes

@@ -21,6 +21,7 @@ from scale_cli.checkpoints.load import (
     lineage,
     load_model,
     load_tokenizer,
+    load_trained,
     random_model,
     save_pointer,
     save_trained,
@@ -45,6 +46,7 @@ from scale_cli.evaluation.perplexity import TextPerplexity
 from scale_cli.methods import METHODS, ExtraData, Request
 from scale_cli.methods.step import halve_frozen, recompute_argument
 from scale_cli.results.measurement import Measurement
+from scale_cli.training.choice import Choice
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.rehearsal import check_rehearsal, load_rehearsal
 from scale_cli.training.request import (
@@ -63,16 +65,20 @@ from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, c
 class TrainResult:
     """The result of a finished run.
 
+    steps: number of steps done. kept_step: the step of the tensors in `out`, `steps` without `keep_best`.
+    ended_by: the conditions of `stop_when` by which the run ended early; None if it did all steps of the recipe.
     tokens: number of training tokens, padding included.
     predicted_tokens: number of tokens with a loss. Padding, prompts and the first token of a sequence have none; under
         packing "documents" the first token of every text.
     extra_tokens: number of tokens of the method's extra data, padding included.
     seconds: wall time of the run and of the interrupted runs before it, with measurements, without loading.
-    trained_parameters, total_parameters: number of parameters. metrics: the last measured values, by name.
+    trained_parameters, total_parameters: number of parameters. metrics: values measured at `kept_step`, by name.
     """
 
     out: Path
     steps: int
+    kept_step: int
+    ended_by: str | None
     tokens: int
     predicted_tokens: int
     extra_tokens: int
@@ -106,8 +112,12 @@ def train(
     After the run `out` contains recipe.yaml (resolved), metrics.jsonl, record.json, a model card, the tokenizer, and
     either a whole Hugging Face folder (if the method trains every tensor) or the trained tensors with a pointer to the
     base. It can be evaluated and trained again.
-    Raises RequestError for contradictory arguments, before anything is written, and if the loss becomes NaN or
-    infinite. Raises KeyboardInterrupt after Ctrl-C, once a checkpoint or, after the last step, the result is written.
+    With `recipe.keep_best` the trained tensors are those of the best measured step. With `recipe.stop_when` the run may
+    end early; the schedule is that of all steps of the recipe.
+    Raises RequestError for contradictory arguments, before anything is written, if the loss becomes NaN or infinite,
+    and if no measured step is within `recipe.limit`: then there is no result, checkpoints remain, and the nearest step
+    is the checkpoint `out`/best-STEP. Raises KeyboardInterrupt after Ctrl-C, once a checkpoint or, after the last step,
+    the result is written.
     """
     checkpoint, recipe = check_request(source, out, recipe, resume=resume, revision=revision)
     arguments = training_arguments(recipe, out)  # joins the group of processes, if there are several
@@ -153,20 +163,8 @@ def _train(
     if recipe.rehearse is not None:
         if extra is not None:
             raise RequestError(f"--rehearse: --method {recipe.method} has extra data of its own; leave one out")
-        teacher = method.teacher(model, checkpoint.new_layers)
-        if arguments.bf16 and teacher.is_copy:
-            halve_frozen(teacher.model)
-        rehearsal = load_rehearsal(
-            recipe,
-            checkpoint,
-            tokenizer,
-            teacher,
-            identity=base,
-            processes=arguments.world_size,
-            device=arguments.device,
-            reading=reading,
-            sampling=sampling,
-        )
+        shown: dict[str, Any] = {"reading": reading, "sampling": sampling}
+        rehearsal = load_rehearsal(recipe, checkpoint, tokenizer, model, arguments, identity=base, **shown)
         extra = ExtraData(rehearsal.examples, rehearsal.rows)
 
     if arguments.process_index == 0:
@@ -189,7 +187,12 @@ def _train(
             data=list(examples.fingerprints.values()),
         )
 
-    writer = MetricsWriter(out, measure if measures else None, recipe.eval_steps, progress)
+    def save_best(folder: Path) -> None:
+        save_trained(method.stored(model), folder)
+        point_to_base(folder)
+
+    choice = Choice(recipe.rules(), out, save=save_best)
+    writer = MetricsWriter(out, measure if measures else None, choice, recipe.eval_steps, progress)
     with StopAtStep() as stop:
         trainer = PartTrainer(
             model=model,
@@ -201,16 +204,23 @@ def _train(
             options=recipe.options,
             rehearsal=rehearsal,
         )
-        if rehearsal is not None and rehearsal.teacher is not None and rehearsal.teacher.is_copy:
-            rehearsal.teacher.model.to(arguments.device)
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
-        if trainer.state.global_step < recipe.steps:
+        steps = trainer.state.global_step
+        if steps < recipe.steps and choice.ended_by is None:
             raise KeyboardInterrupt
+        kept_step, kept_folder = choice.kept(steps)
+        if kept_folder is not None:
+            load_trained(method.stored(model), kept_folder)
+            writer.last = measure(model, True)
+            trainer.accelerator.wait_for_everyone()  # before the first process removes the folder
         trainer.check_finite()
+        examples = examples.first(len(examples) * steps // recipe.steps)
         result = TrainResult(
             out=out,
-            steps=recipe.steps,
+            steps=steps,
+            kept_step=kept_step,
+            ended_by=choice.ended_by,
             tokens=len(examples) * examples.length,
             predicted_tokens=examples.predicted_tokens,
             extra_tokens=0 if extra is None else _batches(examples, recipe) * extra.rows * extra.examples.length,
@@ -226,6 +236,7 @@ def _train(
             _write_card(checkpoint, recipe, out)
             for old in checkpoints(out):
                 shutil.rmtree(old)
+            choice.finish()
         if stop.asked:
             raise KeyboardInterrupt
     return result
@@ -364,6 +375,8 @@ def _write_record(
             for corpus in corpora
         },
         steps=result.steps,
+        kept_step=result.kept_step,
+        ended_by=result.ended_by,
         tokens=result.tokens,
         predicted_tokens=result.predicted_tokens,
         extra_tokens=result.extra_tokens,

@@ -21,6 +21,7 @@ from scale_cli.core.files import read_json, write_text
 from scale_cli.data.beside import EXTRA
 from scale_cli.methods import Method, Step
 from scale_cli.methods.step import labelled_positions, step_arguments
+from scale_cli.training.choice import Choice
 from scale_cli.training.rehearsal import Rehearsal
 
 Measure = Callable[[Any, bool], dict[str, float]]
@@ -170,14 +171,22 @@ class PartTrainer(Trainer):
 class MetricsWriter(TrainerCallback):
     """Writes one line of JSON per logged step or measurement to `metrics.jsonl`, and reports progress.
 
+    The measurements go to `choice`, which may end the run.
+
     last: the values of the last measurement, by name.
     """
 
     def __init__(
-        self, folder: Path, measure: Measure | None, eval_steps: int | None, progress: Callable[[int, int], None] | None
+        self,
+        folder: Path,
+        measure: Measure | None,
+        choice: Choice,
+        eval_steps: int | None,
+        progress: Callable[[int, int], None] | None,
     ) -> None:
         self.file = folder / "metrics.jsonl"
         self.measure = measure
+        self.choice = choice
         self.eval_steps = eval_steps
         self.progress = progress
         self.last: dict[str, float] = {}
@@ -187,8 +196,9 @@ class MetricsWriter(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             drop_lines_after(self.file, state.global_step)
+        self.choice.resume(state.global_step, self.file, writes=state.is_world_process_zero)
         if state.global_step == 0:
-            self._measure(state, kwargs["model"])
+            self._measure(state, control, kwargs["model"])
         elif state.global_step == state.max_steps and self.measure is not None:
             self.last = self.measure(kwargs["model"], True)  # only the record is missing; the line is written already
 
@@ -196,7 +206,7 @@ class MetricsWriter(TrainerCallback):
         last = state.global_step == state.max_steps
         control.should_log = control.should_log or last
         if last or (self.eval_steps is not None and state.global_step % self.eval_steps == 0):
-            self._measure(state, kwargs["model"])
+            self._measure(state, control, kwargs["model"])
         if self.progress is not None and state.is_world_process_zero:
             self.progress(state.global_step, state.max_steps)
 
@@ -211,10 +221,19 @@ class MetricsWriter(TrainerCallback):
         if logs and "loss" in logs:
             self._write(state, {name: logs[name] for name in LOGGED if name in logs})
 
-    def _measure(self, state: TrainerState, model: Any) -> None:
-        if self.measure is not None:
-            self.last = self.measure(model, state.global_step == state.max_steps)
-            self._write(state, self.last)
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.choice.checkpointed()
+
+    def _measure(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
+        if self.measure is None:
+            return
+        last = state.global_step == state.max_steps
+        self.last = self.measure(model, last)
+        if self.choice.add(state.global_step, self.last, last=last, writes=state.is_world_process_zero):
+            self.last = self.measure(model, True)
+            control.should_training_stop = control.should_log = True
+            control.should_save = False  # a resumed run could not end without another step
+        self._write(state, self.last)
 
     def _write(self, state: TrainerState, values: dict[str, float]) -> None:
         if state.is_world_process_zero:
@@ -254,7 +273,7 @@ class StopAtStep(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.asked and state.global_step < state.max_steps:  # after the last step the run ends anyway
+        if self.asked and not control.should_training_stop:  # after the last step the run ends anyway
             control.should_training_stop = control.should_save = True
 
 

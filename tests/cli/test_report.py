@@ -132,6 +132,57 @@ def test_a_comparison_on_the_same_items(run_cli: RunCli, evaluated: Path) -> Non
     assert run_cli(*call, "--format", "latex").stdout.count(r"\begin{table*}") == 2
 
 
+def test_requirements_end_with_3_unless_all_are_met(run_cli: RunCli, evaluated: Path, tmp_path: Path) -> None:
+    call = ("report", evaluated, *suites(evaluated))
+
+    def rows(stdout: str) -> list[str]:
+        return [" ".join(line.split()) for line in stdout.splitlines()]
+
+    met = ("--require", "ko.gain>=30", "--require", "k.acc>=30")
+    ended = run_cli(*call, *met)
+    assert (ended.code, ended.stderr) == (0, "requirements: 4 met, 0 not met, 0 not decided\n")
+    assert ended.stdout.startswith(run_cli(*call).stdout)
+    assert "ko.gain>=30 route 50.00 34.31 to 65.69 met" in rows(ended.stdout)
+    lost = (*met, "--require", "en.forgetting<=1.0")
+    ended = run_cli(*call, *lost)
+    assert (ended.code, ended.stderr) == (3, "requirements: 4 met, 1 not met, 1 not decided\n")
+    assert "en.forgetting<=1.0 fft 37.50 27.12 to 47.88 not met" in rows(ended.stdout)
+    assert "en.forgetting<=1.0 route 1.25 \N{MINUS SIGN}1.20 to 3.70 not decided" in rows(ended.stdout)
+    undecided = run_cli(*call, "--base", "fft", "--require", "en.gain>=34")
+    assert (undecided.code, undecided.stderr) == (3, "requirements: 0 met, 0 not met, 2 not decided\n")
+    file = tmp_path / "report.md"
+    ended = run_cli(*call, *lost, "--out", file)
+    assert (ended.code, ended.stdout) == (3, "")
+    assert ended.stderr.splitlines()[-1] == "requirements: 4 met, 1 not met, 1 not decided"
+    assert "| en.forgetting\\<=1.0 | fft | 37.50 | 27.12 to 47.88 | not met |" in file.read_text(encoding="utf-8")
+
+
+def test_requirements_in_every_format(run_cli: RunCli, evaluated: Path) -> None:
+    call = ("report", evaluated, *suites(evaluated), "--require", "en.forgetting<=1.0")
+    document = json.loads(run_cli(*call, "--format", "json").stdout)
+    fft = document["requirements"][0]
+    assert {name: fft[name] for name in ("requirement", "checkpoint", "task", "verdict")} == {
+        "requirement": "en.forgetting<=1.0",
+        "checkpoint": "fft",
+        "task": "average:en",
+        "verdict": "not met",
+    }
+    assert [fft[name] for name in ("value", "low", "high")] == pytest.approx([37.5, 27.12, 47.88], rel=1e-3)
+    assert "requirements" not in json.loads(run_cli(*call[:-2], "--format", "json").stdout)
+    csv = run_cli(*call, "--format", "csv").stdout.splitlines()
+    assert csv[0] == "requirement,checkpoint,task,metric,value,low,high,verdict"
+    assert csv[1].startswith("en.forgetting<=1.0,fft,average:en,mean,37.5,")
+    both = run_cli(*call, "--compare", "fft", "route", "--format", "csv")
+    assert (both.code, both.stderr) == (
+        2,
+        "scale: --compare and --require: csv holds one of them; leave the other out, or choose json\n",
+    )
+    html = run_cli(*call, "--compare", "fft", "route", "--format", "html").stdout
+    assert html.count('<section id="comparison">') == html.count('<section id="requirements">') == 1
+    assert '<th scope="row" class="name">en.forgetting&lt;=1.0</th><td>fft</td><td>37.50</td>' in html
+    assert run_cli(*call, "--format", "latex").stdout.count(r"\begin{table*}") == 2
+
+
 def test_seeds(run_cli: RunCli, tmp_path: Path) -> None:
     for seed in (0, 1):
         result(f"seed-{seed}-fft", "fft", [measured("k", 0.5 + seed / 10)], seed=seed).save(tmp_path / f"seed-{seed}")
@@ -193,6 +244,10 @@ def test_korean_labels_without_a_font_are_told(
         ),
         (["EVALUATED", "--stability", "x"], "--stability x: no result has this task; choose from a, b, k"),
         (["EVALUATED", "--base", "x"], "--base x: choose from base, fft, route"),
+        (
+            ["EVALUATED", "--require", "en.gain>=1", "--figures", "FIGURES"],
+            "--require en.gain>=1: nothing here is named en; choose from a, b, k",
+        ),
         (["EVALUATED", "--compare", "fft", "x"], "--compare x: choose from base, fft, route"),
         (
             ["EVALUATED", "--changes", "--format", "csv"],

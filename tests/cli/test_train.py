@@ -47,6 +47,22 @@ def test_result_for_people(run_cli: RunCli, world: World, tmp_path: Path) -> Non
     assert ended.stderr.splitlines()[-1].startswith("scale-route: 3 of 3 (100%), ")
 
 
+def test_the_kept_step_and_the_early_end_for_people(run_cli: RunCli, world: World, tmp_path: Path) -> None:
+    measured = ("--eval-people", "a=0:2,b=2:3", "--eval-steps", 1, "--steps", 5)
+    asked = words(world, "fft", tmp_path / "run", *measured, "--keep-best", "b", "--limit", "a<=1,a/soft>=base*0")
+    ended = run_cli(*asked, "--stop-when", "a/soft>=base-1,b>=0")
+    assert ended.code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
+    table = {row[0]: row[1] for row in rows}
+    assert table["kept step"] == "1 of 1, the best in b"
+    assert table["ended early"] == "after 1 of 5 steps by a/soft>=base-1, b>=0"
+    assert (lines(tmp_path / "run")[-1]["step"], "b/exact" in table) == (1, True)
+    ended = run_cli(*words(world, "fft", tmp_path / "no", *measured, "--keep-best", "b", "--limit", "a>=2"))
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "scale: --limit a>=2: no step is within the limits; the nearest is step 1 with a/hard " in ended.stderr
+    assert not (tmp_path / "no" / "record.json").exists()
+
+
 def test_reading_texts_is_told(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scale_cli.cli.output.PLAIN_INTERVAL_SECONDS", 0.0)
     asked = words(world, "fft", tmp_path / "run", "--objective", "lm", "--seq-length", 32)
@@ -66,7 +82,17 @@ def test_result_for_programs(run_cli: RunCli, world: World, tmp_path: Path) -> N
     assert [str(warning.message) for warning in caught] == []
     assert len(ended.stderr.splitlines()) == 1
     record = read_record(tmp_path / "run" / "record.json")
-    names = ("steps", "tokens", "predicted_tokens", "extra_tokens", "seconds", "trained_parameters", "total_parameters")
+    names = (
+        "steps",
+        "kept_step",
+        "ended_by",
+        "tokens",
+        "predicted_tokens",
+        "extra_tokens",
+        "seconds",
+        "trained_parameters",
+        "total_parameters",
+    )
     fields = {name: record[name] for name in names}
     assert json.loads(ended.stdout) == fields | {"out": str(tmp_path / "run"), "metrics": {}}
 
@@ -181,6 +207,13 @@ BAD = {
     "full folder": (
         ["train", "{base}", "{full}", "--data", "{data}"],
         "full already holds files; choose a new or an empty",
+    ),
+    "a limit on what is not measured": (
+        [
+            *("train", "{base}", "{out}", "--data", "{data}", "--eval-people", "a=0:1", "--eval-steps", "2"),
+            *("--keep-best", "a", "--limit", "english<=base"),
+        ],
+        "--limit english<=base: no --eval-text or --eval-people is named english; choose from a",
     ),
     "nothing to resume": (
         ["train", "{base}", "{out}", "--data", "{data}", "--resume"],
