@@ -28,7 +28,7 @@ class Budget:
 
     recipe: resolved. Its data and texts need not exist. tokens: over all processes.
     peak_bytes: peak memory of a training step in each process; every process holds all weights.
-    hours: of forward and backward passes, without measurements.
+    hours: of forward and backward passes, those of rehearsed text included, without measurements.
     """
 
     label: str
@@ -102,6 +102,7 @@ def _dry_run(
     """
     from scale_cli.planning.plan import Plan, plan
     from scale_cli.surgery.source import open_config
+    from scale_cli.training.rehearsal import SHORT_LENGTH, rehearsed_rows
 
     gpus, tflops = recipe.gpus, recipe.tflops if tflops is None else tflops
     if not tflops > 0:
@@ -139,7 +140,13 @@ def _dry_run(
             (method,) = cost.methods
             sequences = training.steps * training.batch_size * training.gradient_accumulation_steps
             tokens = gpus * sequences * cost.seq_length
-            hours = tokens * method.multiply_adds / (tflops * 1e12 * gpus) / 3600
+            operations = tokens * method.multiply_adds
+            if training.rehearse is not None:
+                length = training.seq_length if training.objective == "lm" else SHORT_LENGTH
+                rows = training.steps * training.gradient_accumulation_steps * rehearsed_rows(training)
+                per_token = method.rehearsal_ratio * method.multiply_adds / method.cost_ratio
+                operations += gpus * rows * (length or cost.seq_length) * per_token
+            hours = operations / (tflops * 1e12 * gpus) / 3600
             budgets.append(Budget(label, training, method.trained_parameters, tokens, method.peak_bytes, hours))
         return DryRun(cost.base_parameters, recipe.seeds, gpus, tflops, recipe.command, tuple(budgets))
 

@@ -36,6 +36,7 @@ def key_options(
             # Defaults are values too, so the parser's parameter source is needed; its enum is private to Typer.
             sources = {name: context.get_parameter_source(name) for name in read}
             given = {name: read[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+            given |= {name: ",".join(value) for name, value in given.items() if isinstance(value, list)}
             command(**values, given=given)
 
         command_parameters = dict(inspect.signature(command, eval_str=True).parameters)
@@ -61,11 +62,11 @@ def _parameter(key: Key, *, default: bool) -> inspect.Parameter:
     if get_origin(annotation) in (Union, types.UnionType):
         optional = True
         (annotation,) = (argument for argument in get_args(annotation) if argument is not type(None))
-    if get_origin(annotation) is tuple:  # one word with commas, which load_recipe splits
+    if get_origin(annotation) is tuple:  # words with commas, which load_recipe splits; the option may be repeated
         item = get_args(annotation)[0]
         allowed = choices or get_args(item) or (item.__name__,)
-        annotation, metavar = str, f"<{'|'.join(allowed)},...>"
-        value = None if value is None else ",".join(map(str, value))
+        annotation, metavar = list[str], f"<{'|'.join(allowed)},...>"
+        value = None if value is None else list(map(str, value))
     elif choices:
         annotation = Literal[choices]
     if optional:

@@ -41,7 +41,7 @@ FILES = sorted((Path(bios.__file__).parent / "presets" / "bios").glob("*.yaml"))
 def test_presets(file: Path) -> None:
     recipe = load_preset(file.stem)
     assert file.stem in PRESETS
-    assert list(recipe.methods) == list(METHODS)
+    assert list(recipe.methods)[: len(METHODS)] == list(METHODS)
     if recipe.tokenizer in bios.TOKENIZERS:  # other tokenizers come from the hub
         bios._check_model(recipe)
     half = recipe.pretrain_people // 2

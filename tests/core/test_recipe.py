@@ -210,15 +210,16 @@ def test_only_options_that_were_given_reach_the_command() -> None:
     assert (result.exit_code, calls) == (0, [Path("x"), {"steps": 100}, Toy()])
 
     app, calls = toy_app()
-    flags = "--lr 1e-5 --min-lr 0 --schedule linear --adapt-modules ffn,attention --layers 1,2 --no-shuffle --compile"
-    result = CliRunner().invoke(app, ["x", *flags.split(), "--report-to", "tensorboard", "--data-dir", "d"])
+    flags = "--lr 1e-5 --min-lr 0 --schedule linear --adapt-modules ffn,attention --no-shuffle --compile"
+    repeated = ["--layers", "1", "--layers", "2,3"]
+    result = CliRunner().invoke(app, ["x", *flags.split(), *repeated, "--report-to", "tensorboard", "--data-dir", "d"])
     assert result.exit_code == 0, result.output
     assert calls[2] == Toy(
         lr=1e-5,
         min_lr=0.0,
         schedule="linear",
         adapt_modules=("ffn", "attention"),
-        layers=(1, 2),
+        layers=(1, 2, 3),
         report_to="tensorboard",
         shuffle=False,
         compile=True,
