@@ -17,10 +17,15 @@ from scale_cli.reporting.documents import BEST, markdown
 from scale_cli.results.result import read_results
 from tests.runs import World, bench_file, continual_bench, held_out, korean_texts, tree
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
 RunCli = Callable[..., Any]
-
-
 ROLES = {"english": "stability", "korean": "plasticity"}
+
+
+@pytest.fixture
+def counts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the memory of training steps, which take seconds at a real model's size."""
+    monkeypatch.setattr("scale_cli.planning.plan.step_memory", lambda *args, **options: StepMemory(0, 0))
 
 
 def shown_rows(stdout: str) -> list[str]:
@@ -147,6 +152,7 @@ def test_the_korean_benchmark(run_cli: RunCli, world: World, tmp_path: Path, mon
     assert {"base", "fft (seed 0)", "scale-preserve (seed 0)", "scale-preserve"} <= shown
 
 
+@pytest.mark.usefixtures("counts_only")
 def test_an_ablation(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = continual_bench(tmp_path, world.checkpoint("llama"), methods={"scale-route": {}})
@@ -161,7 +167,7 @@ def test_an_ablation(run_cli: RunCli, world: World, tmp_path: Path, monkeypatch:
 
 
 def test_a_dry_run_writes_nothing_and_reads_no_weights(
-    run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
     base = tmp_path / "base"
@@ -183,10 +189,10 @@ def test_a_dry_run_writes_nothing_and_reads_no_weights(
         ended.stdout.split()
     )
 
-    halved = run_cli("bench", "korean", "--preset", file, "--dry-run", "--tflops", "1", "--json")
+    request.getfixturevalue("counts_only")
     slow, fast = (
-        json.loads(text)
-        for text in (run_cli("bench", "korean", "--preset", file, "--dry-run", "--json").stdout, halved.stdout)
+        json.loads(run_cli("bench", "korean", "--preset", file, "--dry-run", "--json", *rate).stdout)
+        for rate in ((), ("--tflops", "1"))
     )
     for slower, faster in zip(slow["budgets"], fast["budgets"], strict=True):
         assert slower["hours"] == pytest.approx(2 * faster["hours"])
@@ -196,20 +202,20 @@ def test_a_dry_run_writes_nothing_and_reads_no_weights(
     assert lora["recipe"]["lora_r"] < 256  # matched, as in the run
 
 
+@pytest.mark.usefixtures("counts_only")
 @pytest.mark.parametrize("bench", ["bios", "korean"])
 @pytest.mark.parametrize("preset", ["demo", "small", "paper"])
 def test_every_preset_has_a_dry_run(
     bench: str, preset: str, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It needs no network."""
-    if (bench, preset) != ("bios", "demo"):  # the same arithmetic on larger models
-        monkeypatch.setattr("scale_cli.planning.plan.step_memory", lambda *args, **options: StepMemory(0, 0))
+    """It needs no network. Beside the paper's, of methods that have every option between them."""
     monkeypatch.chdir(tmp_path)
-    ended = run_cli("bench", bench, "--preset", preset, "--dry-run", "--json")
+    methods = list(METHODS) if preset == "paper" else ["lora", "freeze", "scale-route"]
+    ended = run_cli("bench", bench, "--preset", preset, "--methods", ",".join(methods), "--dry-run", "--json")
     assert ended.code == 0
     result = json.loads(ended.stdout)
     first = ["pretrain", "task0"] if bench == "bios" else []
-    assert [budget["label"] for budget in result["budgets"]] == [*first, *METHODS]
+    assert [budget["label"] for budget in result["budgets"]] == first + methods
     assert all(budget["hours"] > 0 and budget["trained_parameters"] > 0 for budget in result["budgets"])
     assert list(tmp_path.iterdir()) == []
     if (bench, preset) == ("korean", "paper"):

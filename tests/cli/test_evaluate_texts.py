@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,10 @@ from scale_cli.evaluation.subject import load, targets
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import read_results
 from tests.helpers import tiny_base
+from tests.processes import together
 from tests.runs import Run, World, save, tree
 
 RunCli = Callable[..., Any]
-ROOT = Path(__file__).parents[2]
 CHANGING = ("seconds", "created")
 
 
@@ -182,18 +179,12 @@ def test_two_processes_find_what_one_does(
     """And a text with a single window is too little for both."""
     short = tmp_path / "short.txt"
     short.write_text("A few words.")
-    program = tmp_path / "program.py"
-    program.write_text("import sys; from scale_cli.cli import main; sys.exit(main())")
     texts = [word for name, file in (("e", english), ("s", short)) for word in ("--perplexity", f"{name}={file}")]
-    words = ["eval", str(finished("scale-route").folder), *texts, "--drift", "--perplexity-length", "40", "--json"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launcher, str(program), *words]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert ended.returncode == 0, ended.stderr
+    words = ["eval", finished("scale-route").folder, *texts, "--drift", "--perplexity-length", "40", "--json"]
+    printed = together(2, tmp_path, words)
     shared, alone = (
-        {(m["task"], m["metric"]): m for m in json.loads(printed)[0]["measurements"]}
-        for printed in (ended.stdout, run_cli(*words).stdout)
+        {(m["task"], m["metric"]): m for m in json.loads(text)[0]["measurements"]}
+        for text in (printed, run_cli(*words).stdout)
     )
     assert alone.keys() == shared.keys()
     for key, measurement in alone.items():

@@ -1,8 +1,7 @@
-"""Interrupts an upscaling at many different moments: `python -m tests.surgery.interrupted FOLDER`.
+"""Interrupts an upscaling at many different moments.
 
 A forked process runs the command. It sends itself a signal at its n-th access to a file or folder, for every n, or gets
-one from this process after some milliseconds. After each the result must be complete or missing. Prints the counts of
-both outcomes as JSON.
+one from this process after some milliseconds. After each the result must be complete or missing.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from scale_cli.cli import main
 from tests.helpers import base_folder
@@ -110,11 +107,8 @@ def check(folder: Path, base: Path, way: str, number: int) -> collections.Counte
     return found
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    work = Path(sys.argv[1])
+def interrupt(work: Path) -> None:
+    """Print the counts of SIGKILL by width and of SIGTERM by depth, as JSON. work: an empty folder."""
     base = base_folder(work / "base", num_hidden_layers=2)
-    found = {
-        way: check(work, base, way, number) for way, number in (("width", signal.SIGKILL), ("depth", signal.SIGTERM))
-    }
-    print(json.dumps(found))
+    ways = {"width": signal.SIGKILL, "depth": signal.SIGTERM}
+    print(json.dumps({way: check(work, base, way, number) for way, number in ways.items()}))
