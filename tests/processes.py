@@ -52,7 +52,8 @@ class Forked:
     def wait(self) -> tuple[int | None, str, str]:
         """At its end, the exit code (-9: killed by SIGKILL) and what is in stdout and stderr."""
         self.process.join()
-        return self.process.exitcode, *((self.folder / name).read_text(encoding="utf-8") for name in STREAMS)
+        printed, messages = ((self.folder / name).read_text(encoding="utf-8") for name in STREAMS)
+        return self.process.exitcode, printed, messages
 
 
 def start(

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from scale_cli.checkpoints.export import export
 from scale_cli.surgery import upscale
 from tests.helpers import base_folder, load, probe, widened
+from tests.processes import start
 from tests.runs import World, run
 
 ROOT = Path(__file__).parents[2]
@@ -130,8 +131,13 @@ def look(python: str, folders: Sequence[Path], tmp_path: Path, *, ours: bool) ->
     """The results of `PROGRAM` for the folders, with our package or without."""
     out = tmp_path / ("ours" if ours else "theirs")
     out.mkdir()
-    words = ["-c", PROGRAM, "ours" if ours else "theirs", out, *folders]
-    run_program(python, words, environment(out, blocked=not ours), cwd=out)
+    words = ["ours" if ours else "theirs", out, *folders]
+    if ours:
+        arguments = {"sys.argv": ["-c", *map(str, words)]}
+        code, *printed = start(exec, PROGRAM, {}, folder=tmp_path / "process", patches=arguments).wait()
+        assert code == 0, printed
+    else:
+        run_program(python, ["-c", PROGRAM, *words], environment(out, blocked=True), cwd=out)
     found: dict[str, Any] = torch.load(out / "found.pt")
     return found
 
