@@ -44,9 +44,16 @@ TOLERANCE = {
 }
 
 
-def pytest_collection_finish() -> None:
+frozen_modules = 0
+
+
+def pytest_runtest_setup() -> None:
     """Every training run collects garbage; it need not look at all that was imported."""
-    gc.freeze()
+    global frozen_modules
+    if len(sys.modules) > frozen_modules + 50:
+        frozen_modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
