@@ -194,8 +194,9 @@ def test_an_import_of_ours_would_be_seen(tmp_path: Path) -> None:
 ROUTE: dict[str, Any] = {"layers": (1, 2), "modules": ("attention", "ffn"), "threshold": 0.7}
 
 
-@pytest.mark.parametrize("method", [{}, ROUTE], ids=["preserve", "route"])
-@pytest.mark.parametrize("name", ["llama-grouped", "qwen2", "olmo2", "gemma3", "neox"])
+@pytest.mark.parametrize(
+    ("name", "method"), [("llama-grouped", {}), ("qwen2", ROUTE), ("olmo2", {}), ("gemma3", ROUTE), ("neox", {})]
+)
 @torch.no_grad()
 def test_weights_on_the_disk(name: str, method: dict[str, Any], tmp_path: Path) -> None:
     """`device_map="auto"` with less memory than the model needs: accelerate loads weights when a module runs."""

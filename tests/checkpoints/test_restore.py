@@ -47,7 +47,7 @@ def assert_is_base(out: Path, base: Path) -> None:
 
 
 @pytest.mark.parametrize("by", UPSCALINGS)
-@pytest.mark.parametrize(("name", "first"), zip(BASES, itertools.cycle(UPSCALINGS), strict=False))
+@pytest.mark.parametrize(("name", "first"), list(zip(BASES, itertools.cycle(UPSCALINGS), strict=False)))
 def test_from_an_upscaled_folder(name: str, first: str, by: str, tmp_path: Path) -> None:
     """Each base is in one file for one way, in several for the other."""
     shard = "1GB" if by == first else "30KB"

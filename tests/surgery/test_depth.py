@@ -40,7 +40,7 @@ def by_hand(base: Any, layers: int) -> Any:
     return deeper
 
 
-@pytest.mark.parametrize(("name", "layers"), zip(BASES, itertools.cycle((5, 6, 8)), strict=False))
+@pytest.mark.parametrize(("name", "layers"), list(zip(BASES, itertools.cycle((5, 6, 8)), strict=False)))
 def test_the_result_is_the_one_made_by_hand(name: str, layers: int, tmp_path: Path) -> None:
     folder, out = base_folder(tmp_path / "base", name, num_hidden_layers=4, shard="20KB"), tmp_path / "out"
     base = load(folder)
