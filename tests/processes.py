@@ -12,7 +12,7 @@ import os
 import pkgutil
 import socket
 from collections.abc import Callable, Mapping
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,14 @@ def together(count: int, folder: Path, *commands: list[Any], patches: Mapping[st
         numbers = {**group, "RANK": rank, "LOCAL_RANK": rank}
         variables = {name: str(number) for name, number in numbers.items()}
         begun.append(start(scale, *words, folder=folder / f"process-{rank}", variables=variables, patches=patches))
-    codes, printed, messages = zip(*(process.wait() for process in begun), strict=True)
+    running = [each.process for each in begun]
+    while running:
+        connection.wait([process.sentinel for process in running])
+        ended = [process for process in running if process.exitcode is not None]
+        running = [process for process in running if process not in ended]
+        if any(process.exitcode for process in ended):
+            for process in running:  # they would wait for the one that failed
+                process.kill()
+    codes, printed, messages = zip(*(each.wait() for each in begun), strict=True)
     assert codes == (0,) * count, messages
     return "".join(printed)

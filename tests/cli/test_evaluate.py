@@ -153,7 +153,6 @@ def test_biographies_of_checkpoints_and_runs(run_cli: RunCli, world: World, fini
             "--out /dev/null/x: /dev/null is not a writable fol",
         ),
         (["BASE", "--suite", "koraen"], "--suite koraen: neither a shipped suite nor a file; did you mean korean?"),
-        (["BASE", "--tasks", "arc_esay"], "arc_esay: the harness has no such task; did you mean arc_easy"),
         (["BASE", "--tasks", "arc_easy", "--limit", "0"], "--limit 0: at least 1"),
     ],
 )
