@@ -27,8 +27,7 @@ import pytest
 import torch
 
 from scale_cli.cli import main
-from scale_cli.core.records import git_state
-from scale_cli.core.versions import package_version
+from tests.once import looked_up_once
 
 if TYPE_CHECKING:
     from tests.checkpoints.hub import Hub
@@ -45,9 +44,16 @@ TOLERANCE = {
 }
 
 
-def pytest_collection_finish() -> None:
+frozen_modules = 0
+
+
+def pytest_runtest_setup() -> None:
     """Every training run collects garbage; it need not look at all that was imported."""
-    gc.freeze()
+    global frozen_modules
+    if len(sys.modules) > frozen_modules + 50:
+        frozen_modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,17 +66,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def looked_up_once() -> Iterator[None]:
-    """Versions and git's state are the same in every record of a process; looking them up takes seconds in total."""
-    with pytest.MonkeyPatch.context() as patch:
-        version, state = functools.cache(package_version), functools.cache(git_state)
-        for target, function in (
-            ("core.versions.package_version", version),
-            ("core.records.package_version", version),
-            ("core.records.git_state", state),
-            ("results.result.git_state", state),
-        ):
-            patch.setattr(f"scale_cli.{target}", function)
+def _looked_up_once() -> Iterator[None]:
+    with looked_up_once():
         yield
 
 
@@ -120,15 +117,15 @@ def finished(world: "World", tmp_path_factory: pytest.TempPathFactory) -> "Calla
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Tasks]":
     """Tiny tasks for the harness, whose data sets are cached apart from the user's; read them only."""
-    import datasets
 
     from tests.tasks import make_tasks
 
-    folder = tmp_path_factory.mktemp("tasks")
+    made = make_tasks(tmp_path_factory.mktemp("tasks") / "made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
-        patch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))  # of processes that a test starts
-        yield make_tasks(folder / "made")
+        for name, value in made.patches.items():
+            patch.setattr(name, value)
+        patch.setenv("HF_DATASETS_CACHE", str(made.cache))  # of processes that a test starts
+        yield made
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,22 +204,6 @@ def interrupting(stage: str, step: int | None) -> Any:
 def values(result: BenchResult) -> dict[str, dict[str, float]]:
     """A benchmark's measured values, by the checkpoint's label and the measurement's name."""
     return {each.checkpoint.label: {m.name: m.value for m in each.measurements} for each in result.results}
-
-
-def in_processes(count: int, folder: Path, *words: object, before: str = "") -> str:
-    """The output of a `scale` command in `count` processes of torchrun. The command must succeed.
-
-    before: a line of Python that each process runs first.
-    """
-    program = folder / "program.py"
-    program.write_text(f"{before}\nimport sys; from scale_cli.cli import main; sys.exit(main())", encoding="utf-8")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["SCALE_CACHE"] = str(folder / "cache")
-    command = [sys.executable, *launcher, str(program), *map(str, words)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 TINY_BENCH: dict[str, Any] = {

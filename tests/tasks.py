@@ -39,8 +39,17 @@ class Tasks:
         return self.folder / "suite.yaml"
 
     @property
+    def cache(self) -> Path:
+        return self.folder.parent / "cache"
+
+    @property
     def include_path(self) -> Path:
         return self.folder / "tasks"
+
+    @property
+    def patches(self) -> dict[str, Path]:
+        """Values by dotted name with which the library caches the data sets beside them, apart from the user's."""
+        return {"datasets.config.HF_DATASETS_CACHE": self.cache}
 
     def items(self, name: str) -> list[dict[str, Any]]:
         """The items of a data file."""

@@ -29,7 +29,9 @@ PRESET = {"fft": {"lr": 2e-2}, "llama-pro": {}, "scale-adapt": {"lr": 1e-2}, "sc
 
 
 def tiny(folder: Path, world: World, ablation: str, **changes: Any) -> ablations.AblationRecipe:
-    return load_preset(ablation, continual_bench(folder, world.checkpoint("llama"), methods=PRESET), **changes)
+    training = {"steps": 2, "batch_size": 2, "seq_length": 32, "lr": 1e-2, "eval_steps": 2, "preserve_layers": 1}
+    file = continual_bench(folder, world.checkpoint("llama"), methods=PRESET, training=training)
+    return load_preset(ablation, file, **changes)
 
 
 @pytest.fixture(scope="module")

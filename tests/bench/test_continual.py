@@ -391,7 +391,7 @@ def test_inputs_of_a_recipe_are_fetched_once(world: World, tmp_path: Path, monke
 
 def test_the_paper_s_recipe_in_two_steps(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The preset with small sizes: a tiny model of the same family, and files in place of the streamed datasets."""
-    texts = korean_texts(tmp_path)
+    texts, methods = korean_texts(tmp_path), ("fft", "lora", "llama-pro", "scale-preserve")
     real = datasets.load_dataset_builder
     opened: set[tuple[str, str | None]] = set()
 
@@ -414,10 +414,11 @@ def test_the_paper_s_recipe_in_two_steps(world: World, tmp_path: Path, monkeypat
         "depth": {"layers": 3},
         "suites": [],  # measured in the test above
         "training": recipe["training"] | small,
+        "methods": {method: recipe["methods"][method] for method in methods},
     }
     file.write_text(yaml.safe_dump(recipe | changes, sort_keys=False), encoding="utf-8")
     result = run(load_preset(str(file)), tmp_path / "out", say=print, progress=silent)
-    assert [result.checkpoint.label for result in result.results] == ["base", *METHODS]
+    assert [result.checkpoint.label for result in result.results] == ["base", *methods]
     assert {result.checkpoint.training["tokens"] for result in result.results[1:]} == {2 * 2 * 32}  # type: ignore[index]
     assert opened == {("HuggingFaceFW/fineweb-2", "kor_Hang"), ("HuggingFaceFW/fineweb-edu", "sample-10BT")}
     assert "equal" in (result.out / "table.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Under torchrun, files are written once, and the numbers are nearly those of one process."""
+"""If two processes share a benchmark, files are written once, and the numbers are nearly those of one process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from scale_cli.bench import bios
 from scale_cli.bench.stages import BenchResult
 from scale_cli.core.errors import RequestError
 from scale_cli.results.result import Result, read_results
-from tests.runs import TINY_BENCH, World, bench_file, continual_bench, in_processes, silent
+from tests.processes import together
+from tests.runs import TINY_BENCH, World, bench_file, continual_bench, silent
+
+SAVEFIG = "matplotlib.figure.Figure.savefig"
+
+
+def touch(figure: Figure, file: Path, **options: Any) -> None:
+    """Save an empty figure: drawing takes longer than a tiny model's training."""
+    file.touch()
 
 
 def assert_near(alone: list[Result], shared: list[Result], **tolerance: Any) -> None:
@@ -28,22 +37,16 @@ def assert_near(alone: list[Result], shared: list[Result], **tolerance: Any) -> 
 def test_two_processes_share_a_run(
     bios_run: BenchResult, korean_run: BenchResult, world: World, tmp_path: Path
 ) -> None:
-    """Both benchmarks in the same processes, as starting them takes longer than the runs."""
     stages = {name: {**stage, "batch_size": stage["batch_size"] // 2} for name, stage in TINY_BENCH["stages"].items()}
     biographies = bench_file(tmp_path, gpus=2, stages=stages, methods={"fft": {"lr": 2e-2}})
     training = {"steps": 4, "batch_size": 1, "seq_length": 32, "lr": 1e-2, "preserve_layers": 1}
     methods: dict[str, Any] = {"scale-preserve": {}}
     korean = continual_bench(tmp_path, world.checkpoint("llama"), gpus=2, training=training, methods=methods)
-    first = ["bench", "bios", "--preset", biographies, "--out", str(tmp_path / "bios")]
-    before = f"""
-from matplotlib.figure import Figure
-from scale_cli.bench import bios
-from scale_cli.cli import main
-bios.TASK0_NEEDED = 0.0
-Figure.savefig = lambda figure, file, **options: file.touch()
-assert main({first}) == 0
-"""
-    in_processes(2, tmp_path, "bench", "korean", "--preset", korean, "--out", tmp_path / "korean", before=before)
+    commands = [
+        ["bench", name, "--preset", preset, "--out", tmp_path / name]
+        for name, preset in (("bios", biographies), ("korean", korean))
+    ]
+    together(2, tmp_path, *commands, patches={"scale_cli.bench.bios.TASK0_NEEDED": 0.0, SAVEFIG: touch})
     assert {path.name for path in (tmp_path / "bios" / "seed-0").iterdir()} == {"pretrain", "task0", "fft"}
     assert_near(list(bios_run.results[:2]), read_results([tmp_path / "bios"]), abs=0.1)
     both = read_results([tmp_path / "korean"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -93,8 +94,7 @@ CHAINS = [
 ]
 
 
-@pytest.mark.parametrize("family", BASES)
-@pytest.mark.parametrize("methods", CHAINS, ids="+".join)
+@pytest.mark.parametrize(("methods", "family"), list(zip(CHAINS, itertools.cycle(BASES), strict=False)))
 def test_of_a_run_on_a_run(methods: tuple[str, ...], family: str, world: World, tmp_path: Path) -> None:
     source = world.source(methods[0], family)
     for step, method in enumerate(methods):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,21 +13,17 @@ import pytest
 from scale_cli.checkpoints.load import describe
 from scale_cli.checkpoints.push import push
 from scale_cli.core.errors import RequestError
-from tests.checkpoints.hub import TOKEN, Hub
+from tests.checkpoints.hub import Hub
 from tests.runs import World, reload, same_tensors, tree
 
 RunCli = Callable[..., Any]
 
 
-def test_from_a_shell(server: Hub, world: World, tmp_path: Path) -> None:
-    """In a separate process, which finds the hub by the library's environment variables."""
+def test_a_folder_arrives(server: Hub, run_cli: RunCli, world: World) -> None:
     folder = world.checkpoint("neox", "width")
-    program = "import sys; from scale_cli.cli import main; sys.exit(main())"
-    words = ["push", str(folder), "org/wide", "--private", "--revision", "try/1", "--message", "first", "--json"]
-    variables = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}
-    command, environment = [sys.executable, "-c", program, *words], {**os.environ, **variables}
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert (ended.returncode, ended.stderr) == (0, f"sending {folder} to org/wide\n")
+    words = ["push", folder, "org/wide", "--private", "--revision", "try/1", "--message", "first", "--json"]
+    ended = run_cli(*words)
+    assert (ended.code, ended.stderr) == (0, f"sending {folder} to org/wide\n")
     assert server.repositories["org/wide"]["visibility"] == "private"
     (commit,) = server.commits
     assert (commit["repo"], commit["branch"], commit["message"]) == ("org/wide", "try/1", "first")

@@ -43,6 +43,3 @@ def test_a_mistake_ends_with_one_line(run_cli: RunCli, world: World) -> None:
     ended = run_cli("push", world.checkpoint("neox", "depth"), "deep", "--dry-run")
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr == "scale: deep: not a repository name; give owner/name\n"
-    ended = run_cli("push", "nowhere", "org/deep", "--dry-run")
-    assert (ended.code, ended.stdout) == (2, "")
-    assert ended.stderr == "scale: nowhere: no such folder; push sends the folder of a model or of a run\n"

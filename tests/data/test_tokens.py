@@ -7,8 +7,6 @@ import errno
 import itertools
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from scale_cli.data import sources, tokens
 from scale_cli.data.biographies import read_biographies
 from scale_cli.data.sources import FileSource, find_source
 from scale_cli.data.tokens import Chunk, TokenCache, fingerprint, token_ids, tokenise
+from tests.processes import start
 from tests.runs import World, tree
 
 END = 7
@@ -33,12 +32,14 @@ TEXTS = [f"text number {number}, " * (number % 5) for number in range(40)]
 KEPT = [text for text in TEXTS if text]
 
 
+SMALL = {"sources.BATCH_CHARACTERS": 60, "tokens.FIRST_TOKENS": 64, "tokens.MOST_TOKENS": 200}
+"""Batches of about two texts, and chunks of 64, 128 and then 200 tokens; names in `scale_cli.data`."""
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of about two texts, and chunks of 64, 128 and then 200 tokens."""
-    monkeypatch.setattr(sources, "BATCH_CHARACTERS", 60)
-    monkeypatch.setattr(tokens, "FIRST_TOKENS", 64)
-    monkeypatch.setattr(tokens, "MOST_TOKENS", 200)
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"scale_cli.data.{name}", value)
 
 
 @pytest.fixture
@@ -281,31 +282,24 @@ def test_a_text_that_cannot_be_read_leaves_what_is_before_it(world: World, file:
     assert [path for path in cache.folder.rglob("*") if "partial" in path.name] == []
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from transformers import AutoTokenizer
-from scale_cli.data import sources, tokens
-sources.BATCH_CHARACTERS, tokens.FIRST_TOKENS, tokens.MOST_TOKENS = 60, 64, 200
-file, folder, tokenizer, log = map(Path, sys.argv[1:])
-def made(count):
-    with log.open("a") as lines:
-        lines.write(f"{count}\\n")
-source = sources.FileSource(file, (file,))
-cache = tokens.TokenCache(source, AutoTokenizer.from_pretrained(tokenizer), 7, folder, made)
-print(sum(chunk.tokens for chunk in cache.chunks()))
-"""
+def count_tokens(file: Path, folder: Path, tokenizer: Path, log: Path) -> None:
+    """Print the number of tokens of a text. log: gets a line per chunk that this process makes."""
+
+    def made(count: int) -> None:
+        with log.open("a") as lines:
+            lines.write(f"{count}\n")
+
+    cache = TokenCache(source_of(file), AutoTokenizer.from_pretrained(tokenizer), 7, folder, made)
+    print(sum(chunk.tokens for chunk in cache.chunks()))
 
 
 def test_processes_share_the_work_of_one(world: World, file: Path, tmp_path: Path) -> None:
     world.tokenizer.save_pretrained(tmp_path / "tokenizer")
-    words = [sys.executable, "-c", PROGRAM, file, tmp_path / "cache", tmp_path / "tokenizer", tmp_path / "log"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    begun = [subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, env=environment) for _ in range(3)]
-    printed = {int(process.communicate()[0]) for process in begun}
-    assert [process.returncode for process in begun] == [0] * 3
+    words = (file, tmp_path / "cache", tmp_path / "tokenizer", tmp_path / "log")
+    small = {f"scale_cli.data.{name}": value for name, value in SMALL.items()}
+    begun = [start(count_tokens, *words, folder=tmp_path / str(index), patches=small) for index in range(3)]
     wanted = sum(len(ids) + 1 for ids in tokenise(KEPT, world.tokenizer))
-    assert printed == {wanted}
+    assert [process.wait() for process in begun] == [(0, f"{wanted}\n", "")] * 3
     assert sum(map(int, (tmp_path / "log").read_text().split())) == wanted
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,10 @@ from scale_cli.evaluation.suites import Suite, load_suite
 from scale_cli.methods import METHODS
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result, read_items, read_result
+from tests.processes import start, together
 from tests.runs import Run, World, tree
 from tests.tasks import ITEMS, SUITE, Tasks
 
-ROOT = Path(__file__).parents[2]
 KINDS = ("tiny_choice", "tiny_letters", "tiny_words", "tiny_text", "tiny_micro", "tiny_group")
 Finished = Callable[..., Run]
 
@@ -225,8 +226,6 @@ def test_nothing_is_printed_and_progress_reaches_the_end(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import contextlib
-
     monkeypatch.chdir(tmp_path)  # where git would complain that this is no repository
 
     seen: dict[str, list[tuple[int, int | None]]] = {}
@@ -442,40 +441,32 @@ def test_a_new_task_alone_is_measured(
     assert result == read_result(tmp_path / "llama-plain")
 
 
-KILLED = """
-import contextlib, os, signal, sys
-from pathlib import Path
-from scale_cli.evaluation.evaluate import evaluate
-from scale_cli.evaluation.quiet import quiet
-from scale_cli.evaluation.harness import find_tasks
+def killed_in_the_second_task(source: str, tasks: Tasks, names: Sequence[str], out: Path) -> None:
+    @contextlib.contextmanager
+    def progress(label: str, total: int | None) -> Iterator[Callable[..., None]]:
+        def advance(*, done: int, total: int | None) -> None:
+            if "(2 of 3)" in label:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-source, include_path, out = sys.argv[1:]
+        yield advance
 
-@contextlib.contextmanager
-def progress(label, total):
-    def advance(*, done, total):
-        if "(2 of 3)" in label:
-            os.kill(os.getpid(), signal.SIGKILL)
-    yield advance
-
-names = ("tiny_choice", "tiny_words", "tiny_letters")
-evaluate([source], find_tasks(dict.fromkeys(names), include_path=Path(include_path)), out=Path(out), batch_size=3,
-         progress=progress)
-"""
+    measure(source, tasks_of(tasks, *names), out=out, progress=progress)
 
 
 def test_killed_in_the_middle_it_loses_the_running_task_only(
     world: World, tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = str(world.checkpoint("llama")), tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, source, str(tasks.include_path), str(out)]
-    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    names = ("tiny_choice", "tiny_words", "tiny_letters")
+    words = (source, tasks, names, out)
+    code, _, messages = start(
+        killed_in_the_second_task, *words, folder=tmp_path / "process", patches=tasks.patches
+    ).wait()
+    assert code == -signal.SIGKILL, messages
     left = read_result(out / "llama-plain")
     assert left is not None
     assert {m.task for m in left.measurements} == {"tiny_choice"}
     ran = watched(monkeypatch)
-    names = ("tiny_choice", "tiny_words", "tiny_letters")
     resumed = measure(source, tasks_of(tasks, *names), out=out)
     assert ran == ["tiny_words", "tiny_letters"]
     never_killed = measure(source, tasks_of(tasks, *names))
@@ -568,15 +559,8 @@ def test_two_processes_share_the_requests(world: World, tasks: Tasks, finished: 
     """Equal to one process: numbers and items, and the routed share up to a repeated request or two."""
     adapt = finished("scale-adapt").folder
     source = routed_twin(adapt, tmp_path / "routed", threshold_between(adapt, tasks, tmp_path))
-    program = tmp_path / "scale.py"
-    program.write_text("import sys; from scale_cli.cli import main; sys.exit(main())")
-    arguments = ["eval", source, "--suite", str(tasks.suite), "--batch-size", "3", "--out", str(tmp_path / "two")]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launcher, str(program), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("stability: Tiny") == 1
+    words = ["eval", source, "--suite", tasks.suite, "--batch-size", "3", "--out", tmp_path / "two"]
+    assert together(2, tmp_path, words, patches=tasks.patches).count("stability: Tiny") == 1
     two = read_result(tmp_path / "two" / "routed")
     assert two is not None
     alone = measure(source, suite_tasks(load_suite(tasks.suite)), out=tmp_path / "one")

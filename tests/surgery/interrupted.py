@@ -1,8 +1,7 @@
-"""Interrupts an upscaling at many different moments: `python -m tests.surgery.interrupted FOLDER`.
+"""Interrupts an upscaling at many different moments.
 
 A forked process runs the command. It sends itself a signal at its n-th access to a file or folder, for every n, or gets
-one from this process after some milliseconds. After each the result must be complete or missing. Prints the counts of
-both outcomes as JSON.
+one from this process after some milliseconds. After each the result must be complete or missing.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scale_cli.cli import main
 from tests.helpers import base_folder
 
@@ -38,11 +35,16 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def signal_at(step: int, number: int, folder: Path) -> None:
-    """Send this process a signal at its access number `step` to `folder`."""
+    """Send this process a signal at its access number `step` to `folder`.
+
+    SIGKILL counts only what changes the folder: between two changes, a kill leaves the same files.
+    """
     steps = itertools.count()
 
     def on_event(event: str, arguments: tuple[Any, ...]) -> None:
-        if any(isinstance(word, str) and word.startswith(str(folder)) for word in arguments) and next(steps) == step:
+        reads = event == "os.listdir" or (event == "open" and arguments[1] == "r")
+        there = any(isinstance(word, str) and word.startswith(str(folder)) for word in arguments)
+        if there and not (reads and number == signal.SIGKILL) and next(steps) == step:
             os.kill(os.getpid(), number)
 
     sys.addaudithook(on_event)
@@ -110,11 +112,8 @@ def check(folder: Path, base: Path, way: str, number: int) -> collections.Counte
     return found
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    work = Path(sys.argv[1])
+def interrupt(work: Path) -> None:
+    """Print the counts of SIGKILL by width and of SIGTERM by depth, as JSON. work: an empty folder."""
     base = base_folder(work / "base", num_hidden_layers=2)
-    found = {
-        way: check(work, base, way, number) for way, number in (("width", signal.SIGKILL), ("depth", signal.SIGTERM))
-    }
-    print(json.dumps(found))
+    ways = {"width": signal.SIGKILL, "depth": signal.SIGTERM}
+    print(json.dumps({way: check(work, base, way, number) for way, number in ways.items()}))

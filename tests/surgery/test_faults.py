@@ -13,7 +13,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ import pytest
 from scale_cli.checkpoints import storage
 from scale_cli.surgery import depth, upscale, verify, width
 from tests.helpers import base_folder
+from tests.processes import start
+from tests.surgery.interrupted import interrupt
 
-ROOT = Path(__file__).parent.parent.parent
 RunCli = Callable[..., Any]
 ENDING = "; mend that or choose another folder"
 WAYS = {"width": ("--by", "width", "--hidden", 8), "depth": ("--by", "depth", "--layers", 5)}
@@ -215,10 +215,10 @@ def test_a_base_that_is_changed_meanwhile(run_cli: RunCli, tmp_path: Path, monke
 def test_signals_at_any_moment(tmp_path: Path) -> None:
     """SIGKILL and SIGTERM before every step in the folder and at some times: whole or nothing; what a kill leaves goes
     with the next call. `tests.surgery.interrupted` checks each and counts."""
-    command = [sys.executable, "-m", "tests.surgery.interrupted", str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    killed, terminated = json.loads(ended.stdout).values()
+    (tmp_path / "work").mkdir()
+    code, printed, messages = start(interrupt, tmp_path / "work", folder=tmp_path / "process").wait()
+    assert code == 0, messages
+    killed, terminated = json.loads(printed).values()
     assert killed["nothing"] > 20
     assert killed["abandoned"] > 20
     assert terminated["nothing"] > 20

@@ -199,11 +199,6 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         WIDTH,
         "BASE is already upscaled by width; upscale its base instead",
     ),
-    "upscaled already, by depth": (
-        widen,
-        DEPTH,
-        "BASE is already upscaled by width; upscale its base instead",
-    ),
     "quantised": (
         edit_config(quantization_config={"quant_method": "gptq"}),
         WIDTH,
@@ -298,18 +293,12 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         WIDTH | {"heads": 3},
         "--heads 3: in base 2 query heads share a key/value head, so heads are added 2 at a time; choose 2 or 4",
     ),
-    "fewer heads than a group": (
-        nothing,
-        WIDTH | {"heads": 1},
-        "--heads 1: in base 2 query heads share a key/value head…",
-    ),
     "no hidden features": (
         nothing,
         {"by": "width", "hidden": 0},
         "--hidden 0: an added size is at least 1; choose a positive number",
     ),
     "negative heads": (nothing, WIDTH | {"heads": -2}, "--heads -2: an added size is at least 1…"),
-    "negative ffn": (nothing, WIDTH | {"ffn": -2}, "--ffn -2: an added size is at least 1…"),
     "hidden missing": (
         nothing,
         {"by": "width"},
@@ -352,11 +341,6 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         nothing,
         {"by": "depth", "layers": 3},
         "--layers 3: base has 3 layers and block expansion only adds; choose 4 to 6",
-    ),
-    "negative layers": (
-        nothing,
-        {"by": "depth", "layers": -1},
-        "--layers -1: base has 3 layers and block expansion only adds; choose 4 to 6",
     ),
     "too many layers": (
         nothing,

@@ -6,23 +6,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from scale_cli.cli import main
+from tests.processes import ON_THE_CPU, together
 from tests.runs import World, lines
-
-PROGRAM = "import sys; from scale_cli.cli import main; sys.exit(main())"
-ROOT = Path(__file__).parents[2]
-
 
 QUESTIONS = {"--objective": "qa", "--people": "0:8"}
 
 
-def train(
-    world: World, out: Path, launcher: list[str], batch_size: int, data: dict[str, str]
-) -> tuple[list[dict[str, Any]], str]:
-    """The logged lines of a scale-route run, and its output."""
+def words(world: World, out: Path, batch_size: int, data: dict[str, str]) -> list[str]:
+    """The command of a scale-route run."""
     options = {
         "--method": "scale-route",
         **({"--data": str(world.data)} | data),
@@ -32,14 +27,7 @@ def train(
         "--preserve-layers": "1",
         "--logging-steps": "1",
     }
-    words = [world.source("scale-route"), str(out), *(word for option in options.items() for word in option)]
-    program = out.with_suffix(".py")
-    program.write_text(PROGRAM)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launcher, str(program), "train", *words]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert ended.returncode == 0, ended.stderr
-    return lines(out), ended.stdout
+    return ["train", world.source("scale-route"), str(out), *(word for option in options.items() for word in option)]
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -51,13 +39,26 @@ def texts(folder: Path) -> dict[str, str]:
     return {"--data": data, "--packing": "documents", "--seq-length": "40", "--tokens-cache": str(folder / "tokens")}
 
 
+def under_torchrun(folder: Path, command: list[str]) -> str:
+    """The output of a `scale` command in two processes."""
+    program = folder / "program.py"
+    program.write_text("import sys; from scale_cli.cli import main; sys.exit(main())", encoding="utf-8")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, str(program), *command]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | ON_THE_CPU)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 @pytest.mark.parametrize("objective", ["qa", "lm"])
 def test_two_processes_train_as_one_does(objective: str, world: World, tmp_path: Path) -> None:
+    """The real launcher starts one of the two runs."""
     data = QUESTIONS if objective == "qa" else texts(tmp_path)
-    alone, _ = train(world, tmp_path / "alone", [], 8, data)
+    assert main(words(world, tmp_path / "alone", 8, data)) == 0
     shutil.rmtree(tmp_path / "tokens", ignore_errors=True)  # both processes need the tokens at once
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    shared, printed = train(world, tmp_path / "shared", launcher, 4, data)
+    command = words(world, tmp_path / "shared", 4, data)
+    printed = under_torchrun(tmp_path, command) if objective == "lm" else together(2, tmp_path, command)
+    alone, shared = (lines(tmp_path / name) for name in ("alone", "shared"))
     assert [line["loss"] for line in shared] == pytest.approx([line["loss"] for line in alone], rel=1e-4)
     assert len({line["loss"] for line in alone}) == 3
     assert printed.count("written to") == 1
