@@ -20,7 +20,8 @@ from scale_cli.training import TrainRecipe
 from scale_cli.training.choice import PEOPLE_METRICS, TEXT_METRICS, Choice, Rules
 from scale_cli.training.train import train
 from scale_cli.training.trainer import PartTrainer
-from tests.runs import World, in_processes, korean_texts, lines, progress_that, reload, same_tensors, tree
+from tests.processes import together
+from tests.runs import World, korean_texts, lines, progress_that, reload, same_tensors, tree
 
 STEPS = 12
 FAMILIES = {"fft": "neox", "lora": "llama", "scale-adapt": "llama"}
@@ -313,7 +314,7 @@ def test_several_processes_keep_the_same_step(runs: Runs, tmp_path: Path) -> Non
     options |= {"seq_length": 48, "keep_best": "en", "stop_when": "a/soft>=0.05"}
     recipe.write_text(json.dumps(options), encoding="utf-8")
     out = tmp_path / "run"
-    printed = in_processes(2, tmp_path, "train", runs.source("fft"), out, "--recipe", recipe, "--json")
+    printed = together(2, tmp_path, ["train", runs.source("fft"), out, "--recipe", recipe, "--json"])
     measured = {line["step"]: line for line in lines(out) if EARLIER in line}
     record = read_record(out / "record.json")
     assert json.loads(printed)["kept_step"] == record["kept_step"] == Plain(out, measured).best(EARLIER)

@@ -13,8 +13,6 @@ from scale_cli.cli import main
 from tests.processes import ON_THE_CPU, together
 from tests.runs import World, lines
 
-QUESTIONS = {"--objective": "qa", "--people": "0:8"}
-
 
 def words(world: World, out: Path, batch_size: int, data: dict[str, str]) -> list[str]:
     """The command of a scale-route run."""
@@ -28,6 +26,12 @@ def words(world: World, out: Path, batch_size: int, data: dict[str, str]) -> lis
         "--logging-steps": "1",
     }
     return ["train", world.source("scale-route"), str(out), *(word for option in options.items() for word in option)]
+
+
+def questions(folder: Path) -> dict[str, str]:
+    """Questions, and text that the base samples beside them."""
+    rehearsed = {"--rehearse": "self", "--rehearse-tokens": "512", "--tokens-cache": str(folder / "tokens")}
+    return {"--objective": "qa", "--people": "0:8", **rehearsed}
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -53,7 +57,7 @@ def under_torchrun(folder: Path, command: list[str]) -> str:
 @pytest.mark.parametrize("objective", ["qa", "lm"])
 def test_two_processes_train_as_one_does(objective: str, world: World, tmp_path: Path) -> None:
     """The real launcher starts one of the two runs."""
-    data = QUESTIONS if objective == "qa" else texts(tmp_path)
+    data = questions(tmp_path) if objective == "qa" else texts(tmp_path)
     assert main(words(world, tmp_path / "alone", 8, data)) == 0
     shutil.rmtree(tmp_path / "tokens", ignore_errors=True)  # both processes need the tokens at once
     command = words(world, tmp_path / "shared", 4, data)
@@ -61,4 +65,8 @@ def test_two_processes_train_as_one_does(objective: str, world: World, tmp_path:
     alone, shared = (lines(tmp_path / name) for name in ("alone", "shared"))
     assert [line["loss"] for line in shared] == pytest.approx([line["loss"] for line in alone], rel=1e-4)
     assert len({line["loss"] for line in alone}) == 3
+    if objective == "qa":
+        rehearsed = [[line["rehearsal_loss"] for line in run] for run in (alone, shared)]
+        assert rehearsed[1] == pytest.approx(rehearsed[0], rel=1e-3, abs=1e-6)
+        assert rehearsed[0][-1] > 1e-5
     assert printed.count("written to") == 1

@@ -1,0 +1,7 @@
+"""`python -m scale_cli`: the command `scale`."""
+
+import sys
+
+from scale_cli.cli import main
+
+sys.exit(main())
