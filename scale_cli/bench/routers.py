@@ -9,19 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from scale_cli.bench.stages import BenchRecipe, label_of, processes
-from scale_cli.reporting.curves import Panel
+from scale_cli.reporting.curves import ROUTER_CURVES, Panel, router_curve
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result, read_result
 
 ROUTED, FRONTIER = "routed", "frontier"
 """Folders of the results under the recipe's routers, and under those of `scale eval --frontier`."""
-PRIOR, SHARE, WEIGHT = "mixture:1:", "mixture:", "interpolate:"
-PANELS = {
-    "average of both predictions, by the base's weight": PRIOR,
-    "mixture along the text, by its share": SHARE,
-    "interpolated logits, by the weight": WEIGHT,
-}
-"""The beginning of the routers of each curve, by its panel's title."""
+PANELS = tuple(curve.title for curve in ROUTER_CURVES)
+"""The titles of the frontier's panels."""
 Summary = Callable[[Result], tuple[float, float] | None]
 """Stability and plasticity of a result as shown; None if one is missing."""
 
@@ -108,21 +103,18 @@ def frontier_panels(
     if not recipe.frontier:
         return ()
     panels = []
-    for title, start in PANELS.items():
-        own = [text for text in router.FRONTIER if text.startswith(start) and _kind(text) == start]
+    for curve in ROUTER_CURVES:
+        own = [text for text in router.FRONTIER if router_curve(text) is curve]
+        if curve.trained_at is not None:
+            own = ["none", *own]
         series = {}
         for label in recipe.methods:
-            points = [_mean(recipe, out, label, text, summary) for text in ("none", *own)]
+            points = [_mean(recipe, out, label, text, summary) for text in sorted(own, key=curve.order)]
             known = [point for point in points if point is not None]
             if len(known) > 1:
                 series[label] = {"mean": known}
-        panels.append(Panel(title, x, unit, percent, series))
+        panels.append(Panel(curve.title, x, unit, percent, series))
     return tuple(panel for panel in panels if panel.series)
-
-
-def _kind(text: str) -> str:
-    """The panel's beginning that a router belongs to."""
-    return max((start for start in PANELS.values() if text.startswith(start)), key=len)
 
 
 def _mean(recipe: BenchRecipe, out: Path, label: str, router: str, summary: Summary) -> tuple[float, float] | None:

@@ -19,6 +19,38 @@ Runs = Mapping[str, Sequence[tuple[float, float]]]
 
 
 @dataclass(frozen=True)
+class RouterCurve:
+    """The routers of one kind, whose results for one checkpoint are drawn as a curve.
+
+    start: the beginning of their names. title: of the curve. trained_at: the parameter with which the router is the
+    checkpoint as trained; None if there is no such value.
+    """
+
+    start: str
+    title: str
+    trained_at: float | None
+
+    def order(self, router: str) -> float:
+        """The position on the curve of a router of this kind, or of "none"; from the checkpoint as trained on."""
+        if router == "none":
+            return 0.0
+        parameter = float(router.rpartition(":")[2])
+        return parameter if self.trained_at is None else abs(parameter - self.trained_at)
+
+
+ROUTER_CURVES = (
+    RouterCurve("mixture:1:", "average of both predictions, by the base's weight", 0.0),
+    RouterCurve("mixture:", "mixture along the text, by its share", None),
+    RouterCurve("interpolate:", "interpolated logits, by the weight", 1.0),
+)
+
+
+def router_curve(router: str | None) -> RouterCurve | None:
+    """The curve that a router's result belongs to, None for cosine and without a router."""
+    return next((curve for curve in ROUTER_CURVES if router is not None and router.startswith(curve.start)), None)
+
+
+@dataclass(frozen=True)
 class Panel:
     """One quantity of every run against x. A record's `curves` are a list of panels.
 

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.transforms import Bbox
 
 from scale_cli.reporting.ablation import Ablation
-from scale_cli.reporting.curves import Panel
+from scale_cli.reporting.curves import ROUTER_CURVES, Panel, RouterCurve, router_curve
 from scale_cli.reporting.sheet import row_label
 from scale_cli.reporting.style import BASE, OTHER, STYLES, Style, drawable, families, style_of
 from scale_cli.reporting.table import Row, Table
@@ -30,6 +30,8 @@ from scale_cli.results.groups import ROLES
 File = Path | io.StringIO
 """Target of a figure: a .png or .svg file, or a buffer for SVG."""
 DPI = 200
+DASHES = dict(zip((curve.start for curve in ROUTER_CURVES), ("-", "--", ":"), strict=True))
+"""The line of each curve of routers, by the beginning of their names."""
 QUIET, RULE, GRID, WHITE = "#586069", "#8b939d", "#d6dae0", "#ffffff"
 LOOK: dict[Any, Any] = {
     "font.size": 10,
@@ -104,7 +106,12 @@ def frontier_figure(table: Table, *files: File, link: Callable[[Row], str] | Non
     """
     points, columns = trade_off(table), [column for role in ROLES if (column := table.summary(role)) is not None]
     texts = frontier_texts(table)
+    curves = router_curves(table, points)
+    on_curves = {point.row.label for curve in curves.values() for point in curve if _router(table, point) != "none"}
     with figure(files, texts, figsize=(6.8, 4.6)) as (canvas, axis):
+        for (curve, _), along in curves.items():
+            x, y = [point.x for point in along], [point.y for point in along]
+            axis.plot(x, y, color=along[0].style.colour, linestyle=DASHES[curve.start], linewidth=1.3, zorder=2)
         for point in points:
             bars = axis.errorbar(
                 point.x,
@@ -114,7 +121,7 @@ def frontier_figure(table: Table, *files: File, link: Callable[[Row], str] | Non
                 ecolor=(point.style.colour, 0.5),
                 elinewidth=1.1,
                 zorder=3,
-                **marker(point.style, size=7),
+                **marker(point.style, size=3.5 if point.row.label in on_curves else 7),
             )
             bars.lines[0].set_url(None if link is None else link(point.row))
             numbers = zip(ROLES, (point.x, point.y), (point.x_error, point.y_error), strict=True)
@@ -136,7 +143,37 @@ def frontier_figure(table: Table, *files: File, link: Callable[[Row], str] | Non
         axis.set(xlim=limits[0], ylim=limits[1])
         axis.set_xlabel(drawable(texts[0]))
         axis.set_ylabel(drawable(texts[1]))
-        _label_points(canvas, axis, points, link)
+        for curve in dict.fromkeys(curve for curve, _ in curves):
+            axis.plot([], [], color=QUIET, linestyle=DASHES[curve.start], linewidth=1.3, label=curve.title)
+        if curves:
+            axis.legend(fontsize=7.5)
+        _label_points(canvas, axis, [point for point in points if point.row.label not in on_curves], link)
+
+
+def router_curves(table: Table, points: Sequence[Point]) -> dict[tuple[RouterCurve, Any], list[Point]]:
+    """The points of one checkpoint under routers of one kind, along the curve, by kind and checkpoint.
+
+    A curve begins at the checkpoint without a router if the parameter leads there. It has at least three points.
+    """
+    by_curve: dict[tuple[RouterCurve, Any], list[Point]] = {}
+    for point in points:
+        if (curve := router_curve(_router(table, point))) is not None:
+            by_curve.setdefault((curve, _sources(table, point)), []).append(point)
+    for (curve, sources), along in by_curve.items():
+        if curve.trained_at is not None:
+            along += [p for p in points if _router(table, p) == "none" and _sources(table, p) == sources][:1]
+        along.sort(key=lambda point, curve=curve: curve.order(_router(table, point)))  # type: ignore[misc]
+    return {key: along for key, along in by_curve.items() if len(along) > 2}
+
+
+def _router(table: Table, point: Point) -> str:
+    """The router of a point's checkpoints, "none" without one."""
+    return table.results[point.row.results[0]].checkpoint.router or "none"
+
+
+def _sources(table: Table, point: Point) -> tuple[str, ...]:
+    """The checkpoints of a point, which it has in common with the points of the same ones under other routers."""
+    return tuple(sorted(table.results[index].checkpoint.source for index in point.row.results))
 
 
 def _label_points(canvas: Any, axis: Any, points: Sequence[Point], link: Callable[[Row], str] | None) -> None:

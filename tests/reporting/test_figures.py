@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -107,6 +108,36 @@ def test_the_mean_of_seeds_is_drawn_and_their_spread(drawn: Callable[..., Any]) 
     bands = [np.ptp(band.get_paths()[0].vertices, axis=0).tolist() for band in axis.collections]
     assert bands == [pytest.approx([10, 75 + spread - 25])]  # of two seeds only
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fft", "fft@0.1"]
+
+
+def test_routers_of_one_checkpoint_are_curves(drawn: Callable[..., Any], tmp_path: Path) -> None:
+    """In the order of their parameter, from the checkpoint as trained, with one label per checkpoint."""
+    scores = {
+        None: (0.2, 1.0),
+        "mixture:1:0.6": (0.8, 0.7),
+        "mixture:1:0.1": (0.3, 0.98),
+        "interpolate:0.5": (0.5, 0.9),
+        "interpolate:0.9": (0.25, 0.99),
+        "mixture:0": (0.9, 0.1),
+    }
+    results = [result("base", None, [measured("a", 0.95), measured("b", 0.95), measured("k", 0.0)])]
+    for router, (kept, learnt) in scores.items():
+        made = result("run", "scale-adapt", [measured("a", kept), measured("b", kept), measured("k", learnt)])
+        info = replace(made.checkpoint, router=router, label="run" if router is None else f"run, {router}")
+        results.append(replace(made, checkpoint=info))
+    figure = drawn(frontier_figure, build_table(results, [STABLE, PLASTIC], base="base"), tmp_path / "x.png")
+    (axis,) = figure.axes
+    curves = {
+        line.get_linestyle(): line.get_xydata().tolist() for line in axis.get_lines() if len(line.get_xdata()) > 2
+    }
+    percent = {router: [100 * value for value in both] for router, both in scores.items()}
+    assert curves["-"] == [pytest.approx(percent[router]) for router in (None, "mixture:1:0.1", "mixture:1:0.6")]
+    assert curves[":"] == [pytest.approx(percent[router]) for router in (None, "interpolate:0.9", "interpolate:0.5")]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "average of both predictions, by the base's weight",
+        "interpolated logits, by the weight",
+    ]
+    assert {text.get_text() for text in axis.texts} == {"base", "run", "run, mixture:0"}
 
 
 def test_panels_of_other_units_have_axes_of_their_own(drawn: Callable[..., Any]) -> None:
