@@ -341,8 +341,8 @@ def train_stage(source: str, out: Path, recipe: TrainRecipe, *, label: str, prog
     source: checkpoint to train. label: for `progress`.
     """
     from scale_cli.training.request import RECORD
+    from scale_cli.training.resume import last_checkpoint, step_of
     from scale_cli.training.train import train
-    from scale_cli.training.trainer import last_checkpoint, step_of
 
     if not (out / RECORD).is_file():
         last = last_checkpoint(out)

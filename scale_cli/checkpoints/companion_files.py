@@ -26,8 +26,16 @@ def companions(folder: Path) -> list[Path]:
     return sorted({file for pattern in COMPANIONS for file in folder.glob(pattern) if file.is_file()})
 
 
+def check_companions(folder: Path) -> None:
+    """Raise RequestError for a file of the folder that cannot be read, or is not the JSON that its name promises."""
+    for file in companions(folder):
+        if file.suffix == ".json":
+            read_json(file)
+
+
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy these files from the folder `source`. Raises RequestError if one cannot be read."""
+    """Copy these files from the folder `source`. Raises RequestError as `check_companions` does."""
+    check_companions(source)
     for file in companions(source):
         with reading(file):
             content = file.read_bytes()

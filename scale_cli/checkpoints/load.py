@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from scale_cli.checkpoints.card import CARD, LICENCES, POINTER, UPSCALE, Origin, history, origin
 from scale_cli.checkpoints.check import ADAPTER, check_complete, check_config, check_weights, from_folder, no_weights
-from scale_cli.checkpoints.companion_files import COMPANIONS, companions
+from scale_cli.checkpoints.companion_files import COMPANIONS, check_companions, companions
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain, read_json, to_json, write_text
 from scale_cli.core.hub import fetch
@@ -129,13 +129,14 @@ def check(checkpoint: Checkpoint, *, base: bool = True) -> None:
 
     base: whether to compare a run's base with the one that it was trained on, which reads all weights; a caller that
         takes the `fingerprint` anyway compares it by that.
-    Raises RequestError if its root's files are not the tensors of its config, as `check_weights` does, if a run's file
-    or a record is damaged, and if a run's base is not the one that it was trained on.
+    Raises RequestError if its root's files are not the tensors of its config, as `check_weights` does, if a file of its
+    tokenizer, a run's file or a record is damaged, and if a run's base is not the one that it was trained on.
     """
     from scale_cli.checkpoints.storage import stored_tensors
 
     root, *runs = checkpoint.chain
     if not any(run.from_scratch for run in runs):
+        check_companions(weights_folder(root))
         check_weights(root.source, weights_folder(root), config_of(root))
     for run in runs:
         stored_tensors({run.folder / TRAINED_TENSORS: None})

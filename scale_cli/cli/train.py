@@ -26,8 +26,8 @@ def train(
     """Train a checkpoint: continual pre-training on text, or fine-tuning on questions about people."""
     resolved = load_recipe(TrainRecipe, recipe, given)
 
+    from scale_cli.training.resume import last_checkpoint, step_of
     from scale_cli.training.train import train as run
-    from scale_cli.training.trainer import last_checkpoint, step_of
 
     quiet_libraries()
     first_process = os.environ.get("RANK", "0") == "0"

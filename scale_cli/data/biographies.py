@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import read_json
+from scale_cli.core.records import sha256_file
 from scale_cli.data.texts import read_tables
 
 
@@ -25,6 +27,17 @@ class Question:
 def is_bios_folder(folder: Path) -> bool:
     """Whether `scale gen-bios` wrote this folder."""
     return (folder / "manifest.json").is_file() and (folder / "biographies.parquet").is_file()
+
+
+def manifest_digest(folder: Path) -> str:
+    """The sha256 of a gen-bios folder's manifest, which holds those of its files.
+
+    Raises RequestError if a file is not the one that `scale gen-bios` wrote.
+    """
+    for name, written in read_json(folder / "manifest.json").get("files", {}).items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != written["sha256"]:
+            raise RequestError(f"{folder / name} is not the file that scale gen-bios wrote; make {folder} again")
+    return sha256_file(folder / "manifest.json")
 
 
 def check_people(folder: Path, people: tuple[int, int] | None) -> tuple[int, int]:

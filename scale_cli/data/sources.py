@@ -20,7 +20,7 @@ from typing import Any
 
 from scale_cli.core.errors import RequestError
 from scale_cli.core.records import sha256_file
-from scale_cli.data.biographies import is_bios_folder, read_biographies
+from scale_cli.data.biographies import is_bios_folder, manifest_digest, read_biographies
 from scale_cli.data.texts import (
     COMPRESSIONS,
     ENDINGS,
@@ -85,7 +85,7 @@ class FileSource:
     def fingerprint(self) -> str:
         """The sha256 of a file, of a gen-bios folder's manifest, which holds those of its files, or of many files'."""
         if self.is_bios:
-            return sha256_file(self.place / "manifest.json")
+            return manifest_digest(self.place)
         contents = [_content(file) for file in self.files]
         return contents[0] if len(contents) == 1 else hashlib.sha256("\n".join(contents).encode()).hexdigest()
 

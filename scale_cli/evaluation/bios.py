@@ -15,8 +15,7 @@ import torch
 from transformers import GenerationConfig
 
 from scale_cli.core.errors import RequestError
-from scale_cli.core.records import sha256_file
-from scale_cli.data.biographies import Question, check_people, read_questions
+from scale_cli.data.biographies import Question, check_people, manifest_digest, read_questions
 from scale_cli.data.examples import end_of_text, tokenise_questions
 from scale_cli.data.options import parse_people
 from scale_cli.evaluation.evaluate import Advance, Outcome, evaluating
@@ -50,7 +49,7 @@ class BiographyJob:
         except ValueError as error:
             raise RequestError(f"--{error}") from error
         check_people(self.folder, self._chosen)
-        self._version = sha256_file(self.folder / "manifest.json")[:12]
+        self._version = manifest_digest(self.folder)[:12]
 
     @property
     def label(self) -> str:

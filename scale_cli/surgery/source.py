@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from scale_cli.checkpoints.card import CARD, LICENCES, POINTER
 from scale_cli.checkpoints.check import check_config, check_weights
-from scale_cli.checkpoints.companion_files import COMPANIONS
+from scale_cli.checkpoints.companion_files import COMPANIONS, check_companions
 from scale_cli.checkpoints.storage import StoredTensor, weight_files
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import read_json
@@ -112,6 +112,7 @@ def open_base(given: str, *, revision: str | None = None) -> Base:
     safetensors, or if its config and tensors do not match.
     """
     base = open_config(given, revision=revision, patterns=WEIGHTS_AND_REST)
+    check_companions(base.folder)
     tensors = check_weights(given, base.folder, base.config)
     unprefixed = [name for name in (base.embedding_name, f"{base.layers_prefix}0.") if not _begins(tensors, name)]
     if unprefixed:

@@ -19,7 +19,7 @@ from scale_cli.data.sources import split_weight
 from scale_cli.data.windows import context_of
 from scale_cli.methods import METHODS
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
-from scale_cli.training.trainer import last_checkpoint
+from scale_cli.training.resume import last_checkpoint
 
 RECIPE, RECORD = "recipe.yaml", "record.json"
 FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "report_to")
@@ -128,8 +128,8 @@ def _default_length(checkpoint: Checkpoint) -> int:
 def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> None:
     if (out / RECORD).is_file():
         raise RequestError(f"--resume: the run in {out} is finished; train from it, or choose another folder")
-    if last_checkpoint(out) is None:
-        raise RequestError(f"--resume: {out} has no checkpoint to resume from; train without --resume")
+    if last_checkpoint(out) is None and not (out / RECIPE).is_file():
+        raise RequestError(f"--resume: {out} holds no run that was begun; train without --resume")
     first = load_recipe(TrainRecipe, out / RECIPE, {})
     if first.method == recipe.method:
         first = resolve(first, checkpoint)

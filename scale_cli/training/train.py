@@ -38,7 +38,7 @@ from scale_cli.core.records import (
     write_record,
 )
 from scale_cli.data.beside import Beside
-from scale_cli.data.biographies import read_questions
+from scale_cli.data.biographies import manifest_digest, read_questions
 from scale_cli.data.corpora import Corpus, read_corpora
 from scale_cli.data.examples import DEFAULT_LENGTH, Examples, load_examples
 from scale_cli.evaluation.bios import BiographyAccuracy
@@ -58,7 +58,8 @@ from scale_cli.training.request import (
     check_same_inputs,
     eval_folder,
 )
-from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep, checkpoints, last_checkpoint
+from scale_cli.training.resume import checkpoints, damaged_checkpoints, last_checkpoint
+from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def train(
     """Train a checkpoint by the recipe and write the run folder `out`.
 
     source: a model folder, a run folder or a hub id; with `recipe.from_scratch` only its config is used.
-    resume: continue from the last checkpoint in `out`, written by an interrupted run with the same source and recipe.
+    resume: continue from the last whole checkpoint in `out`, written by an interrupted run with the same source and
+        recipe. A run that was interrupted before its first checkpoint begins anew.
     revision: branch, tag or commit of a hub id. A resumed run uses the commit that it started with.
     progress: called with (step, steps) after each step.
     reading: called with the number of tokens of each batch of texts that is tokenised.
@@ -142,7 +144,7 @@ def _train(
 ) -> TrainResult:
     """The run of a request that has been checked, in a folder that this process holds."""
     method = METHODS[recipe.method]
-    resume_from = last_checkpoint(out) if resume else None
+    resume_from = _resume_from(out, arguments, say) if resume else None
     corpora = _corpora(recipe, say)
     forget_peak_memory()
     set_seed(recipe.seed)
@@ -240,6 +242,17 @@ def _train(
         if stop.asked:
             raise KeyboardInterrupt
     return result
+
+
+def _resume_from(out: Path, arguments: TrainingArguments, say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint, None to begin anew. Damaged ones after it are named and removed: the run writes them
+    again."""
+    last, damaged = last_checkpoint(out), damaged_checkpoints(out)
+    PartialState().wait_for_everyone()  # before the first process changes the folder
+    for checkpoint, file in damaged.items() if arguments.process_index == 0 else ():
+        say(f"{checkpoint} is damaged in {file}; resuming from {last or 'the beginning'}")
+        shutil.rmtree(checkpoint)
+    return last
 
 
 def _batches(examples: Examples, recipe: TrainRecipe) -> int:
@@ -402,4 +415,4 @@ def _write_card(checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
 
 def _data_fingerprint(source: Path) -> str:
     """The sha256 of a file, or of a gen-bios folder's manifest, which contains the sha256 of its files."""
-    return sha256_file(source / "manifest.json" if source.is_dir() else source)
+    return manifest_digest(source) if source.is_dir() else sha256_file(source)

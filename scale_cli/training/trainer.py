@@ -23,6 +23,7 @@ from scale_cli.methods import Method, Step
 from scale_cli.methods.step import labelled_positions, step_arguments
 from scale_cli.training.choice import Choice
 from scale_cli.training.rehearsal import Rehearsal
+from scale_cli.training.resume import checkpoints, drop_lines_after, last_checkpoint, seal, step_of
 
 Measure = Callable[[Any, bool], dict[str, float]]
 """A measurement during training: (model, whether it is the last one) -> values by name."""
@@ -138,6 +139,9 @@ class PartTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_finite()
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every process writes a file
+        if self.args.should_save:
+            seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.args.should_save:  # since transformers 5.24 every process calls this
@@ -194,8 +198,8 @@ class MetricsWriter(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero:
-            drop_lines_after(self.file, state.global_step)
+        if state.is_world_process_zero:  # lines of a run without a checkpoint are written anew, that of step 0 too
+            drop_lines_after(self.file, state.global_step or -1)
         self.choice.resume(state.global_step, self.file, writes=state.is_world_process_zero)
         if state.global_step == 0:
             self._measure(state, control, kwargs["model"])
@@ -275,36 +279,3 @@ class StopAtStep(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.asked and not control.should_training_stop:  # after the last step the run ends anyway
             control.should_training_stop = control.should_save = True
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, None if there is none."""
-    return max(filter(_is_complete, checkpoints(folder)), key=step_of, default=None)
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether the file that the library writes last is there and whole."""
-    try:
-        read_json(checkpoint / "trainer_state.json")
-    except RequestError:
-        return False
-    return True
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of an unfinished run, also incomplete ones."""
-    return [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
-
-
-def step_of(checkpoint: Path | None) -> int:
-    """The step at which a checkpoint was written, 0 for none."""
-    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
-
-
-def drop_lines_after(file: Path, step: int) -> None:
-    """Keep the lines of `metrics.jsonl` up to `step`. A run that resumes there writes the later ones again."""
-    if not file.exists():
-        return
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = [line for line in lines if line.endswith("\n")]
-    write_text(file, "".join(line for line in complete if json.loads(line)["step"] <= step))

@@ -85,6 +85,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "pickled weights": (as_bin, "pytorch_model.bin and no safetensors"),
     "half the weights": (cut("model.safetensors"), "model.safetensors is damaged"),
     "half a config": (cut("config.json"), "config.json is damaged"),
+    "half a tokenizer": (cut("tokenizer.json"), "tokenizer.json is damaged"),
 }
 
 

@@ -208,7 +208,7 @@ BAD = {
     ),
     "nothing to resume": (
         ["train", "{base}", "{out}", "--data", "{data}", "--resume"],
-        "out has no checkpoint to resume from; train without --resume",
+        "out holds no run that was begun; train without --resume",
     ),
 }
 

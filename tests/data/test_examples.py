@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pyarrow import parquet
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
@@ -35,6 +37,7 @@ from scale_cli.data.options import Packing
 from scale_cli.data.packing import Windows, interleave
 from scale_cli.data.sources import READ
 from scale_cli.data.tokens import tokenise
+from scale_cli.evaluation.bios import BiographyJob
 from scale_cli.training import TrainRecipe
 from tests.data.chunks import group_of, packed_plainly, random_documents
 from tests.runs import World
@@ -183,6 +186,18 @@ def test_the_examples_of_a_recipe(world: World) -> None:
     assert all_of(texts).tolist() == packed_plainly(documents, 16, [0, 0])[:12]
     assert (texts.fingerprints, texts.empty_texts) == (questions.fingerprints, 0)
     assert load_examples(world.recipe("fft", objective="lm"), world.tokenizer)[0]["input_ids"].shape == (512,)
+
+
+def test_an_edited_file_of_a_gen_bios_folder_is_refused(world: World, tmp_path: Path) -> None:
+    """In training, and where it is measured."""
+    folder = shutil.copytree(world.data, tmp_path / "data")
+    file = folder / "questions.parquet"
+    parquet.write_table(parquet.read_table(file).slice(6), file)
+    message = r"questions\.parquet is not the file that scale gen-bios wrote; make .* again"
+    with pytest.raises(RequestError, match=message):
+        load_examples(world.recipe("fft", data=(str(folder),)), world.tokenizer)
+    with pytest.raises(RequestError, match=message):
+        BiographyJob(folder)
 
 
 @pytest.fixture

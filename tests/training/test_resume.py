@@ -18,8 +18,9 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import changed
 from scale_cli.core.records import read_record
 from scale_cli.training import TrainRecipe
+from scale_cli.training.resume import SEAL, drop_lines_after, last_checkpoint, step_of
 from scale_cli.training.train import train
-from scale_cli.training.trainer import StopAtStep, drop_lines_after, last_checkpoint, step_of
+from scale_cli.training.trainer import StopAtStep
 from tests.runs import World, lines, progress_that, reload, run, same_tensors, tree
 
 STEPS = 8
@@ -172,12 +173,13 @@ def test_seconds_are_counted_over_all_parts(world: World, tmp_path: Path, monkey
         train(source, out, recipe, progress=progress_that(crash, at=3))
     file = out / "checkpoint-2" / "carried.json"
     file.write_text(file.read_text(encoding="utf-8").replace('"seconds": ', '"seconds": 100'), encoding="utf-8")
+    (out / "checkpoint-2" / SEAL).unlink()
     assert train(source, out, recipe, resume=True).seconds > 1000
 
 
 def test_resuming_needs_a_checkpoint_and_the_same_recipe(world: World, tmp_path: Path) -> None:
     source, recipe, out = world.source("fft"), world.recipe("fft"), tmp_path / "run"
-    with pytest.raises(RequestError, match=r"^--resume: .*run has no checkpoint to resume from; train without"):
+    with pytest.raises(RequestError, match=r"^--resume: .*run holds no run that was begun; train without"):
         train(source, out, recipe, resume=True)
     assert not out.exists()
     with pytest.raises(KeyboardInterrupt):
@@ -232,6 +234,49 @@ def test_lines_after_a_step_are_dropped(tmp_path: Path) -> None:
     file.write_text('{"step": 0}\n{"step": 2, "a": 1}\n{"step": 3}\n{"step": 4}\n{"step": 3, "b', encoding="utf-8")
     drop_lines_after(file, 3)
     assert file.read_text(encoding="utf-8") == '{"step": 0}\n{"step": 2, "a": 1}\n{"step": 3}\n'
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "trained.safetensors": lambda file: file.write_bytes(file.read_bytes()[:-1] + b"x"),
+    "optimizer.pt": lambda file: file.unlink(),
+    "scheduler.pt": lambda file: file.write_bytes(file.read_bytes()[:50]),
+    "carried.json": lambda file: file.write_bytes(b""),
+    "trained.json": lambda file: file.write_text("{}"),
+    "rng_state.pth": lambda file: file.write_bytes(b"no"),
+    "files.json": lambda file: file.write_text("{"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    name: str, world: World, tmp_path: Path, never_killed: NeverKilled
+) -> None:
+    source, out = world.source("lora", "llama"), tmp_path / "run"
+    told: list[str] = []
+    recipe = recipe_of(world, "lora", save_steps=2)
+    with pytest.raises(Crash):
+        train(source, out, recipe, progress=progress_that(crash, at=5))
+    DAMAGES[name](out / "checkpoint-4" / name)
+    train(source, out, recipe, resume=True, say=told.append)
+    assert told == [f"{out / 'checkpoint-4'} is damaged in {name}; resuming from {out / 'checkpoint-2'}"]
+    assert without(outcome(out), "recipe.yaml") == without(never_killed(recipe, source), "recipe.yaml")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_run_without_a_whole_checkpoint_begins_anew(
+    whole: bool, world: World, tmp_path: Path, never_killed: NeverKilled
+) -> None:
+    source, out = world.source("lora", "llama"), tmp_path / "run"
+    told: list[str] = []
+    recipe = recipe_of(world, "lora", save_steps=4)
+    with pytest.raises(Crash):
+        train(source, out, recipe, progress=progress_that(crash, at=5 if whole else 3))
+    if whole:
+        (out / "checkpoint-4" / "optimizer.pt").unlink()
+    train(source, out, recipe, resume=True, say=told.append)
+    damaged = f"{out / 'checkpoint-4'} is damaged in optimizer.pt; resuming from the beginning"
+    assert told == [damaged] * whole
+    assert without(outcome(out), "recipe.yaml") == without(never_killed(recipe, source), "recipe.yaml")
 
 
 def test_the_last_whole_checkpoint(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 
 from scale_cli.core.errors import RequestError
 from scale_cli.methods import METHODS
+from scale_cli.training.resume import last_checkpoint
 from scale_cli.training.train import train
-from scale_cli.training.trainer import last_checkpoint
 from tests.runs import World, lines, progress_that, reload
 
 STEPS = 8
