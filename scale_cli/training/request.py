@@ -115,12 +115,12 @@ def resolve(recipe: TrainRecipe, checkpoint: Checkpoint) -> TrainRecipe:
         rehearse_weight=None if recipe.rehearse is None else recipe.rehearsal_weight,
         options=METHODS[recipe.method].resolve(recipe.options, config_of(checkpoint)),
         precision="bfloat16" if bfloat16 else "float32",
-        seq_length=recipe.seq_length or (_default_length(checkpoint) if recipe.objective == "lm" else None),
+        seq_length=recipe.seq_length or (default_length(checkpoint) if recipe.objective == "lm" else None),
         eval_bios=eval_folder(recipe) if recipe.eval_people else recipe.eval_bios,
     )
 
 
-def _default_length(checkpoint: Checkpoint) -> int:
+def default_length(checkpoint: Checkpoint) -> int:
     """The default length of sequences of text: `DEFAULT_LENGTH`, or the model's context if that is shorter."""
     return min(DEFAULT_LENGTH, context_of(config_of(checkpoint)) or DEFAULT_LENGTH)
 

@@ -40,7 +40,7 @@ from scale_cli.core.records import (
 from scale_cli.data.beside import Beside
 from scale_cli.data.biographies import manifest_digest, read_questions
 from scale_cli.data.corpora import Corpus, read_corpora
-from scale_cli.data.examples import DEFAULT_LENGTH, Examples, load_examples
+from scale_cli.data.examples import Examples, load_examples
 from scale_cli.evaluation.bios import BiographyAccuracy
 from scale_cli.evaluation.perplexity import TextPerplexity
 from scale_cli.methods import METHODS, ExtraData, Request
@@ -56,6 +56,7 @@ from scale_cli.training.request import (
     check_out,
     check_request,
     check_same_inputs,
+    default_length,
     eval_folder,
 )
 from scale_cli.training.resume import checkpoints, damaged_checkpoints, last_checkpoint
@@ -155,7 +156,7 @@ def _train(
     base = base_fingerprint(checkpoint, from_scratch=recipe.from_scratch)
     if resume_from is not None:
         check_same_inputs(resume_from, out, checkpoint, base, examples)
-    measures = _measures(recipe, tokenizer, corpora)
+    measures = _measures(recipe, tokenizer, corpora, recipe.seq_length or default_length(checkpoint))
     model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
     model = method.apply(model, recipe.options, checkpoint.new_layers)
     extra = method.extra_data(Request(recipe, recipe.options, tokenizer, model, arguments.world_size, reading))
@@ -317,18 +318,17 @@ def _corpora(recipe: TrainRecipe, say: Callable[[str], None]) -> list[Corpus]:
 
 
 def _measures(
-    recipe: TrainRecipe, tokenizer: Any, corpora: Sequence[Corpus]
+    recipe: TrainRecipe, tokenizer: Any, corpora: Sequence[Corpus], length: int
 ) -> list[Callable[[Any, bool], list[Measurement]]]:
     """The measurements during training: functions (model, whether it is the last measurement) -> measurements.
 
-    Perplexity uses the training's batch size, so it needs no more memory than a step.
+    length: tokens per window of perplexity. It uses the training's batch size, so it needs no more memory than a step.
     """
     measures: list[Callable[[Any, bool], list[Measurement]]] = []
     for name, people in map(parse_eval_people, recipe.eval_people):
         questions = read_questions(eval_folder(recipe), people)
         measures.append(_accuracy(BiographyAccuracy(questions, tokenizer, task=name)))
     for corpus in corpora:
-        length = recipe.seq_length or DEFAULT_LENGTH
         text = TextPerplexity(
             corpus, tokenizer, length=length, stride=length, packing="concat", lead="bos" if recipe.bos else "auto"
         )

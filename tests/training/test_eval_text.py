@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,21 @@ def by_scale_eval(checkpoint: str, texts: dict[str, Path]) -> dict[str, float]:
     corpora = read_corpora([f"{name}={texts[name]}" for name in ("english", "korean")], limit=4)
     (result,) = evaluate([f"x={checkpoint}"], [PerplexityJob(corpus, WindowOptions(24)) for corpus in corpora])
     return {f"{m.task.partition(':')[2]}/{m.metric}": m.value for m in result.measurements}
+
+
+def test_beside_questions_windows_are_as_long_as_the_context(
+    world: World, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    source, out = str(shutil.copytree(world.checkpoint("llama"), tmp_path / "base")), tmp_path / "run"
+    config = json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8")) | {
+        "max_position_embeddings": 48
+    }
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    train(source, out, world.recipe("fft", steps=1, eval_text=(f"korean={texts['korean']}",)))
+    (corpus,) = read_corpora([f"korean={texts['korean']}"])
+    (result,) = evaluate([f"x={source}"], [PerplexityJob(corpus, WindowOptions())])
+    for m in result.measurements:
+        assert lines(out)[0][f"korean/{m.metric}"] == pytest.approx(m.value, rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["fft", "lora", "scale-route"])
