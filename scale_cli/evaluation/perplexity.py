@@ -93,7 +93,8 @@ class PerplexityJob:
         if subject.has_both and any(target.router or subject.under(target).router for target in targets):
             routers = {target.label: subject.under(target).router for target in targets}
             read = {label: router for label, router in routers.items() if is_reading(router)}
-            together = sums_by_router(model, text.windows, rows, list(read.values()), advance) if read else []
+            fewer = subject.batch_size or max(1, rows // 2)  # as two logits exist per position
+            together = sums_by_router(model, text.windows, fewer, list(read.values()), advance) if read else []
             sums = dict(zip(read, together, strict=True))
         for target in targets:
             if target.label not in sums:
