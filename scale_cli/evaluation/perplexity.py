@@ -89,18 +89,19 @@ class PerplexityJob:
             lead=self.options.lead,
         )
         rows = subject.batch_size or rows_for(model, length)
-        sums: dict[str, Sums] = {}
+        fewer = subject.batch_size or max(1, rows // 2)  # where two logits exist per position
+        sums: dict[str, tuple[Sums, int]] = {}
         if subject.has_both and any(target.router or subject.under(target).router for target in targets):
             routers = {target.label: subject.under(target).router for target in targets}
             read = {label: router for label, router in routers.items() if is_reading(router)}
-            fewer = subject.batch_size or max(1, rows // 2)  # as two logits exist per position
             together = sums_by_router(model, text.windows, fewer, list(read.values()), advance) if read else []
-            sums = dict(zip(read, together, strict=True))
+            sums = {label: (each, fewer) for label, each in zip(read, together, strict=True)}
         for target in targets:
             if target.label not in sums:
-                sums[target.label] = document_sums(subject.under(target).model, text.windows, rows, advance)
+                alone = document_sums(subject.under(target).model, text.windows, rows, advance)
+                sums[target.label] = alone, rows
         seconds = time.perf_counter() - begun
-        return [self._outcome(subject.under(target), text, sums[target.label], rows, seconds) for target in targets]
+        return [self._outcome(subject.under(target), text, *sums[target.label], seconds) for target in targets]
 
     def measure(self, subject: Subject) -> tuple[Sequence[Measurement], Items]:
         """Perplexity per token, bits per byte and bits per character, with standard errors, and the documents' scores.
