@@ -50,6 +50,7 @@ STAGES = {
     "elsewhere.md": ("wide", "out"),
     "evaluation.md": ("runs", "out", "run", "smollm2", "english-offline", "korean-offline"),
     "extending.md": ("smollm2",),
+    "kept.md": ("smollm2", "old.jsonl", "new.jsonl"),
     "reports.md": ("benchmarks",),
 }
 """What a page finds in its folder: the output of other pages, by file or folder of the fixture `stage`."""
@@ -59,6 +60,7 @@ SMALL = {
     "--layers": "5",
     "--batch-size": "2",
     "--people": "100:104",
+    "--rehearse-tokens": "1024",
     "--eval-people": "task0=50:51,task1=100:101",
 }
 """Values that replace those of the page; the bases have four layers."""
