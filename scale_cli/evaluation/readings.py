@@ -90,7 +90,7 @@ def sums_by_router(
 
 
 def token_logs(z: Tensor, z_adapted: Tensor, following: Tensor, routers: Sequence[Router]) -> dict[Any, Tensor]:
-    """The log-probability of the token after each position, (B, T) each, in float32 or better.
+    """The log-probability of the token after each position, (B, T) each, computed in float32 or better, as float64.
 
     z, z_adapted: the logits of the base and of the adapted model, (B, T, vocabulary). following: those tokens, (B, T).
     Returns the base's under "base", the adapted model's under None, and that of interpolated logits under each weight.
@@ -106,7 +106,7 @@ def token_logs(z: Tensor, z_adapted: Tensor, following: Tensor, routers: Sequenc
             logits = torch.lerp(base, adapted, name) if logits is None else logits
             own = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
             parts.setdefault(name, []).append(own - logits.logsumexp(-1))
-    return {name: torch.cat(part).view_as(following) for name, part in parts.items()}
+    return {name: torch.cat(part).view_as(following).double() for name, part in parts.items()}
 
 
 def combined(router: Router, logs: Mapping[Any, Tensor]) -> tuple[Tensor, Tensor | None]:
