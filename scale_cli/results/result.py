@@ -26,6 +26,8 @@ KIND = "evaluation"
 FILE, BENCH_FILE = "result.json", "results.json"
 PLACES = ("tokens_cache",)
 """Options of a training that name a place and do not affect its outcome."""
+SAMPLED = "self"
+"""The name of data that the base samples, which follow from the base, the recipe and the seed."""
 SEED_WORD = re.compile(r"[\W_]*seed[\W_]*\d+[\W_]*", re.IGNORECASE)
 
 
@@ -85,18 +87,19 @@ class CheckpointInfo:
         """
         if self.recipe is None or self.base is None or self.data is None:
             return None
-        sources = sorted(self.data, key=len, reverse=True)  # a path before its own prefixes
+        data = {source: digest for source, digest in self.data.items() if source != SAMPLED}
+        sources = sorted(data, key=len, reverse=True)  # a path before its own prefixes
 
         def with_fingerprints(value: Any) -> Any:
             if isinstance(value, str):
                 source = next((source for source in sources if source in value), None)
-                return value if source is None else value.replace(source, self.data[source])  # type: ignore[index]
+                return value if source is None else value.replace(source, data[source])
             return [with_fingerprints(part) for part in value] if isinstance(value, list | tuple) else value
 
         recipe = {
             name: with_fingerprints(value) for name, value in self.recipe.items() if name not in ("seed", *PLACES)
         }
-        parts = [self.kind, self.method, recipe, self.base, sorted(self.data.values())]
+        parts = [self.kind, self.method, recipe, self.base, sorted(data.values())]
         return digest(parts if self.router is None else [*parts, self.router])
 
 

@@ -274,6 +274,18 @@ class TestRepetitions:
         assert repetitions(same) == [[0], [1]]
 
 
+def test_text_that_the_base_sampled_does_not_part_repetitions() -> None:
+    """It differs between seeds as the base does. Old text of the user's does."""
+
+    def identity(seed: int, rehearse: str) -> str | None:
+        data = {"text.jsonl": "d" * 64, rehearse: f"{seed}" * 64}
+        made = result("run", "fft", [], seed=seed, data=data, options={"rehearse": f"{rehearse}:0.1"})
+        return made.checkpoint.identity
+
+    assert identity(0, "self") == identity(1, "self") is not None
+    assert identity(0, "old.jsonl") != identity(1, "old.jsonl")
+
+
 def test_the_seed_of_a_label_is_not_part_of_its_name() -> None:
     labels = {"seed-0-fft": ("fft", 0), "fft (seed 12)": ("fft", 12), "seed_3": ("seed_3", 3), "fft": ("fft", None)}
     for label, wanted in labels.items():
