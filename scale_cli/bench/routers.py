@@ -113,7 +113,7 @@ def frontier_panels(
             known = [point for point in points if point is not None]
             if len(known) > 1:
                 series[label] = {"mean": known}
-        panels.append(Panel(curve.title, x, unit, percent, series))
+        panels.append(Panel(curve.title, x, unit, percent, series, in_order=True))
     return tuple(panel for panel in panels if panel.series)
 
 

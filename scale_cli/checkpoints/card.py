@@ -105,7 +105,8 @@ def _shown(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def _chosen(record: dict[str, Any]) -> dict[str, int]:
     """The steps of a run that ended early or kept an earlier step than the last. Older records have no choice."""
-    planned, done = record["recipe"]["steps"], record["steps"]
+    planned = record["recipe"].get("steps")
+    done = record.get("steps", planned)
     kept = record.get("kept_step", done)
     return ({"steps_done": done} if done != planned else {}) | ({"kept_step": kept} if kept != done else {})
 

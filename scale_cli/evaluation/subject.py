@@ -27,8 +27,8 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.files import read_json
 from scale_cli.core.records import digest, read_record
 from scale_cli.evaluation.base import BasePlan, plan_base
+from scale_cli.evaluation.pair import Pair
 from scale_cli.model import ScaleForCausalLM
-from scale_cli.model.pair import Pair
 from scale_cli.results.result import CheckpointInfo
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -56,6 +56,7 @@ class Panel:
 
     title: name of the quantity. x, unit: labels of the axes. percent: values are shares, shown in percent.
     series: {label: {seed: [(x, value), ...]}}, values in the metric's own unit.
+    in_order: a line connects the points in their order, not by x, as along the curve of a parameter.
     """
 
     title: str
@@ -63,6 +64,7 @@ class Panel:
     unit: str
     percent: bool
     series: Mapping[str, Runs]
+    in_order: bool = False
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Panel:
@@ -72,7 +74,8 @@ class Panel:
             for label, runs in entry["series"].items()
         }
         title, x, unit = (str(entry[name]) for name in ("title", "x", "unit"))
-        return cls(title, x, unit, bool(entry.get("percent", False)), series)
+        percent, in_order = (bool(entry.get(name, False)) for name in ("percent", "in_order"))
+        return cls(title, x, unit, percent, series, in_order)
 
     @property
     def texts(self) -> list[str]:
@@ -86,7 +89,9 @@ class Panel:
         The index holds the x that every seed has; a label without any is left out.
         """
         frames = {label: pd.DataFrame({s: dict(run) for s, run in runs.items()}) for label, runs in self.series.items()}
-        shown = {label: frame.sort_index().dropna() * (100 if self.percent else 1) for label, frame in frames.items()}
+        if not self.in_order:
+            frames = {label: frame.sort_index() for label, frame in frames.items()}
+        shown = {label: frame.dropna() * (100 if self.percent else 1) for label, frame in frames.items()}
         return {label: frame.agg(["mean", "std"], axis=1) for label, frame in shown.items() if len(frame)}
 
 

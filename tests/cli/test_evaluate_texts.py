@@ -118,8 +118,8 @@ def test_a_second_call_measures_what_is_missing(run_cli: RunCli, world: World, e
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--drift"], "--drift: BASE is a whole model without its base in it; name the checkpoint to compare it with"),
-        (["--base", "BASE"], "--base BASE: only --drift compares with a base; add --drift"),
+        (["--drift"], "--drift: BASE is a whole model without its base in it; name the base: --base"),
+        (["--base", "BASE"], "--base BASE: only --drift and --router need a base; add one of them"),
         (["--perplexity-stride", "9"], "--perplexity-stride 9: there is no text to read; add --perplexity NAME=SOURCE"),
         (["--drift", "--base", "/none"], "/none: no such folder; give a checkpoint's folder or a hub id like org/name"),
         (["--drift", "--base", "BASE", "--drift-tokens", "0"], "--drift-tokens 0: at least 1"),

@@ -20,11 +20,11 @@ from scale_cli.data.windows import WindowOptions
 from scale_cli.evaluation.bios import BiographyJob
 from scale_cli.evaluation.evaluate import Job, evaluate
 from scale_cli.evaluation.harness import find_tasks
+from scale_cli.evaluation.pair import Pair
 from scale_cli.evaluation.perplexity import PerplexityJob, TextPerplexity, document_sums
 from scale_cli.evaluation.readings import most_lost_bound, sums_by_router
 from scale_cli.evaluation.subject import load, targets
 from scale_cli.model.mixture import read
-from scale_cli.model.pair import Pair
 from scale_cli.results.result import Result
 from tests.helpers import probe, tiny_base, widened
 from tests.runs import Run, World

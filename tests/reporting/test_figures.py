@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from matplotlib import font_manager, image
 from matplotlib.transforms import Bbox
 
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import to_json
 from scale_cli.methods import METHODS
 from scale_cli.reporting import figures, style
 from scale_cli.reporting.ablation import ablation
@@ -108,6 +110,14 @@ def test_the_mean_of_seeds_is_drawn_and_their_spread(drawn: Callable[..., Any]) 
     bands = [np.ptp(band.get_paths()[0].vertices, axis=0).tolist() for band in axis.collections]
     assert bands == [pytest.approx([10, 75 + spread - 25])]  # of two seeds only
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fft", "fft@0.1"]
+
+
+def test_a_curve_of_a_parameter_keeps_its_order() -> None:
+    points = {"fft": {"mean": [(3.0, 1.0), (1.0, 2.0), (2.0, 0.5)]}}
+    for in_order, xs in ((True, [3, 1, 2]), (False, [1, 2, 3])):
+        panel = Panel("Average", "kept", "learnt", False, points, in_order=in_order)
+        assert panel.lines["fft"].index.to_list() == xs
+        assert Panel.read(json.loads(to_json(panel))) == panel
 
 
 def test_routers_of_one_checkpoint_are_curves(drawn: Callable[..., Any], tmp_path: Path) -> None:

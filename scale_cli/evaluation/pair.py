@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
-from .configuration_scale import checked_router
-from .mixture import read, valid_tokens
-from .outputs import ScaleOutput
+from scale_cli.model.configuration_scale import checked_router
+from scale_cli.model.mixture import read, valid_tokens
+from scale_cli.model.outputs import ScaleOutput
 
 
 class Pair(PreTrainedModel, GenerationMixin):
