@@ -43,9 +43,9 @@ def place_of(name: str, label: str, result: Result, layers: int) -> Place | None
     """
     recipe, method = result.checkpoint.recipe or {}, result.checkpoint.method or ""
     if (router := result.checkpoint.router) is not None:
-        return (
-            Place("mixture, by its share", float(router.split(":")[1]), "scale-adapt") if name == "threshold" else None
-        )
+        if name != "threshold":
+            return None
+        return Place("mixture, by its share", float(router.split(":")[1]), "scale-adapt")
     if name == "layers":
         preserved = layers if METHODS[method].keeps_base else recipe["preserve_layers"]
         return Place("L_fp", 100 * preserved / layers, "scale-adapt")

@@ -13,6 +13,7 @@ A run is a folder of stages. A stage's folder is complete or does not exist, so 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,8 +215,8 @@ def _run_stages(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], pr
             source = source_of(recipe, label, task0, folder)
             train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
         runs = {label: folder / label for label in recipe.methods}
-        jobs = recipe.jobs(data), recipe.jobs(data, exact=False)
-        measure_rows(recipe, runs, task0, folder, jobs=jobs[0], frontier_jobs=jobs[1], progress=progress)
+        exact, first_tokens = (functools.partial(recipe.jobs, data, exact=exact) for exact in (True, False))
+        measure_rows(recipe, runs, task0, folder, jobs=exact, frontier_jobs=first_tokens, progress=progress)
 
 
 def _check_model(recipe: BiosRecipe) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scale_cli.bench.routers import PANELS, Summary, frontier_panels, routed_results
+from scale_cli.bench.routers import Summary, frontier_panels, routed_results, split_panels
 from scale_cli.bench.stages import FREE, BenchRecipe, BenchResult, curves, finished_lines, label_of, metric_lines
 from scale_cli.core.files import plain, write_text
 from scale_cli.core.records import digest, read_record
@@ -212,7 +212,6 @@ def write(result: BenchResult) -> None:
     title = f"Biography benchmark, {result.recipe.preset}"
     write_text(result.out / "table.md", markdown(sheet(result.results, title=title, best=BEST["markdown"])))
     table = build_table(result.results, result.groups, seeds=True)
-    frontier = [panel for panel in result.panels if panel.title in PANELS]
-    for name, panels in {"curves": [p for p in result.panels if p not in frontier], "frontier": frontier}.items():
+    for name, panels in zip(("curves", "frontier"), split_panels(result.panels), strict=True):
         if panels:
             curve_figure(panels, styles_of(table, panels), result.out / f"{name}.png")

@@ -297,8 +297,15 @@ def _run_stages(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None
                 drift=row == label and (recipe.drift or METHODS[trained.method].keeps_base),
             )
         runs = {label: folder / label for label in recipe.methods if recipe.trained_by(label) == label}
-        texts, suites = _text_jobs(recipe, out), _suite_jobs(recipe)
-        measure_rows(recipe, runs, recipe.base, folder, jobs=texts + suites, frontier_jobs=texts, progress=progress)
+        measure_rows(
+            recipe,
+            runs,
+            recipe.base,
+            folder,
+            jobs=lambda: _text_jobs(recipe, out) + _suite_jobs(recipe),
+            frontier_jobs=lambda: _text_jobs(recipe, out),
+            progress=progress,
+        )
 
 
 def _reroute(run: Path, out: Path, recipe: TrainRecipe) -> None:

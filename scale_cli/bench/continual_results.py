@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scale_cli.bench.routers import PANELS, frontier_panels, routed_results
+from scale_cli.bench.routers import frontier_panels, routed_results, split_panels
 from scale_cli.bench.stages import BenchResult, curves, finished_lines, label_of
 from scale_cli.core.files import write_text
 from scale_cli.core.records import read_record
@@ -237,9 +237,7 @@ def write(result: BenchResult) -> None:
             if trade_off(table):
                 frontier_figure(table, *_files(result.out, name))
             if name == "frontier":
-                routed = [panel for panel in result.panels if panel.title in PANELS]
-                trained = [panel for panel in result.panels if panel not in routed]
-                for file, panels in {"curves": trained, "frontier-routers": routed}.items():
+                for file, panels in zip(("curves", "frontier-routers"), split_panels(result.panels), strict=True):
                     if panels:
                         curve_figure(panels, styles_of(table, panels), *_files(result.out, file))
 

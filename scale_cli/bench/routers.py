@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scale_cli.bench.stages import BenchRecipe, label_of, processes
+from scale_cli.checkpoints.router import label_under
 from scale_cli.reporting.curves import ROUTER_CURVES, Panel, router_curve
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result, read_result
@@ -36,20 +37,21 @@ def measure_rows(
     base: str,
     out: Path,
     *,
-    jobs: Sequence[Any],
-    frontier_jobs: Sequence[Any],
+    jobs: Callable[[], Sequence[Any]],
+    frontier_jobs: Callable[[], Sequence[Any]],
     progress: Callable[..., AbstractContextManager[Callable[..., None]]],
 ) -> None:
     """Measure trained rows under the recipe's routers, and on the frontier if the recipe asks for it.
 
     runs: folders by label. base: the checkpoint that all of them were trained from. out: folder of the seed.
-    jobs, frontier_jobs: `Job`s. Measurements that are in `out` already are not repeated.
+    jobs, frontier_jobs: make the `Job`s, called only if there is something to measure. Measurements that are in `out`
+        already are not repeated.
     """
     from scale_cli.checkpoints import router
     from scale_cli.evaluation.evaluate import evaluate
 
-    wanted = [(ROUTED, recipe.routers, jobs)] if recipe.routers else []
-    wanted += [(FRONTIER, router.FRONTIER, frontier_jobs)] if recipe.frontier else []
+    wanted = [(ROUTED, recipe.routers, jobs())] if recipe.routers else []
+    wanted += [(FRONTIER, router.FRONTIER, frontier_jobs())] if recipe.frontier else []
     for folder, routers, own_jobs in wanted:
         for label, run in runs.items():
             evaluate(
@@ -73,7 +75,7 @@ def routed_results(
     benchmark of a measurement's task.
     """
     for router in recipe.routers:
-        measured = read_result(out / ROUTED / _folder(label, router))
+        measured = read_result(out / ROUTED / label_under(label, router))
         if measured is not None:
             info = replace(
                 row.checkpoint,
@@ -121,7 +123,7 @@ def _mean(recipe: BenchRecipe, out: Path, label: str, router: str, summary: Summ
     """The mean over all seeds, None if one is missing."""
     points = []
     for seed in recipe.seeds:
-        result = read_result(out / f"seed-{seed}" / FRONTIER / _folder(label, router))
+        result = read_result(out / f"seed-{seed}" / FRONTIER / label_under(label, router))
         point = None if result is None else summary(result)
         if point is None:
             return None
@@ -129,6 +131,7 @@ def _mean(recipe: BenchRecipe, out: Path, label: str, router: str, summary: Summ
     return sum(p[0] for p in points) / len(points), sum(p[1] for p in points) / len(points)
 
 
-def _folder(label: str, router: str) -> str:
-    """The folder of a result: the label that `evaluate` gives it."""
-    return f"{label}-{router.replace(':', '-')}"
+def split_panels(panels: Sequence[Panel]) -> tuple[list[Panel], list[Panel]]:
+    """The curves of training, and those of the frontier."""
+    frontier = [panel for panel in panels if panel.title in PANELS]
+    return [panel for panel in panels if panel not in frontier], frontier

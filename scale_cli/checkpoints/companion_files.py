@@ -34,8 +34,7 @@ def check_companions(folder: Path) -> None:
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy these files from the folder `source`. Raises RequestError as `check_companions` does."""
-    check_companions(source)
+    """Copy these files from the folder `source`, which is checked already. RequestError if one cannot be read."""
     for file in companions(source):
         with reading(file):
             content = file.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from scale_cli.checkpoints.load import Checkpoint, skeleton
@@ -31,6 +32,17 @@ def parse_router(text: str) -> dict[str, Any] | None:
     if names is None or not least <= len(values) <= len(names):
         raise RequestError(f"--router {text}: choose {FORMS}")
     return None if kind == "none" else {"kind": kind, **dict(zip(names, values, strict=False))}
+
+
+def router_of(model: Any) -> Mapping[str, Any] | None:
+    """The router of a model, of its own or in its config; None without one."""
+    router: Mapping[str, Any] | None = getattr(model, "router", None)
+    return router or getattr(model.config, "router", None)
+
+
+def label_under(label: str, text: str) -> str:
+    """The label of a checkpoint's result under a router, which is also the name of a folder."""
+    return f"{label}-{text.replace(':', '-')}"
 
 
 def check_router(checkpoint: Checkpoint, text: str) -> None:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scale_cli.data.windows import Windows, sum_over_processes
+from scale_cli.checkpoints.router import router_of
+from scale_cli.data.windows import CHUNK_POSITIONS, Windows, sum_over_processes
 from scale_cli.evaluation.evaluate import Advance
 from scale_cli.model.mixture import follow
 
 Router = Mapping[str, Any] | None
-CHUNK_POSITIONS = 512
-"""Positions per chunk for log-probabilities, which are computed piecewise."""
 
 
 class Sums(NamedTuple):
@@ -42,7 +41,7 @@ def is_reading(router: Router) -> bool:
 @contextlib.contextmanager
 def both_predictions(model: Any) -> Iterator[None]:
     """Take away the router of a model inside the block, so that its logits are those of the adapted model."""
-    before = getattr(model, "router", None) or getattr(model.config, "router", None)
+    before = router_of(model)
     model.set_router(None)
     try:
         yield

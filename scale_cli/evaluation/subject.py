@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from scale_cli.checkpoints.load import (
     lineage,
     load_model,
     load_tokenizer,
+    skeleton,
     stored_dtype,
     trained_dtype,
 )
-from scale_cli.checkpoints.router import check_reading, check_router, parse_router, set_router
+from scale_cli.checkpoints.router import check_reading, label_under, parse_router, router_of, set_router
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import read_json
 from scale_cli.core.records import digest, read_record
@@ -71,8 +72,7 @@ class Subject:
     @property
     def router(self) -> Mapping[str, Any] | None:
         """The model's router, None without one."""
-        router: Mapping[str, Any] | None = getattr(self.model, "router", None)
-        return router or getattr(self.model.config, "router", None)
+        return router_of(self.model)
 
     @property
     def has_both(self) -> bool:
@@ -121,35 +121,34 @@ def targets(
         check(checkpoint, base=False)
         load_tokenizer(checkpoint)
     labels = _labels(pairs)
-    described = []
+    described: list[Target] = []
     for label, checkpoint in zip(labels, checkpoints, strict=True):
         stored = "bfloat16" if device.type == "cuda" else _stored_dtype(checkpoint)
         companions = companions_fingerprint(checkpoint)
         plain = Target(label, checkpoint, fingerprint(checkpoint), dtype or stored, companions)
-        described += [_with_router(plain, text, base) for text in routers] or [plain]
+        described += _under_routers(plain, routers, base) if routers else [plain]
     return described
 
 
-def _with_router(target: Target, text: str, base: str | None) -> Target:
-    """The target under another router than its own, with a label and a fingerprint of its own.
+def _under_routers(target: Target, routers: Sequence[str], base: str | None) -> Iterator[Target]:
+    """The target under each router, with labels and fingerprints of their own.
 
-    base: as in `targets`. Raises RequestError if the checkpoint cannot have the router or its base is unknown.
+    base: as in `targets`. Raises RequestError if the checkpoint cannot have a router or its base is unknown.
     """
-    plan = None
-    identity: dict[str, Any] = {"checkpoint": target.fingerprint, "router": parse_router(text)}
-    if target.checkpoint.kind == "width":
-        check_router(target.checkpoint, text)
-    elif text != "none":
-        check_reading(text, target.checkpoint.source)
-        plan = plan_base(target.checkpoint, base, f"--router {text}")
-        identity["base"] = plan.version
-    return replace(
-        target,
-        label=f"{target.label}-{text.replace(':', '-')}",
-        fingerprint=digest(identity),
-        router=text,
-        base=plan,
-    )
+    checkpoint = target.checkpoint
+    model = skeleton(checkpoint) if checkpoint.kind == "width" else None
+    planned: BasePlan | None = None
+    for text in routers:
+        identity: dict[str, Any] = {"checkpoint": target.fingerprint, "router": parse_router(text)}
+        plan = None
+        if model is not None:
+            set_router(model, text, checkpoint.source)
+        elif text != "none":
+            check_reading(text, checkpoint.source)
+            plan = planned = planned or plan_base(checkpoint, base, f"--router {text}")
+            identity["base"] = plan.version
+        label = label_under(target.label, text)
+        yield replace(target, label=label, fingerprint=digest(identity), router=text, base=plan)
 
 
 def load(target: Target, *, device: torch.device, batch_size: int | None, seed: int) -> Subject:

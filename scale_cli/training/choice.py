@@ -16,6 +16,7 @@ from pathlib import Path
 from scale_cli.core.condition import Condition
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder
+from scale_cli.training.resume import complete_lines
 
 TEXT_METRICS = ("bits_per_byte", "bits_per_character", "perplexity")
 """Metrics of a text, of which lower values are better. The first is the default."""
@@ -146,8 +147,7 @@ class Choice:
 
         writes: this process removes the folders of later steps. Raises RequestError if the best step's folder is lost.
         """
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-        entries = [json.loads(line) for line in lines if line.endswith("\n")]
+        entries = map(json.loads, complete_lines(file) if file.exists() else ())
         self._measured = {
             entry["step"]: entry for entry in entries if entry["step"] <= step and self.rules.names <= entry.keys()
         }

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from scale_cli.core.recipe import fill_variant, option, variant_options
 from scale_cli.data.options import DataOptions, at_least_one, parse_people
 from scale_cli.methods import DEFAULT_METHOD, find_method, method_names, option_classes
+from scale_cli.results.result import SAMPLED
 from scale_cli.training.choice import Rules
 
-SELF = "self"
+SELF = SAMPLED
 """The value of `rehearse` for text that the base samples."""
 
 

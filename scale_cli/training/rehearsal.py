@@ -26,7 +26,7 @@ from scale_cli.core.records import digest
 from scale_cli.data.examples import IGNORED, Examples, RowExamples, load_examples
 from scale_cli.data.options import DataOptions
 from scale_cli.data.sources import FileSource, find_source, split_weight
-from scale_cli.data.windows import context_of
+from scale_cli.data.windows import CHUNK_POSITIONS, context_of
 from scale_cli.evaluation.bios import own_generation
 from scale_cli.methods import METHODS
 from scale_cli.methods.step import halve_frozen
@@ -39,8 +39,6 @@ SHORT_LENGTH = 128
 """Tokens per rehearsed text beside questions, which are shorter than texts."""
 SAMPLED_ROWS = 64
 """Sequences that are sampled at once."""
-CHUNK_POSITIONS = 512
-"""Positions per chunk of the divergence, whose log-probabilities exist one chunk at a time."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-from scale_cli.checkpoints.load import TRAINED_POINTER, Checkpoint, check, config_of, describe
+from scale_cli.checkpoints.companion_files import check_companions
+from scale_cli.checkpoints.load import TRAINED_POINTER, Checkpoint, check, config_of, describe, tokenizer_folder
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import contents, read_json
 from scale_cli.core.recipe import load_recipe, values_of
@@ -61,7 +62,9 @@ def check_request(
         advice = install_extra(missing[0]) if missing[0] in EXTRAS else f"installed: {', '.join(trackers) or 'none'}"
         raise RequestError(f"--report-to {missing[0]}: not installed; {advice}")
     check_out(out, recipe, checkpoint, resume=resume)
-    if not recipe.from_scratch:
+    if recipe.from_scratch:
+        check_companions(tokenizer_folder(checkpoint))
+    else:
         check(checkpoint)
     return checkpoint, recipe
 

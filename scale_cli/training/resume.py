@@ -74,9 +74,13 @@ def drop_lines_after(file: Path, step: int) -> None:
     """Keep the lines of `metrics.jsonl` up to `step`. A run that resumes there writes the later ones again."""
     if not file.exists():
         return
+    write_text(file, "".join(line for line in complete_lines(file) if json.loads(line)["step"] <= step))
+
+
+def complete_lines(file: Path) -> list[str]:
+    """The lines of `metrics.jsonl`, without a last one that a killed process has not finished."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = [line for line in lines if line.endswith("\n")]
-    write_text(file, "".join(line for line in complete if json.loads(line)["step"] <= step))
+    return [line for line in lines if line.endswith("\n")]
 
 
 def _newest_first(folder: Path) -> list[Path]:
