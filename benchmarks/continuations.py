@@ -14,8 +14,8 @@ import typer
 from rich.table import Table
 
 from benchmarks.command import Result, run
+from scale_cli.checkpoints.libraries import quiet_libraries
 from scale_cli.checkpoints.load import companions_fingerprint
-from scale_cli.cli.output import quiet_libraries
 from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.subject import Subject, load, targets
 

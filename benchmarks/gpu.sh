@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Runs everything that needs a GPU and has no record yet, most valuable steps first, within a time budget:
 #
-#     benchmarks/gpu.sh SECONDS [OUT]
+#     benchmarks/gpu.sh SECONDS [OUT] [--tiny]
 #
+# The first steps fit into ten minutes: the tests, a training step of a 1B model, the biographies of 12,000 people with
+# all methods at once, Korean from a base pre-trained from scratch. --tiny runs these four in tiny sizes, also without a
+# GPU, to try the script; its records mean nothing.
 # OUT [runs/gpu] gets records/, logs/ and summary.txt. A step is skipped if its record is in benchmarks/records or
 # OUT/records, if its data is missing, or if it does not fit into the rest of SECONDS. An interrupted benchmark keeps its
 # results and continues when called again with the same OUT. A step that fails does not stop the others.
 #
 #     PYTHON      interpreter with torch, transformers and the other requirements  [python3]
 #     SCALE_DATA  folder of bases and texts  [data]. Nothing is fetched here: run `scale fetch ITEM $SCALE_DATA/ITEM` on
-#                 a machine with a network, for the items smollm2, korean-bills, english-offline and korean-offline. The
-#                 subfolder hub is a Hugging Face cache (its HF_HOME) with the tokenizer of EleutherAI/pythia-160m, for
+#                 a machine with a network, for the items english, english-passages, smollm2, korean-bills,
+#                 english-offline and korean-offline. The subfolder hub is a Hugging Face cache (its HF_HOME) with the tokenizer of EleutherAI/pythia-160m, for
 #                 the paper's biographies
 #     SCALE_RUNS  run folders with their checkpoints, gigabytes  [OUT/runs]
 #
@@ -18,8 +21,14 @@
 # 130 stopped by Ctrl-C or SIGTERM, which the running step receives too.
 set -uo pipefail
 
+given=$*
+tiny=0
+if [[ ${*: -1} == --tiny ]]; then
+    tiny=1
+    set -- "${@:1:$#-1}"
+fi
 if [[ ! ${1-} =~ ^[1-9][0-9]*$ ]] || (($# > 2)); then
-    echo "gpu.sh: ${*:-(nothing)}: give whole seconds and, if wanted, a folder, as in: benchmarks/gpu.sh 1700 runs/gpu" >&2
+    echo "gpu.sh: ${given:-(nothing)}: give whole seconds and, if wanted, a folder, as in: benchmarks/gpu.sh 580 runs/gpu" >&2
     exit 2
 fi
 cd "$(dirname "$0")/.." || exit 1
@@ -122,23 +131,23 @@ bench() {
 : >"$summary"
 row step outcome rc seconds
 tests=$out/made/gpu-tests.made.xml
-step gpu-tests 300 whole "" "$tests" "$python" -m pytest -m gpu -q -p no:cacheprovider --junit-xml="$tests"
-speed speed-train-step-gpu 240 train-step --shape llama-1b
+step gpu-tests 90 whole "" "$tests" "$python" -m pytest -m gpu -q -p no:cacheprovider --junit-xml="$tests"
+shape=llama-1b people=medium scratch=scratch
+((tiny)) && shape=tiny people=benchmarks/tiny/bios.yaml scratch=benchmarks/tiny/korean.yaml
+texts="korean-bills english-offline korean-offline"
+speed speed-train-step-gpu 90 train-step --shape "$shape"
+bench bios-medium-gpu 300 "" bios --preset "$people"
+bench korean-scratch-gpu 200 "english english-passages $texts" korean --preset "$scratch" --fetched "$data"
+if ((tiny)); then
+    ((stopped)) && exit 130
+    exit "$failed"
+fi
 speed speed-memory-gpu 240 memory --shape llama-1b
 speed speed-generate-gpu 180 generate --shape llama-1b
 speed speed-eval-gpu 120 eval --shape llama-1b
-bench bios-small-gpu 900 "" bios --preset small --seeds 0,1,2
-texts="smollm2 korean-bills english-offline korean-offline"
-offline=(
-    --base "$data/smollm2"
-    --train-data "$data/korean-bills/text.jsonl"
-    --text "english=$data/english-offline/text/english.jsonl"
-    --text "korean=$data/korean-offline/text/korean-bills.jsonl"
-)
-suites=(--suite "$data/english-offline" --suite "$data/korean-offline")
-bench korean-small 2400 "$texts" korean --preset small --seeds 0,1,2 "${offline[@]}" "${suites[@]}"
+bench korean-small 2400 "smollm2 $texts" korean --preset small --seeds 0,1,2 --fetched "$data"
 for name in init layers modules where threshold drift; do
-    bench "ablations-$name-small" 1200 "$texts" ablations "$name" --preset small --seeds 0,1,2 "${offline[@]}"
+    bench "ablations-$name-small" 1200 "smollm2 $texts" ablations "$name" --preset small --seeds 0,1,2 --fetched "$data"
 done
 bench bios-paper 200000 hub bios --preset paper
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from benchmarks.claims import STATUSES, Verdict, average, judge, name_of, numbers_of, suites
 from scale_cli.bench.ablations import FIGURES as PAPER_FIGURES
-from scale_cli.bench.continual import from_older
+from scale_cli.bench.continual_recipe import from_older
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import write_text
 from scale_cli.core.records import read_record

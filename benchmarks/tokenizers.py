@@ -23,8 +23,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from benchmarks.command import Result, run
 from scale_cli.checkpoints.companion_files import copy_companions
 from scale_cli.checkpoints.export import export
+from scale_cli.checkpoints.libraries import quiet_libraries
 from scale_cli.checkpoints.load import describe, load_tokenizer
-from scale_cli.cli.output import quiet_libraries, say
+from scale_cli.cli.output import say
 from scale_cli.core.recipe import load_recipe
 from scale_cli.data.tokens import token_ids
 from scale_cli.model.families import FAMILIES

@@ -73,10 +73,13 @@ class Pools:
         pools = ("feminine", "masculine", "middle", "last", "city", "university", "major", "company")
         return {pool: len(getattr(self, pool)) for pool in pools}
 
-    @property
-    def attribute_bits(self) -> float:
-        """Bits of one person's attributes. The company determines the company city, which adds none."""
-        return sum(math.log2(len(values)) for attribute, values in self.values.items() if attribute != "company_city")
+    def attribute_bits(self, *, parts: int = 1) -> float:
+        """Bits of one person's attributes. The company determines the company city, which adds none.
+
+        parts: number of parts of each pool, of which the person has one.
+        """
+        independent = (values for attribute, values in self.values.items() if attribute != "company_city")
+        return sum(math.log2(len(values) // parts) for values in independent)
 
     def name_bits(self, people: int) -> float:
         """Bits per person of the choice of `people` names among all full names: log2(C(names, people)) / people.
@@ -208,15 +211,26 @@ class People:
         return len(self.first)
 
 
-def draw_people(pools: Pools, people: int, seeds: np.random.SeedSequence) -> People:
-    """Draw people with distinct names and independent, uniform attributes. Fewer people are a prefix of more."""
+def draw_people(
+    pools: Pools, people: int, seeds: np.random.SeedSequence, *, split_answers: int | None = None
+) -> People:
+    """Draw people with distinct names and independent, uniform attributes. Fewer people are a prefix of more.
+
+    split_answers: people from this one on have the second half of each pool, those before the first; None: all have
+        whole pools.
+    """
     name_seed, *value_seeds = seeds.spawn(1 + len(ATTRIBUTES))
     names = _draw_distinct(pools.names, people, np.random.default_rng(name_seed))
     values = {
         attribute: np.random.default_rng(seed).integers(len(pool), size=people, dtype=np.int32)
         for (attribute, pool), seed in zip(pools.values.items(), value_seeds, strict=True)
     }
-    values["company_city"] = np.array(pools.company_city, np.int32)[values["company"]]
+    if split_answers is not None:
+        later = np.arange(people) >= split_answers
+        values = {name: _in_half(value, len(pools.values[name]), later) for name, value in values.items()}
+    company_city = np.array(pools.company_city, np.int32)[values["company"]]
+    # The halves have different companies, so that a company still determines its city.
+    values["company_city"] = company_city if split_answers is None else _in_half(company_city, len(pools.city), later)
     bases = np.cumsum([0, *(len(pool) for pool in pools.values.values())])[:-1]
     first, rest = np.divmod(names, len(pools.middle) * len(pools.last))
     middle, last = np.divmod(rest, len(pools.last))
@@ -226,6 +240,12 @@ def draw_people(pools: Pools, people: int, seeds: np.random.SeedSequence) -> Peo
         last=last.astype(np.int32),
         values=(np.stack([values[attribute] for attribute in ATTRIBUTES], axis=1) + bases).astype(np.int32),
     )
+
+
+def _in_half(index: NDArray[np.int32], size: int, later: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Indices into a pool of this size, moved into its first half, or where `later` into its second."""
+    half = size // 2
+    return np.where(later, half + index % (size - half), index % half).astype(np.int32)
 
 
 def _draw_distinct(limit: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ def generate(
     bios: int = 5,
     seed: int = 0,
     locale: str = FROZEN_LOCALE,
+    split_answers: int | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
@@ -38,6 +39,8 @@ def generate(
     people, bios: counts above 0. A smaller set is the beginning of a larger one with the same seed.
     seed: >= 0. The same request gives the same bytes, for any number of workers, with the same package versions.
     locale: en_US uses the frozen pools; others draw their pools from faker. Sentences are always English.
+    split_answers: people from this number on draw their attributes from the second half of each pool, those before from
+        the first half; None: all draw from whole pools.
     workers: number of threads; None takes one per processor.
     progress: called with the number of written people and of all people.
     Returns the manifest, which is also in `out/manifest.json`. On any exception, Ctrl-C included, nothing is left.
@@ -51,10 +54,12 @@ def generate(
         raise DataRequestError(
             f"people {people}: locale {locale} has {pools.names} different full names; choose 1 to {pools.names}"
         )
-    builder = TableBuilder.create(pools, people, bios, seed)
+    if split_answers is not None and not 1 <= split_answers < people:
+        raise DataRequestError(f"split_answers {split_answers}: choose 1 to {people - 1}, a number of people before it")
+    builder = TableBuilder.create(pools, people, bios, seed, split_answers)
     with _new_folder(out) as folder:
         characters = _write_tables(folder, builder, workers or os.cpu_count() or 1, progress)
-        manifest = _describe(folder, pools, builder, characters)
+        manifest = _describe(folder, pools, builder, characters, split_answers)
         (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
         (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8", newline="\n")
     return manifest
@@ -144,11 +149,14 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def _describe(folder: Path, pools: Pools, builder: TableBuilder, characters: int) -> Manifest:
+def _describe(
+    folder: Path, pools: Pools, builder: TableBuilder, characters: int, split_answers: int | None
+) -> Manifest:
     """The manifest of the tables in `folder`."""
     smaller = [f"{pool} {pools.sizes[pool]} of {size}" for pool, size in POOL_SIZES.items() if pools.sizes[pool] < size]
     people, bios = len(builder.people), builder.bios
-    attribute_bits, name_bits = pools.attribute_bits, pools.name_bits(people)
+    attribute_bits = pools.attribute_bits(parts=1 if split_answers is None else 2)
+    name_bits = pools.name_bits(people)
     return Manifest(
         format_version=FORMAT_VERSION,
         generator_version=GENERATOR_VERSION,
@@ -175,6 +183,7 @@ def _describe(folder: Path, pools: Pools, builder: TableBuilder, characters: int
         ),
         versions={"numpy": np.__version__, "pyarrow": pa.__version__},
         files={path.name: _file_record(path) for path in sorted(folder.glob("*.parquet"))},
+        split_answers=split_answers,
     )
 
 

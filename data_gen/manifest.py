@@ -50,6 +50,7 @@ class Manifest:
         `name` (log2 of the choices of the set of names, per person) and their `total`.
     versions: of the packages that determine the bytes.
     files: by file name.
+    split_answers: the number of people who have the first half of each pool of attributes; None if all have whole ones.
     """
 
     format_version: int
@@ -67,10 +68,14 @@ class Manifest:
     pools: PoolRecord
     versions: dict[str, str]
     files: dict[str, FileRecord]
+    split_answers: int | None = None
 
     def to_json(self) -> str:
-        """The text of manifest.json."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """The text of manifest.json, without `split_answers` if that is None."""
+        fields = dataclasses.asdict(self)
+        if self.split_answers is None:
+            del fields["split_answers"]
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -56,13 +56,16 @@ class TableBuilder:
     piece_characters: Int32Array
 
     @classmethod
-    def create(cls, pools: Pools, people: int, bios: int, seed: int) -> "TableBuilder":
-        """Draw the people and collect the pieces."""
+    def create(
+        cls, pools: Pools, people: int, bios: int, seed: int, split_answers: int | None = None
+    ) -> "TableBuilder":
+        """Draw the people and collect the pieces. split_answers: as in `draw_people`."""
         wording = load_wording()
         values = value_array(pools)
         pieces = pa.concat_arrays([pa.array(wording.literals, pa.string()), values])
+        seeds = np.random.SeedSequence(seed, spawn_key=(_PEOPLE_STAGE,))
         return cls(
-            people=draw_people(pools, people, np.random.SeedSequence(seed, spawn_key=(_PEOPLE_STAGE,))),
+            people=draw_people(pools, people, seeds, split_answers=split_answers),
             bios=bios,
             seed=seed,
             people_per_chunk=max(1, _BIOGRAPHIES_PER_CHUNK // bios),

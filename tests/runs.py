@@ -20,8 +20,8 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 import data_gen
-from scale_cli.bench.bios import END_OF_TEXT, train_tokenizer
 from scale_cli.bench.stages import BenchResult
+from scale_cli.bench.tokenizer import END_OF_TEXT, train_tokenizer
 from scale_cli.checkpoints.load import describe, load_model
 from scale_cli.core.recipe import load_recipe
 from scale_cli.data.biographies import read_biographies, read_questions
@@ -228,6 +228,7 @@ TINY_BENCH: dict[str, Any] = {
         "task1": {"steps": 60, "batch_size": 24, "eval_steps": 30, "preserve_layers": 1, "lr": 1e-2},
     },
     "methods": {"fft": {"lr": 2e-2}, "scale-route": {}},
+    "task0_needed": 0.0,
 }
 """A biography benchmark of seconds, in which Task 1 is learnt and Task 0 never is."""
 

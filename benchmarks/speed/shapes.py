@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ShapeName = Literal["llama-small", "pythia-160m", "smollm2-135m", "llama-1b"]
+ShapeName = Literal["tiny", "llama-small", "pythia-160m", "smollm2-135m", "llama-1b"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,19 @@ def _wider(config: dict[str, Any], *, layers: int, seq_length: int = 256, model_
 
 
 SHAPES: dict[ShapeName, Shape] = {
+    "tiny": _wider(
+        {
+            "vocab_size": 512,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": True,
+        },
+        layers=5,
+        seq_length=32,
+    ),
     "llama-small": _wider(
         {
             "vocab_size": 8192,
@@ -102,5 +115,5 @@ SHAPES: dict[ShapeName, Shape] = {
         seq_length=2048,
     ),
 }
-"""Shapes by name. `llama-small` is the first benchmark's model. `llama-1b` is Llama-3.2-1B's shape, widened and
-deepened as in the paper (arXiv 2511.03270, section 6)."""
+"""Shapes by name. `tiny` only tries the scripts, `llama-small` is the first benchmark's model, and `llama-1b` is
+Llama-3.2-1B's shape, widened and deepened as in the paper (arXiv 2511.03270, section 6)."""

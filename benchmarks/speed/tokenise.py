@@ -15,7 +15,7 @@ import typer
 from benchmarks.command import Result
 from benchmarks.speed import frame
 from benchmarks.speed.frame import Target, interleave, over_first
-from scale_cli.bench.bios import train_tokenizer
+from scale_cli.bench.tokenizer import train_tokenizer
 from scale_cli.data.examples import PackedTexts
 from scale_cli.data.packing import Windows
 from scale_cli.data.sources import FileSource, find_source

@@ -23,7 +23,7 @@ from typing import Any
 
 from scale_cli.bench import continual
 from scale_cli.bench.ablation_drawing import drawing
-from scale_cli.bench.continual import ContinualRecipe
+from scale_cli.bench.continual_recipe import ContinualRecipe, load_changed
 from scale_cli.bench.continual_results import BASE, Reported, sheet
 from scale_cli.bench.stages import BenchResult, Progress, processes
 from scale_cli.core.errors import RequestError
@@ -65,7 +65,7 @@ def load_preset(
 ) -> AblationRecipe:
     """The recipe of an ablation.
 
-    preset: a name in `stages.PRESETS`, or a YAML file with the fields of `ContinualRecipe`. Its `methods` hold the
+    preset: a name in `stages.presets_of`, or a YAML file with the fields of `ContinualRecipe`. Its `methods` hold the
         options shared by all rows of a method.
     methods: labels of the rows to run, None for all. "layers" and "threshold" accept any value, as l_fp-25 or
         "tau 0.6".
@@ -77,7 +77,7 @@ def load_preset(
     changes |= {"ablation": ablation, "drift": True}
     if ablation == "threshold" and methods is None:
         changes["routers"] = SHARES
-    recipe = continual.load_changed(AblationRecipe, "ablations", preset, seeds=seeds, **changes)
+    recipe = load_changed(AblationRecipe, "ablations", preset, seeds=seeds, **changes)
     return dataclasses.replace(recipe, methods=ROWS[ablation](recipe, None if methods is None else list(methods)))
 
 

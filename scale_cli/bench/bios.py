@@ -17,11 +17,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from scale_cli.bench import stages
 from scale_cli.bench.bios_results import TASK0, measured, panels_of, results_of, write
-from scale_cli.bench.routers import check_routers, measure_rows
+from scale_cli.bench.proportions import with_proportions
+from scale_cli.bench.routers import check_routers, measure_row
 from scale_cli.bench.stages import (
     BenchRecipe,
     BenchResult,
@@ -36,6 +37,8 @@ from scale_cli.bench.stages import (
     train_stage,
     upscale_stages,
 )
+from scale_cli.bench.together import Call, run_together
+from scale_cli.bench.tokenizer import TOKENIZERS, fast_tokenizer, train_tokenizer
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder
 from scale_cli.core.recipe import changed
@@ -47,13 +50,11 @@ from scale_cli.training import TrainRecipe
 STAGES = ("pretrain", "task0", "task1")
 FIXED = ("people", "from_scratch", "eval_people", "eval_bios")
 """Training options that a recipe must not set."""
-TASK0_NEEDED = 0.95
-"""Task 0 accuracy on held-out people that Task 1 requires; below it, forgetting is meaningless."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BiosRecipe(BenchRecipe):
-    """The resolved recipe of a biography benchmark.
+    """The resolved recipe of a biography benchmark. A file that gives `people` and no `model` is completed.
 
     people: number of people in the data. bios: biographies per person. data_seed: seed of the data.
     pretrain_people: people whose biographies are pre-trained. Task 0 trains on questions on the first half of them and
@@ -63,6 +64,8 @@ class BiosRecipe(BenchRecipe):
         folder of a tokenizer.
     model: arguments of GPTNeoXConfig.
     eval_people: number of people whose questions are scored in each task, from the first; None for all.
+    answers: "shared", or "split": the people of Task 1 have other attributes than those pre-trained.
+    task0_needed: accuracy on the held-out people of Task 0 that Task 1 requires; below it, forgetting is meaningless.
     stages: training options of the stages pretrain, task0 and task1. Those of task1 are shared by all rows.
     """
 
@@ -78,6 +81,12 @@ class BiosRecipe(BenchRecipe):
     vocab_size: int = 50_000
     eval_people: int | None = None
     data_seed: int = 0
+    answers: Literal["shared", "split"] = "shared"
+    task0_needed: float = 0.95
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        return with_proportions(values)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +137,7 @@ class BiosRecipe(BenchRecipe):
         """The people that are scored, "A:B", by their names in results: task0, held out, and task1."""
         return {"task0": self._first(self.task0_held_out), "task1": self._first(self.task1)}
 
-    def jobs(self, data: Path, *, exact: bool = True) -> list[Any]:
+    def jobs_of(self, data: Path, *, exact: bool = True) -> list[Any]:
         """The jobs that score the same people as training does. exact: whether whole answers are generated too."""
         from scale_cli.evaluation.bios import BiographyJob
 
@@ -165,9 +174,10 @@ def load_preset(
     *,
     methods: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
+    jobs: int | None = None,
 ) -> BiosRecipe:
-    """The recipe of a preset, as `stages.load_preset` reads it."""
-    return stages.load_preset(BiosRecipe, "bios", name, methods=methods, seeds=seeds)
+    """The recipe of a preset, as `stages.load_preset` reads it, completed by `with_proportions`."""
+    return stages.load_preset(BiosRecipe, "bios", name, methods=methods, seeds=seeds, jobs=jobs)
 
 
 def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BenchResult:
@@ -176,7 +186,7 @@ def run(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], progress: 
     say: called with messages on data and checkpoints. progress: displays each training stage.
     Returns the results of all calls on `out`.
     Raises RequestError for a model that does not fit, if `out` holds a run of another recipe, if the number of
-    processes is not the recipe's, and if Task 0 stays below `TASK0_NEEDED`.
+    processes is not the recipe's, and if Task 0 stays below `task0_needed`.
     """
     _check_model(recipe)
     check_routers(recipe)
@@ -201,22 +211,43 @@ def _run_stages(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], pr
         if not init.exists():
             say(f"tokenizer: {recipe.tokenizer}")
             make_init(recipe, data, init)
-    for seed in recipe.seeds:
-        folder = out / f"seed-{seed}"
-        _train_task0(recipe, seed, data, init, folder, say=say, progress=progress)
-        task0 = str(folder / "task0")
-        matched = any(map(recipe.matches_rank, recipe.methods))
-        with processes().main_process_first():
-            upscale_stages(recipe, task0, folder, seed=seed, width_too=matched, say=say)
-        for label in recipe.methods:
-            trained = recipe.train_recipe(label, seed=seed, data=data)
-            if recipe.matches_rank(label):
-                trained = changed(trained, **matching_size(trained.method, task0, folder / "width"))
-            source = source_of(recipe, label, task0, folder)
-            train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
-        runs = {label: folder / label for label in recipe.methods}
-        exact, first_tokens = (functools.partial(recipe.jobs, data, exact=exact) for exact in (True, False))
-        measure_rows(recipe, runs, task0, folder, jobs=exact, frontier_jobs=first_tokens, progress=progress)
+    shown: dict[str, Any] = {"say": say, "progress": progress}
+    steps = {stage: int(options["steps"]) for stage, options in recipe.stages.items()}
+    prepared = [
+        Call(functools.partial(_prepare, recipe, seed, out), steps["pretrain"] + steps["task0"])
+        for seed in recipe.seeds
+    ]
+    run_together(prepared, recipe.jobs, **shown)
+    rows = [
+        Call(functools.partial(_run_row, recipe, seed, label, out), recipe.train_recipe(label, seed=seed).steps)
+        for seed in recipe.seeds
+        for label in recipe.methods
+    ]
+    run_together(rows, recipe.jobs, **shown)
+
+
+def _prepare(recipe: BiosRecipe, seed: int, out: Path, *, say: Callable[[str], None], progress: Progress) -> None:
+    """Make the checkpoints that the rows of a seed train."""
+    folder = out / f"seed-{seed}"
+    _train_task0(recipe, seed, out / "data", out / "init", folder, say=say, progress=progress)
+    matched = any(map(recipe.matches_rank, recipe.methods))
+    with processes().main_process_first():
+        upscale_stages(recipe, str(folder / "task0"), folder, seed=seed, width_too=matched, say=say)
+
+
+def _run_row(
+    recipe: BiosRecipe, seed: int, label: str, out: Path, *, say: Callable[[str], None], progress: Progress
+) -> None:
+    """Train a row on Task 1 and measure it under the recipe's routers."""
+    folder, data = out / f"seed-{seed}", out / "data"
+    task0 = str(folder / "task0")
+    trained = recipe.train_recipe(label, seed=seed, data=data)
+    if recipe.matches_rank(label):
+        trained = changed(trained, **matching_size(trained.method, task0, folder / "width"))
+    source = source_of(recipe, label, task0, folder)
+    train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
+    exact, first_tokens = (functools.partial(recipe.jobs_of, data, exact=exact) for exact in (True, False))
+    measure_row(recipe, label, folder / label, task0, folder, jobs=exact, frontier_jobs=first_tokens, progress=progress)
 
 
 def _check_model(recipe: BiosRecipe) -> None:
@@ -275,21 +306,17 @@ def make_data(recipe: BiosRecipe, data: Path) -> None:
     """Write the biographies and questions into the folder `data`."""
     import data_gen
 
-    data_gen.generate(data, people=recipe.people, bios=recipe.bios, seed=recipe.data_seed)
+    split = recipe.pretrain_people if recipe.answers == "split" else None
+    data_gen.generate(data, people=recipe.people, bios=recipe.bios, seed=recipe.data_seed, split_answers=split)
 
 
 def make_init(recipe: BiosRecipe, data: Path, init: Path) -> None:
     """Write the tokenizer and the model's config into the folder `init`. data: the folder of `make_data`."""
-    from transformers import PreTrainedTokenizerFast
-
     from scale_cli.data.biographies import read_biographies, read_questions
 
     if recipe.tokenizer in TOKENIZERS:
         texts = read_biographies(data) + [question.prompt + question.answer for question in read_questions(data)]
-        trained = train_tokenizer(texts, recipe.tokenizer, recipe.vocab_size)
-        tokenizer: Any = PreTrainedTokenizerFast(
-            tokenizer_object=trained, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, unk_token=trained.model.unk_token
-        )
+        tokenizer = fast_tokenizer(train_tokenizer(texts, recipe.tokenizer, recipe.vocab_size))
     else:
         tokenizer = _load_tokenizer(recipe.tokenizer)
     end = tokenizer.eos_token_id
@@ -297,37 +324,6 @@ def make_init(recipe: BiosRecipe, data: Path, init: Path) -> None:
     with new_folder(init) as folder:
         tokenizer.save_pretrained(folder)
         config.save_pretrained(folder)
-
-
-TOKENIZERS = ("word", "bpe")
-END_OF_TEXT = "<|endoftext|>"
-UNKNOWN = "<|unknown|>"
-
-
-def train_tokenizer(texts: Sequence[str], kind: str, vocab_size: int) -> Any:
-    """A `tokenizers.Tokenizer` of at most `vocab_size` tokens. Token 0 is end-of-text.
-
-    kind: "bpe" is byte-level BPE. "word" has one token for each of the most frequent words and punctuation marks, by
-        the same pre-tokenization; with few different words, the vocabulary and thus the head stay small.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE() if kind == "bpe" else models.WordLevel(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    if kind == "bpe":
-        trainer: Any = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[END_OF_TEXT],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-    else:
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=vocab_size, special_tokens=[END_OF_TEXT, UNKNOWN], show_progress=False
-        )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
 
 
 def _train_task0(
@@ -340,7 +336,7 @@ def _train_task0(
     say: Callable[[str], None],
     progress: Progress,
 ) -> None:
-    """Train the stages pretrain and task0. Raises RequestError if held-out accuracy is below `TASK0_NEEDED`."""
+    """Train the stages pretrain and task0. Raises RequestError if held-out accuracy is below `task0_needed`."""
     pretrain = recipe.train_recipe("pretrain", seed=seed, data=data)
     train_stage(str(init), folder / "pretrain", pretrain, label=f"pretrain (seed {seed})", progress=progress)
     task0 = recipe.train_recipe("task0", seed=seed, data=data)
@@ -348,9 +344,9 @@ def _train_task0(
     record = train_stage(str(folder / "pretrain"), folder / "task0", task0, label=label, progress=progress)
     held_out = next(m.value for m in measured(record) if (m.task, m.metric) == TASK0)
     say(f"Task 0, held-out people, hard first-token accuracy: {held_out:.3f}")
-    if held_out < TASK0_NEEDED:
+    if held_out < recipe.task0_needed:
         raise RequestError(
-            f"Task 0 reached {held_out:.3f} on its held-out people and {TASK0_NEEDED} is needed before Task 1, because "
-            "below that forgetting is meaningless; give the stages pretrain or task0 more steps, or choose other "
-            "--seeds"
+            f"Task 0 reached {held_out:.3f} on its held-out people and {recipe.task0_needed:g} is needed before Task "
+            "1, because below that forgetting is meaningless; give the stages pretrain or task0 more steps, or choose "
+            "other --seeds"
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from scale_cli.bench.course import AREA, KEPT, LEVELS, course_measurements, course_of, mean_courses
 from scale_cli.bench.routers import Summary, frontier_panels, routed_results, split_panels
 from scale_cli.bench.stages import FREE, BenchRecipe, BenchResult, curves, finished_lines, label_of, metric_lines
 from scale_cli.core.files import plain, write_text
@@ -19,6 +20,9 @@ from scale_cli.reporting.words import PLUS_MINUS, error_words, standing_out
 from scale_cli.results.groups import BIOGRAPHIES, ColumnSpec, GroupSpec
 from scale_cli.results.measurement import Measurement, share_error
 from scale_cli.results.result import CheckpointInfo, Result
+
+if TYPE_CHECKING:
+    from scale_cli.bench.bios import BiosRecipe
 
 TASK0, TASK1 = ("bios:task0", "hard"), ("bios:task1", "hard")
 """Task and metric of stability and of plasticity."""
@@ -36,7 +40,7 @@ def measured(record: Mapping[str, Any]) -> list[Measurement]:
     ]
 
 
-def results_of(recipe: BenchRecipe, out: Path) -> tuple[Result, ...]:
+def results_of(recipe: BiosRecipe, out: Path) -> tuple[Result, ...]:
     """The results in the run folder `out`: for each seed the checkpoint before Task 1, then all finished rows."""
     # Bases differ between seeds. The digest of their common recipe identifies them, so that seeds are repetitions.
     base_digest = digest({name: value for name, value in plain(recipe).items() if name not in FREE})
@@ -53,7 +57,14 @@ def results_of(recipe: BenchRecipe, out: Path) -> tuple[Result, ...]:
             for label, record in records.items():
                 name = label_of(label, seed, recipe)
                 row = _result(recipe, folder / label, name, record, base_digest, measured(record))
-                results += [row, *routed_results(recipe, row, label, seed, folder, task_of=_task_of(recipe))]
+                course = course_of(metric_lines(folder / label))
+                samples = next(m.samples for m in row.measurements if (m.task, m.metric) == TASK0)
+                own = (
+                    *row.measurements,
+                    *course_measurements(course, TASK0[0], samples=samples, created=record["created"]),
+                )
+                results.append(replace(row, measurements=own))
+                results += routed_results(recipe, row, label, seed, folder, task_of=_task_of(recipe))
     return tuple(without_way(result) for result in results)
 
 
@@ -113,8 +124,8 @@ def _before_task1(run: Path, after: Sequence[Measurement]) -> list[Measurement]:
     return [replace(last, value=value, stderr=share_error(value, last.samples), routed=None)]
 
 
-def panels_of(recipe: BenchRecipe, out: Path) -> tuple[Panel, ...]:
-    """The curves of both tasks over the steps of Task 1, as in the paper's Fig. 8."""
+def panels_of(recipe: BiosRecipe, out: Path) -> tuple[Panel, ...]:
+    """The curves of both tasks over the steps of Task 1, as in the paper's Fig. 8, and one against the other."""
     lines = finished_lines(recipe, out, recipe.methods)
     titles = {"task0": "Task 0, held-out people (stability)", "task1": "Task 1 (plasticity)"}
     curves_of_training = tuple(
@@ -124,11 +135,13 @@ def panels_of(recipe: BenchRecipe, out: Path) -> tuple[Panel, ...]:
             unit="hard first-token accuracy, %",
             percent=True,
             series=curves(lines, f"{task}/hard"),
+            log_x=recipe.train_recipe(next(iter(recipe.methods)), seed=0).eval_per_doubling is not None,
         )
         for task, title in titles.items()
     )
-    axes = {"x": "Task 0 kept, %", "unit": "Task 1, %"}
-    return (*curves_of_training, *frontier_panels(recipe, out, summary=_summary(recipe), percent=True, **axes))
+    axes: dict[str, Any] = {"x": "Task 0 kept, %", "unit": "Task 1, %"}
+    course = Panel("course of training", percent=True, series=mean_courses(lines), in_order=True, **axes)
+    return (*curves_of_training, course, *frontier_panels(recipe, out, summary=_summary(recipe), percent=True, **axes))
 
 
 def _summary(recipe: BenchRecipe) -> Summary:
@@ -164,8 +177,52 @@ LEGEND = (
 """Definitions of the terms of the benchmark's table; a sheet shows those that its columns use."""
 
 
+COURSE = GroupSpec(
+    "bios-course",
+    "Task 0 at equal Task 1",
+    None,
+    (
+        *(ColumnSpec(TASK0[0], f"{KEPT}/{level:g}", f"at {level:.0%}") for level in LEVELS),
+        ColumnSpec(TASK0[0], AREA, "area"),
+    ),
+    average=False,
+)
+COURSE_LEGEND = (
+    (
+        ", ".join(column.label for column in COURSE.columns[:-1]),
+        "the highest Task 0 accuracy, in percent, of a measured step at which Task 1 has at least this accuracy; "
+        "chosen among the steps with hindsight, equally for every method.",
+    ),
+    ("area", "the mean of that accuracy over all levels of Task 1 from 0 to 100, with 0 for levels not reached."),
+)
+
+
+def sheets(results: Sequence[Result], *, title: str, best: str) -> list[Sheet]:
+    """The tables of the benchmark: end points, and Task 0 at equal Task 1. Arguments as in `sheet`."""
+    made = [sheet(results, title=title, best=best)]
+    if any(m.metric == AREA for result in results for m in result.measurements):
+        made.append(course_sheet(results, title=f"{title}: {COURSE.title}", best=best))
+    return made
+
+
+def course_sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
+    """Task 0 at equal Task 1, one row per label. Arguments as in `sheet`."""
+    trained = [result for result in results if any(m.metric == AREA for m in result.measurements)]
+    table = build_table(trained, [COURSE], title=title, seeds=True)
+    wanted = {(column.task, column.metric): column.label for column in COURSE.columns}
+    shown = [
+        replace(column, label=wanted[column.task, column.metric], flat_label=wanted[column.task, column.metric])
+        for column in table.columns
+        if (column.task, column.metric) in wanted and not column.change
+    ]
+    shown = [replace(column, decimals=1) for column in shown]
+    terms = (*COURSE_LEGEND, (PLUS_MINUS, error_words(aggregated=table.aggregated)), *standing_out(table, best=best))
+    made = rows_sheet(table, [("", column) for column in [FACTS["lr"], *shown]], [table.rows], name="method")
+    return replace(made, legend=shown_terms(made, terms, best=best))
+
+
 def sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
-    """The table of the benchmark: one row per label, with the mean over its seeds.
+    """The table of end points: one row per label, with the mean over its seeds.
 
     best: how the output format marks the best value, one of `documents.BEST`.
     """
@@ -210,7 +267,8 @@ def write(result: BenchResult) -> None:
 
     result.save()
     title = f"Biography benchmark, {result.recipe.preset}"
-    write_text(result.out / "table.md", markdown(sheet(result.results, title=title, best=BEST["markdown"])))
+    tables = sheets(result.results, title=title, best=BEST["markdown"])
+    write_text(result.out / "table.md", "\n".join(map(markdown, tables)))
     table = build_table(result.results, result.groups, seeds=True)
     for name, panels in zip(("curves", "frontier"), split_panels(result.panels), strict=True):
         if panels:

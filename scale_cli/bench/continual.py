@@ -5,6 +5,7 @@ can name other texts. A run is a folder of stages. A stage's folder is complete 
 can continue:
 
     OUT/fetched/<item>                      outputs of `scale fetch` that the recipe names
+    OUT/init, OUT/base                      with base "scratch": tokenizer and config, and the base pre-trained
     OUT/texts                               the held-out documents that are measured
     OUT/width, OUT/width-INIT, OUT/depth    the base, upscaled
     OUT/seed-S/<method>                     trained with each method, on the same tokens in the same order
@@ -15,18 +16,17 @@ can continue:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from scale_cli.bench import stages
+from scale_cli.bench.continual_recipe import FETCH, PRETRAIN_TEXTS, TEXTS, ContinualRecipe, from_older, text_file
 from scale_cli.bench.continual_results import BASE, EVALUATION, panels_of, results_of, write
-from scale_cli.bench.routers import check_routers, measure_rows
+from scale_cli.bench.routers import check_routers, measure_row
 from scale_cli.bench.stages import (
-    BenchRecipe,
     BenchResult,
     Progress,
     claim,
@@ -35,213 +35,24 @@ from scale_cli.bench.stages import (
     of_first_process,
     processes,
     source_of,
-    train_recipe,
     train_stage,
     upscale_stages,
 )
+from scale_cli.bench.together import Call, run_together
+from scale_cli.bench.tokenizer import fast_tokenizer, train_tokenizer
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, write_text
-from scale_cli.core.recipe import changed, load_recipe
+from scale_cli.core.recipe import changed
 from scale_cli.evaluation.suites import find_suite
 from scale_cli.methods import METHODS
 from scale_cli.reporting.columns import suite_group
-from scale_cli.results.groups import ROLES, Role, text_group
+from scale_cli.results.groups import text_group
 from scale_cli.training import TrainRecipe
 
-FETCH = "fetch:"
-"""Prefix of "fetch:ITEM" and "fetch:ITEM/PATH": the output of `scale fetch ITEM`, written into the run folder."""
-FETCHED, TEXTS = "fetched", "texts"
-FIXED = ("objective", "from_scratch", "people", "eval_people", "eval_bios", "eval_documents")
-"""Training options that a recipe must not set."""
+FETCHED = "fetched"
+"""The folder of the fetched items."""
 DRIFT_TOKENS = 4096
 """Tokens of each text on which drift is measured. Few suffice, because almost every weight affects every token."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Text:
-    """A held-out text that is measured.
-
-    source: a source of `scale eval --perplexity`. role: the side of the trade-off that it measures.
-    documents: number of documents measured at the end, from the first. documents_while_training: number measured while
-        training, None for the same number.
-    """
-
-    source: str
-    role: Literal["stability", "plasticity"]
-    documents: int
-    documents_while_training: int | None = None
-
-    @property
-    def fewer(self) -> int:
-        """The number of documents measured while training."""
-        return self.documents if self.documents_while_training is None else self.documents_while_training
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContinualRecipe(BenchRecipe):
-    """The resolved recipe of a continual pre-training benchmark.
-
-    base: folder or hub id of a checkpoint. train_data: sources of the new text, as in `scale train --data`.
-    texts: the held-out texts by name, each with the fields of `Text`; at least one per role.
-        Base, sources and suites may also be "fetch:ITEM/PATH", files that `scale fetch ITEM` writes.
-    training: training options shared by all rows.
-    suites: suites measured at the end, as in `scale eval --suite`. limit: number of items of each of their tasks, from
-        the first; None for all.
-    drift: whether drift from the base is measured for every trained row. It is always measured for methods that keep
-        the base.
-    precision: precision of all trainings, overrides the one in `training`.
-    config: config of the base, for a dry run without the base itself.
-    A row with `of` has no training of its own: it is the row named there, with the router's threshold changed.
-    """
-
-    reserved = (EVALUATION, *BenchRecipe.reserved)
-
-    base: str
-    train_data: tuple[str, ...]
-    texts: Mapping[str, Mapping[str, Any]]
-    training: Mapping[str, Any]
-    suites: tuple[str, ...] = ()
-    limit: int | None = None
-    drift: bool = False
-    precision: Literal["auto", "float32", "bfloat16"] | None = None
-    config: Mapping[str, Any] | None = field(default=None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if missing := [role for role in ROLES if role not in {text.role for text in self.held_out.values()}]:
-            raise RequestError(f"texts {', '.join(self.texts) or '(none)'}: add a text with the role {missing[0]}")
-        for name, text in self.held_out.items():
-            if min(text.documents, text.fewer) < 2:
-                raise RequestError(f"texts: {name}: documents and documents_while_training are at least 2")
-        if self.limit is not None and self.limit < 1:
-            raise RequestError(f"limit {self.limit}: at least 1")
-        if not self.train_data:
-            raise RequestError("train_data is empty; name texts to train on")
-        for index, label in enumerate(self.methods):
-            self.train_recipe(label, seed=0)
-            if (source := self.trained_by(label)) != label and source not in list(self.methods)[:index]:
-                raise RequestError(f"{label}: it shows the training of {source}; put the row {source} before it")
-
-    @property
-    def words(self) -> str:
-        """The arguments of `scale bench` that run this recipe."""
-        return f"korean --preset {self.preset}{self.options}"
-
-    @property
-    def options(self) -> str:
-        """The options --seeds and --precision with a leading space each; empty for their defaults."""
-        return super().options + ("" if self.precision is None else f" --precision {self.precision}")
-
-    @property
-    def held_out(self) -> dict[str, Text]:
-        """The held-out texts by name. Raises RequestError for unknown, missing or wrong fields."""
-        texts = {}
-        for name, fields in self.texts.items():
-            try:
-                texts[name] = load_recipe(Text, None, fields)
-            except RequestError as error:
-                raise RequestError(f"texts: {name}: {error}") from error
-        return texts
-
-    @property
-    def roles(self) -> dict[str, Role]:
-        """The role of each held-out text."""
-        return {name: text.role for name, text in self.held_out.items()}
-
-    def trained_by(self, label: str) -> str:
-        """The row whose training a row shows: its own, or the one named under `of`."""
-        return str(self.methods[label].get("of", label))
-
-    def matches_rank(self, label: str) -> bool:
-        """Whether the recipe leaves the size of a row's method open, so that it is matched to the width expansion."""
-        return self.size_is_open(label, self.training)
-
-    def train_recipe(
-        self, label: str, *, seed: int, data: Sequence[str] = ("data",), texts: Path = Path(TEXTS)
-    ) -> TrainRecipe:
-        """The training recipe of a row.
-
-        data: sources of the new text, without "fetch:". texts: the folder of the held-out texts.
-        Raises RequestError for options that are unknown or that the benchmark decides.
-        """
-        own = {
-            "method": self.method_of(label),
-            "data": tuple(data),
-            "seed": seed,
-            "eval_text": tuple(f"{name}={_text_file(texts, name, whole=False)}" for name in self.texts),
-        }
-        given = dict(self.training) | self.differing(label)
-        if self.precision is not None:
-            given["precision"] = self.precision
-        return train_recipe(label, given, own, fixed=FIXED)
-
-    @property
-    def step_tokens(self) -> int:
-        """Tokens per training step, over all processes."""
-        recipe = self.train_recipe(next(iter(self.methods)), seed=0)
-        return self.gpus * recipe.batch_size * recipe.gradient_accumulation_steps * self.seq_length
-
-    @property
-    def seq_length(self) -> int:
-        """Tokens per sequence, in training and in measuring."""
-        return int(self.training.get("seq_length") or 512)
-
-
-def load_preset(
-    name: str,
-    *,
-    methods: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    **changes: Any,
-) -> ContinualRecipe:
-    """The recipe of a preset, as `load_changed` reads it."""
-    return load_changed(ContinualRecipe, "korean", name, methods=methods, seeds=seeds, **changes)
-
-
-def load_changed(
-    cls: type[stages.Recipe],
-    bench: str,
-    name: str,
-    *,
-    methods: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    sources: Mapping[str, str] | None = None,
-    **changes: Any,
-) -> stages.Recipe:
-    """The recipe of a preset of continual pre-training.
-
-    cls, bench, name, methods, seeds: as in `stages.load_preset`.
-    sources: sources of held-out texts by name, override the preset's.
-    changes: other fields, override the preset's; None keeps the preset's.
-    Raises RequestError for an unknown preset, row, text or field, and for values that do not fit.
-    """
-    if changes.get("base") is not None:
-        changes["config"] = {}  # the preset's is the config of its own base
-    recipe: Any = stages.load_preset(cls, bench, name, methods=methods, seeds=seeds, changes=changes)
-    if absent := [text for text in sources or () if text not in recipe.texts]:
-        raise RequestError(
-            f"--text {absent[0]}=...: the preset has no such text; choose from {', '.join(recipe.texts)}"
-        )
-    texts = {text: {**recipe.texts[text], "source": source} for text, source in (sources or {}).items()}
-    return dataclasses.replace(recipe, texts={**recipe.texts, **texts})
-
-
-def from_older(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a stored recipe in today's format. Older recipes have a field per language instead of `texts`."""
-    if "texts" in recipe:
-        return recipe
-    while_training = recipe.pop("documents_while_training")
-    documents = recipe.pop("documents")
-    recipe["texts"] = {
-        name: {
-            "source": recipe.pop(f"{name}_data"),
-            "role": role,
-            "documents": documents[name],
-            "documents_while_training": while_training[name],
-        }
-        for name, role in (("english", "stability"), ("korean", "plasticity"))
-    }
-    return recipe
 
 
 def run(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BenchResult:
@@ -258,7 +69,7 @@ def run(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None], progr
     with clocked(out) as seconds:
         _run_stages(recipe, out, say=say, progress=progress)
     groups = [text_group(name, role) for name, role in recipe.roles.items()]
-    groups += [suite_group(find_suite(_at(suite, out / FETCHED))) for suite in recipe.suites]
+    groups += [suite_group(find_suite(_at(suite, recipe.fetched or out / FETCHED))) for suite in recipe.suites]
     results, panels = results_of(whole, out), panels_of(whole, out)
     result = BenchResult(out, whole, recipe.command, results, tuple(groups), panels, seconds())
     if processes().is_main_process:
@@ -269,43 +80,58 @@ def run(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None], progr
 def _run_stages(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> None:
     """Run all stages that are not complete."""
     with processes().main_process_first():
-        recipe = _fetch(recipe, out / FETCHED, say=say)
+        recipe = _fetch(recipe, recipe.fetched or out / FETCHED, say=say)
+    if recipe.pretraining is not None:
+        recipe = dataclasses.replace(recipe, base=_pretrain(recipe, out, say=say, progress=progress), pretrain=None)
+    with processes().main_process_first():
         _write_texts(recipe, out / TEXTS, say=say)
         matched = any(map(recipe.matches_rank, recipe.methods))
         upscale_stages(recipe, recipe.base, out, seed=0, width_too=matched, say=say)
     _measure(recipe, recipe.base, BASE, out, out / EVALUATION, progress=progress, drift=False)
+    calls = [
+        Call(functools.partial(_run_row, recipe, seed, label, out), recipe.train_recipe(label, seed=seed).steps)
+        for seed in recipe.seeds
+        for label in recipe.methods
+        if recipe.trained_by(label) == label
+    ]
+    run_together(calls, recipe.jobs, say=say, progress=progress)
     for seed in recipe.seeds:
         folder = out / f"seed-{seed}"
         for label in recipe.methods:
-            trained = recipe.train_recipe(label, seed=seed, data=recipe.train_data, texts=out / TEXTS)
-            if recipe.matches_rank(label):
-                trained = changed(trained, **matching_size(trained.method, recipe.base, out / "width"))
-            row = recipe.trained_by(label)
-            if row == label:
-                source = source_of(recipe, label, recipe.base, out)
-                train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
-            else:
+            if (row := recipe.trained_by(label)) != label:
                 with processes().main_process_first():
-                    _reroute(folder / row, folder / label, trained)
-            _measure(
-                recipe,
-                str(folder / label),
-                label,
-                out,
-                folder / EVALUATION,
-                progress=progress,
-                drift=row == label and (recipe.drift or METHODS[trained.method].keeps_base),
-            )
-        runs = {label: folder / label for label in recipe.methods if recipe.trained_by(label) == label}
-        measure_rows(
-            recipe,
-            runs,
-            recipe.base,
-            folder,
-            jobs=lambda: _text_jobs(recipe, out) + _suite_jobs(recipe),
-            frontier_jobs=lambda: _text_jobs(recipe, out),
-            progress=progress,
-        )
+                    _reroute(folder / row, folder / label, _training(recipe, seed, label, out))
+                _measure(recipe, str(folder / label), label, out, folder / EVALUATION, progress=progress, drift=False)
+
+
+def _training(recipe: ContinualRecipe, seed: int, label: str, out: Path) -> TrainRecipe:
+    """The training recipe of a row, with the size of its method."""
+    trained = recipe.train_recipe(label, seed=seed, data=recipe.train_data, texts=out / TEXTS)
+    if recipe.matches_rank(label):
+        trained = changed(trained, **matching_size(trained.method, recipe.base, out / "width"))
+    return trained
+
+
+def _run_row(
+    recipe: ContinualRecipe, seed: int, label: str, out: Path, *, say: Callable[[str], None], progress: Progress
+) -> None:
+    """Train a row and measure it, also under the recipe's routers."""
+    folder = out / f"seed-{seed}"
+    trained = _training(recipe, seed, label, out)
+    source = source_of(recipe, label, recipe.base, out)
+    train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
+    drift = recipe.drift or METHODS[trained.method].keeps_base
+    _measure(recipe, str(folder / label), label, out, folder / EVALUATION, progress=progress, drift=drift)
+    measure_row(
+        recipe,
+        label,
+        folder / label,
+        recipe.base,
+        folder,
+        jobs=lambda: _text_jobs(recipe, out) + _suite_jobs(recipe),
+        frontier_jobs=lambda: _text_jobs(recipe, out),
+        progress=progress,
+    )
 
 
 def _reroute(run: Path, out: Path, recipe: TrainRecipe) -> None:
@@ -328,13 +154,18 @@ def _at(source: str, folder: Path) -> str:
 
 
 def _fetch(recipe: ContinualRecipe, folder: Path, *, say: Callable[[str], None]) -> ContinualRecipe:
-    """Fetch the recipe's "fetch:" items into `folder`, each once. Returns the recipe with their paths."""
+    """Fetch the recipe's "fetch:" items into `folder`, each once. Returns the recipe with their paths.
+
+    Raises RequestError if the recipe names a folder for them that lacks one.
+    """
     from scale_cli.core.files import default_cache
     from scale_cli.material.fetch import make
 
     def fetched(source: str) -> str:
         item = source.removeprefix(FETCH).partition("/")[0]
         if source.startswith(FETCH) and not (folder / item).exists():
+            if recipe.fetched is not None:
+                raise RequestError(f"--fetched {folder}: it has no {item}; run: scale fetch {item} {folder / item}")
             say(f"fetch: {item}")
             make(item, folder / item, cache=default_cache())
         return _at(source, folder)
@@ -345,12 +176,40 @@ def _fetch(recipe: ContinualRecipe, folder: Path, *, say: Callable[[str], None])
         train_data=tuple(map(fetched, recipe.train_data)),
         texts={name: {**text, "source": fetched(text["source"])} for name, text in recipe.texts.items()},
         suites=tuple(map(fetched, recipe.suites)),
+        pretrain=recipe.pretrain
+        and {**recipe.pretrain, **{name: [*map(fetched, recipe.pretrain.get(name, ()))] for name in PRETRAIN_TEXTS}},
     )
 
 
-def _text_file(texts: Path, name: str, *, whole: bool) -> Path:
-    """The file of a text's documents: all that are measured at the end, or those measured while training."""
-    return texts / f"{name}{'' if whole else '-while-training'}.jsonl"
+def _pretrain(recipe: ContinualRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> str:
+    """The folder of the base in the run folder `out`, pre-trained there if it is not complete.
+
+    Raises RequestError for a `config` of no known model.
+    """
+    from transformers import AutoConfig
+
+    from scale_cli.data.corpora import read_corpora
+
+    pretraining, init = recipe.pretraining, out / "init"
+    assert pretraining is not None
+    with processes().main_process_first():
+        if not init.exists():
+            say(f"tokenizer: {pretraining.vocab_size:,} tokens")
+            sources = [f"text{n}={s}" for n, s in enumerate((*pretraining.data, *pretraining.tokenizer_data))]
+            texts = (text for corpus in read_corpora(sources, option="pretrain") for text in corpus.documents)
+            tokenizer = fast_tokenizer(train_tokenizer(texts, "bpe", pretraining.vocab_size))
+            end = tokenizer.eos_token_id
+            given = dict(recipe.config or {}) | {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end}
+            try:
+                config = AutoConfig.for_model(**given)
+            except (ValueError, TypeError) as error:
+                raise RequestError(f"config: {' '.join(str(error).split())}") from error
+            with new_folder(init) as folder:
+                tokenizer.save_pretrained(folder)
+                config.save_pretrained(folder)
+    base = out / "base"
+    train_stage(str(init), base, pretraining.train_recipe(pretraining.data), label="pretrain", progress=progress)
+    return str(base)
 
 
 def _write_texts(recipe: ContinualRecipe, texts: Path, *, say: Callable[[str], None]) -> None:
@@ -367,7 +226,7 @@ def _write_texts(recipe: ContinualRecipe, texts: Path, *, say: Callable[[str], N
         for name, documents in by_name.items():
             for whole, count in ((True, None), (False, recipe.held_out[name].fewer)):
                 lines = (json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in documents[:count])
-                write_text(_text_file(folder, name, whole=whole), "".join(lines))
+                write_text(text_file(folder, name, whole=whole), "".join(lines))
     counts = ", ".join(f"{len(documents):,} {name}" for name, documents in by_name.items())
     say(f"texts: {counts} documents are measured")
 
@@ -394,7 +253,7 @@ def _text_jobs(recipe: ContinualRecipe, out: Path, *, drift: bool = False) -> tu
     from scale_cli.evaluation.request import request
 
     return request(
-        texts=[f"{name}={_text_file(out / TEXTS, name, whole=True)}" for name in recipe.texts],
+        texts=[f"{name}={text_file(out / TEXTS, name, whole=True)}" for name in recipe.texts],
         windows=WindowOptions(recipe.seq_length),
         drift=drift,
         base=recipe.base if drift else None,

@@ -22,7 +22,7 @@ from scale_cli.results.groups import ROLES, ColumnSpec, GroupSpec
 from scale_cli.results.result import CheckpointInfo, Result, read_result
 
 if TYPE_CHECKING:
-    from scale_cli.bench.continual import ContinualRecipe
+    from scale_cli.bench.continual_recipe import ContinualRecipe
 
 BASE = "base"
 """The label of the base."""

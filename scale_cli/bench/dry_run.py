@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scale_cli.bench.bios import BiosRecipe, base_config
-from scale_cli.bench.continual import FETCH, ContinualRecipe
+from scale_cli.bench.continual_recipe import FETCH, ContinualRecipe
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain
 from scale_cli.core.recipe import changed
@@ -71,6 +71,8 @@ def dry_run_continual(recipe: ContinualRecipe, *, tflops: float | None = None) -
         if recipe.trained_by(label) == label
     }
     matched = {label for label in trained if recipe.matches_rank(label)}
+    if recipe.pretraining is not None:
+        trained = {"pretrain": recipe.pretraining.train_recipe(recipe.pretraining.data)} | trained
     config = dict(recipe.config or {})
     if not config and recipe.base.startswith(FETCH):
         raise RequestError(

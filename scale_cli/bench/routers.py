@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +31,10 @@ def check_routers(recipe: BenchRecipe) -> None:
             check_reading(text, recipe.preset)
 
 
-def measure_rows(
+def measure_row(
     recipe: BenchRecipe,
-    runs: Mapping[str, Path],
+    label: str,
+    run: Path,
     base: str,
     out: Path,
     *,
@@ -41,9 +42,9 @@ def measure_rows(
     frontier_jobs: Callable[[], Sequence[Any]],
     progress: Callable[..., AbstractContextManager[Callable[..., None]]],
 ) -> None:
-    """Measure trained rows under the recipe's routers, and on the frontier if the recipe asks for it.
+    """Measure a trained row under the recipe's routers, and on the frontier if the recipe asks for it.
 
-    runs: folders by label. base: the checkpoint that all of them were trained from. out: folder of the seed.
+    run: the row's folder. base: the checkpoint that it was trained from. out: folder of the seed.
     jobs, frontier_jobs: make the `Job`s, called only if there is something to measure. Measurements that are in `out`
         already are not repeated.
     """
@@ -53,17 +54,16 @@ def measure_rows(
     wanted = [(ROUTED, recipe.routers, jobs())] if recipe.routers else []
     wanted += [(FRONTIER, router.FRONTIER, frontier_jobs())] if recipe.frontier else []
     for folder, routers, own_jobs in wanted:
-        for label, run in runs.items():
-            evaluate(
-                [f"{label}={run}"],
-                own_jobs,
-                out=out / folder,
-                routers=routers,
-                base=base,
-                command=recipe.command,
-                progress=lambda job, total: progress(job, total, done=0),
-            )
-            processes().wait_for_everyone()
+        evaluate(
+            [f"{label}={run}"],
+            own_jobs,
+            out=out / folder,
+            routers=routers,
+            base=base,
+            command=recipe.command,
+            progress=lambda job, total: progress(job, total, done=0),
+        )
+        processes().wait_for_everyone()
 
 
 def routed_results(

@@ -27,10 +27,11 @@ from scale_cli.results.groups import GroupSpec
 from scale_cli.results.result import BENCH_FILE, Result, write_results
 from scale_cli.training import TrainRecipe
 
-PRESETS = ("demo", "small", "paper")
+PRESETS = ("demo", "scratch", "small", "medium", "paper")
+"""Names of presets by size; no benchmark has all of them."""
 NOT_TRAINING = ("method", "init", "of")
 """Keys of a row that are not training options."""
-FREE = ("preset", "methods", "seeds", "routers", "frontier", "gpus", "tflops")
+FREE = ("preset", "methods", "seeds", "routers", "frontier", "gpus", "jobs", "fetched", "task0_needed", "tflops")
 """Fields of a recipe that may differ between calls that continue one run folder."""
 
 
@@ -54,6 +55,7 @@ class BenchRecipe:
     routers: routers under which every row is measured besides, together with its base, as rows of their own.
     frontier: whether every row is also measured under the routers of `scale eval --frontier`, for a figure.
     gpus: number of processes that share a training step, as torchrun starts them.
+    jobs: number of trainings that run at once, each in a process of its own.
     tflops: 10^12 operations per second and process, for the hours in `--dry-run`.
     Raises RequestError for an unknown method, a label that cannot be a folder, and sizes or counts that do not fit.
     """
@@ -69,6 +71,7 @@ class BenchRecipe:
     routers: tuple[str, ...] = ()
     frontier: bool = False
     gpus: int = 1
+    jobs: int = 1
     tflops: float = 200.0
 
     def __post_init__(self) -> None:
@@ -88,6 +91,10 @@ class BenchRecipe:
             raise RequestError(f"--seeds {','.join(map(str, self.seeds))}: name at least one, each once")
         if self.gpus < 1:
             raise RequestError(f"gpus {self.gpus}: at least 1")
+        if self.jobs < 1:
+            raise RequestError(f"--jobs {self.jobs}: at least 1")
+        if self.gpus > 1 and self.jobs > 1:
+            raise RequestError(f"--jobs {self.jobs}: the recipe's gpus {self.gpus} share every training; leave one out")
         if not self.tflops > 0:
             raise RequestError(f"--tflops {self.tflops:g}: above 0")
 
@@ -106,6 +113,11 @@ class BenchRecipe:
         """The command that runs this recipe in `gpus` processes."""
         launch = "" if self.gpus == 1 else f"torchrun --nproc-per-node {self.gpus} --no-python "
         return f"{launch}scale bench {self.words}"
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a recipe's file with those that follow from them."""
+        return dict(values)
 
     def method_of(self, label: str) -> str:
         """The method of a row of the table."""
@@ -156,6 +168,12 @@ def train_recipe(
         raise RequestError(f"{stage}: {error}") from error
 
 
+def presets_of(bench: str) -> dict[str, Path]:
+    """The files of a benchmark's presets by name, the smallest first. bench: name of the folder of presets."""
+    files = {name: Path(__file__).parent / "presets" / bench / f"{name}.yaml" for name in PRESETS}
+    return {name: file for name, file in files.items() if file.is_file()}
+
+
 def load_preset(
     cls: type[Recipe],
     bench: str,
@@ -163,20 +181,23 @@ def load_preset(
     *,
     methods: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
+    jobs: int | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """The recipe of a preset of a benchmark.
 
-    cls: class of the recipe. bench: name of the folder of presets. name: one of `PRESETS`, or a YAML file with the
-        fields of `cls`.
+    cls: class of the recipe. bench: name of the folder of presets.
+    name: a name in `presets_of`, or a YAML file with the fields of `cls`.
     methods: rows that replace the preset's, or labels of the preset's rows to run; None for all.
-    seeds, changes: override the preset's; None keeps the preset's.
+    seeds, jobs, changes: override the preset's; None keeps the preset's.
     Raises RequestError for an unknown preset, row or field, and for values that do not fit.
     """
-    file = Path(__file__).parent / "presets" / bench / f"{name}.yaml" if name in PRESETS else Path(name)
+    known = presets_of(bench)
+    file = known.get(name, Path(name))
     if not file.is_file():
-        raise RequestError(f"--preset {name}: choose {', '.join(PRESETS)}, or give a YAML file")
-    recipe = load_recipe(cls, file, dict(changes or {}) | {"preset": name})
+        raise RequestError(f"--preset {name}: choose {', '.join(known)}, or give a YAML file")
+    changes = dict(changes or {}) | {"preset": name, "jobs": jobs}
+    recipe = load_recipe(cls, file, changes, complete=cls.completed)
     if methods is not None and not isinstance(methods, Mapping):
         if absent := [label for label in methods if label not in recipe.methods]:
             raise RequestError(f"--methods {','.join(absent)}: choose from {', '.join(recipe.methods)}")

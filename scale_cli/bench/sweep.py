@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from scale_cli.bench import bios, bios_results, continual, continual_results
+from scale_cli.bench import bios, bios_results, continual, continual_recipe, continual_results
 from scale_cli.bench.stages import BenchResult, Progress, processes
 from scale_cli.core.files import write_text
 from scale_cli.reporting.documents import BEST, markdown
@@ -83,7 +83,7 @@ BENCHES = {
         lambda recipe: {},
     ),
     "korean": Bench(
-        continual.load_preset,
+        continual_recipe.load_preset,
         continual.run,
         lambda result, title: continual_results.sheet(
             result.results, result.groups, title=title, best=BEST["markdown"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show_sheets
+from scale_cli.checkpoints.libraries import quiet_libraries
+from scale_cli.cli.output import AsJson, progress, say, show_sheets
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import to_json
 
@@ -29,12 +30,22 @@ def bench(
     ablation: Annotated[
         str | None, typer.Argument(help="ablations: init, layers, modules, drift, threshold or where.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="demo, small, paper, or a YAML file of your own.")] = "demo",
+    preset: Annotated[
+        str,
+        typer.Option(help="demo, small, paper; bios also has medium, and korean scratch; or a YAML file of your own."),
+    ] = "demo",
     methods: Annotated[
         str | None, typer.Option(help="Only these rows, separated by commas.  [all of the preset]")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="One repetition per seed, separated by commas: 0,1,2.  [the preset's]")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of trainings that run at once, each in a process of its own; they share the processor's "
+            "threads evenly and take turns on the GPUs.  [the preset's]"
+        ),
     ] = None,
     base: Annotated[
         str | None,
@@ -58,6 +69,10 @@ def bench(
             help="korean, ablations: suite to measure at the end, as in scale eval --suite; may be repeated.  [the "
             "preset's]"
         ),
+    ] = None,
+    fetched: Annotated[
+        Path | None,
+        typer.Option(help="korean, ablations: folder with outputs of scale fetch, by item.  [fetched into the run]"),
     ] = None,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"] | None,
@@ -85,6 +100,7 @@ def bench(
         "train_data": train_data,
         "text": text or None,
         "suites": tuple(suite) if suite else None,
+        "fetched": fetched,
         "precision": precision,
     }
     if name == "bios" and (given := [option for option, value in changes.items() if value is not None]):
@@ -105,10 +121,11 @@ def bench(
     chosen: dict[str, Any] = {
         "methods": None if methods is None else [label.strip() for label in methods.split(",")],
         "seeds": None if seeds is None else parse_seeds(seeds),
+        "jobs": jobs,
     }
     full_name = name if ablation is None else f"{name}-{ablation}"
     folder = out or Path("runs") / f"{full_name}-{Path(preset).stem}"
-    recipe, run, sheet = _bench(name, ablation, preset, chosen, changes)
+    recipe, run, sheets = _bench(name, ablation, preset, chosen, changes)
     quiet_libraries()
     if dry_run:
         _show_dry_run(recipe, full_name, preset, tflops, as_json=as_json)
@@ -122,7 +139,7 @@ def bench(
 
         print((folder / BENCH_FILE).read_text(encoding="utf-8"), end="")
     else:
-        show_sheets([sheet(result)])
+        show_sheets(sheets(result))
 
 
 def _sources(texts: list[str]) -> dict[str, str]:
@@ -136,8 +153,8 @@ def _sources(texts: list[str]) -> dict[str, str]:
 
 def _bench(
     name: str, ablation: str | None, preset: str, chosen: dict[str, Any], changes: dict[str, Any]
-) -> tuple[Any, Callable[..., BenchResult], Callable[[BenchResult], Sheet]]:
-    """The recipe of a benchmark, the function that runs it, and the function that makes its table."""
+) -> tuple[Any, Callable[..., BenchResult], Callable[[BenchResult], list[Sheet]]]:
+    """The recipe of a benchmark, the function that runs it, and the function that makes its tables."""
     from scale_cli.reporting.documents import BEST
 
     best = BEST["text"]
@@ -147,21 +164,21 @@ def _bench(
 
         title = f"Biography benchmark, {preset}"
         recipe = bios.load_preset(preset, **chosen)
-        return recipe, bios.run, lambda result: bios_results.sheet(result.results, title=title, best=best)
+        return recipe, bios.run, lambda result: bios_results.sheets(result.results, title=title, best=best)
 
-    from scale_cli.bench import ablations, continual, continual_results
+    from scale_cli.bench import ablations, continual, continual_recipe, continual_results
 
     if ablation is None:
         title, reported = f"Continual pre-training, {preset}", None
-        recipe = continual.load_preset(preset, **chosen, **changes)
+        recipe = continual_recipe.load_preset(preset, **chosen, **changes)
     else:
         title, reported = f"Ablation {ablation}, {preset}", ablations.paper_values(ablation)
         recipe = ablations.load_preset(ablation, preset, **chosen, **changes)
 
-    def sheet(result: BenchResult) -> Sheet:
-        return continual_results.sheet(result.results, result.groups, title=title, best=best, reported=reported)
+    def sheets(result: BenchResult) -> list[Sheet]:
+        return [continual_results.sheet(result.results, result.groups, title=title, best=best, reported=reported)]
 
-    return recipe, continual.run if ablation is None else ablations.run, sheet
+    return recipe, continual.run if ablation is None else ablations.run, sheets
 
 
 def _show_dry_run(recipe: Any, name: str, preset: str, tflops: float | None, *, as_json: bool) -> None:

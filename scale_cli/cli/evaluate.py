@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show_sheets
+from scale_cli.checkpoints.libraries import quiet_libraries
+from scale_cli.cli.output import AsJson, progress, say, show_sheets
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import to_json
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from scale_cli.cli.output import AsJson, progress, quiet_libraries, show
+from scale_cli.checkpoints.libraries import quiet_libraries
+from scale_cli.cli.output import AsJson, progress, show
 from scale_cli.core.errors import RequestError
 
 

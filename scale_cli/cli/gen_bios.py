@@ -19,6 +19,13 @@ def gen_bios(
     locale: Annotated[
         str, typer.Option(help="Locale of names, cities and companies. en_US is frozen; others are drawn from faker.")
     ] = "en_US",
+    split_answers: Annotated[
+        int | None,
+        typer.Option(
+            help="People from this number on draw their attributes from one half of each pool, those before from the "
+            "other half.  [all draw from whole pools]"
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Number of threads.  [one per core]")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -34,6 +41,7 @@ def gen_bios(
                 bios=bios,
                 seed=seed,
                 locale=locale,
+                split_answers=split_answers,
                 workers=workers,
                 progress=lambda done, total: advance(done=done, total=total),
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -131,16 +130,9 @@ def _plain_lines(label: str, all_steps: int | None, first: int) -> Advance:
 
 
 def _line(label: str, done: int, total: int | None, *, seconds: float, rate: float) -> str:
+    if rate == 0:
+        return f"{label}: {done:,}" + ("" if total is None else f" of {total:,} ({done / total:.0%})")
     if total is None:
         return f"{label}: {done:,}, {rate:,.1f}/s"
     left = f"{(total - done) / rate:.0f} s left" if done < total else f"in {seconds:.1f} s"
     return f"{label}: {done:,} of {total:,} ({done / total:.0%}), {rate:,.1f}/s, {left}"
-
-
-def quiet_libraries() -> None:
-    """Turn off the libraries' own progress bars and messages, which the command replaces. Imports transformers."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # raised inside peft

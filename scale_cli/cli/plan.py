@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from scale_cli.checkpoints.libraries import quiet_libraries
 from scale_cli.cli.options import key_options
-from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
+from scale_cli.cli.output import AsJson, progress, say, show
 from scale_cli.core.recipe import variant_keys
 from scale_cli.methods import METHODS, option_classes, yardstick
 

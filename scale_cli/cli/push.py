@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from scale_cli.cli.output import AsJson, quiet_libraries, say, show
+from scale_cli.checkpoints.libraries import quiet_libraries
+from scale_cli.cli.output import AsJson, say, show
 
 
 def push(

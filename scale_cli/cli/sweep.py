@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from scale_cli.cli.output import progress, quiet_libraries, say
+from scale_cli.checkpoints.libraries import quiet_libraries
+from scale_cli.cli.output import progress, say
 from scale_cli.core.errors import RequestError
 
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from scale_cli.checkpoints.libraries import quiet_libraries
 from scale_cli.cli.options import recipe_options
-from scale_cli.cli.output import AsJson, counter, progress, quiet_libraries, say, show
+from scale_cli.cli.output import AsJson, counter, progress, say, show
 from scale_cli.core.recipe import load_recipe
 from scale_cli.training import TrainRecipe
 

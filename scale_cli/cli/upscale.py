@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from scale_cli.cli.output import AsJson, progress, quiet_libraries, say, show
+from scale_cli.checkpoints.libraries import quiet_libraries
+from scale_cli.cli.output import AsJson, progress, say, show
 
 
 def upscale(

@@ -105,10 +105,17 @@ def variant_keys(classes: Mapping[str, type]) -> dict[str, Key]:
     return keys
 
 
-def load_recipe(cls: type[Recipe], file: Path | None, overrides: Mapping[str, Any]) -> Recipe:
+def load_recipe(
+    cls: type[Recipe],
+    file: Path | None,
+    overrides: Mapping[str, Any],
+    *,
+    complete: Callable[[dict[str, Any]], Mapping[str, Any]] = dict,
+) -> Recipe:
     """The resolved recipe: defaults of `cls`, overridden by the YAML `file`, overridden by `overrides`.
 
     overrides: values by key, as from `recipe_options`; None means not given. Strings are parsed like flags.
+    complete: returns the given values with defaults that follow from them.
     Raises RequestError for a file that cannot be read, an unknown or missing key, a value of the wrong type, and for
     every ValueError that the recipe's own checks raise.
     """
@@ -117,6 +124,7 @@ def load_recipe(cls: type[Recipe], file: Path | None, overrides: Mapping[str, An
     if file is not None:
         values |= _checked(keys, _read_yaml(file), source=f"{file}: ")
     values |= _checked(keys, {name: value for name, value in overrides.items() if value is not None}, source="")
+    values = _checked(keys, complete(values), source="")
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     required = [field.name for field in fields if _is_required(field)]
     if missing := [name for name in required if name not in values]:

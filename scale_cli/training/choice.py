@@ -48,18 +48,22 @@ class Rules:
         *,
         texts: Collection[str],
         people: Collection[str],
-        eval_steps: int | None,
+        measured_between: bool,
     ) -> Rules:
         """The rules in the values of the options.
 
-        texts, people: names of --eval-text and --eval-people.
+        texts, people: names of --eval-text and --eval-people. measured_between: whether there are measurements between
+        step 0 and the last one.
         Raises ValueError for a name or a metric that is not measured, and for options that lack another one.
         """
         if limits and keep_best is None:
             raise ValueError(f"--limit {limits[0]}: it limits --keep-best; give both")
         option = "--stop-when" if keep_best is None else "--keep-best"
-        if (keep_best is not None or stops) and eval_steps is None:
-            raise ValueError(f"{option}: it chooses among measured steps; give --eval-steps, the steps between them")
+        if (keep_best is not None or stops) and not measured_between:
+            raise ValueError(
+                f"{option}: it chooses among measured steps; give --eval-steps, the steps between them, or "
+                "--eval-per-doubling"
+            )
 
         def whole(option: str, name: str) -> str:
             return _whole_name(option, name, texts=texts, people=people)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +62,9 @@ class TrainRecipe(DataOptions):
         None, help="Number of documents of each --eval-text, from its beginning; required for hub datasets.  [all]"
     )
     eval_steps: int | None = option(None, help="Steps between measurements, besides those at step 0 and at the end.")
+    eval_per_doubling: int | None = option(
+        None, help="Also measure this many times each time the number of steps doubles: often early, seldom later."
+    )
     keep_best: str | None = option(
         None,
         help="NAME[/METRIC] of --eval-text or --eval-people: keep the measured step that is best in it among those "
@@ -87,7 +91,8 @@ class TrainRecipe(DataOptions):
         method = find_method(self.method)
         fill_variant(self, "options")
         DataOptions.__post_init__(self)
-        at_least_one(self, "eval_documents", "eval_steps", "logging_steps", "save_steps", "rehearse_tokens")
+        at_least_one(self, "eval_documents", "eval_steps", "eval_per_doubling")
+        at_least_one(self, "logging_steps", "save_steps", "rehearse_tokens")
         for name in ("lr", "adam_epsilon"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -152,8 +157,18 @@ class TrainRecipe(DataOptions):
             self.stop_when,
             texts=self._text_names(),
             people=people,
-            eval_steps=self.eval_steps,
+            measured_between=(self.eval_steps, self.eval_per_doubling) != (None, None),
         )
+
+    def measured_at(self, step: int) -> bool:
+        """Whether measurements are made after this step, from 1 on, besides the last one."""
+        if self.eval_steps is not None and step % self.eval_steps == 0:
+            return True
+        if self.eval_per_doubling is None:
+            return False
+        position = self.eval_per_doubling * math.log2(step)
+        nearest = (math.floor(position), math.ceil(position))
+        return any(round(2 ** (k / self.eval_per_doubling)) == step for k in nearest)
 
     def _text_names(self) -> list[str]:
         """The names in `eval_text`."""

@@ -195,7 +195,7 @@ def _train(
         point_to_base(folder)
 
     choice = Choice(recipe.rules(), out, save=save_best)
-    writer = MetricsWriter(out, measure if measures else None, choice, recipe.eval_steps, progress)
+    writer = MetricsWriter(out, measure if measures else None, choice, recipe.measured_at, progress)
     with StopAtStep() as stop:
         trainer = PartTrainer(
             model=model,

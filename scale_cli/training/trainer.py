@@ -185,13 +185,13 @@ class MetricsWriter(TrainerCallback):
         folder: Path,
         measure: Measure | None,
         choice: Choice,
-        eval_steps: int | None,
+        measured_at: Callable[[int], bool],
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self.file = folder / "metrics.jsonl"
         self.measure = measure
         self.choice = choice
-        self.eval_steps = eval_steps
+        self.measured_at = measured_at
         self.progress = progress
         self.last: dict[str, float] = {}
 
@@ -209,7 +209,7 @@ class MetricsWriter(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         last = state.global_step == state.max_steps
         control.should_log = control.should_log or last
-        if last or (self.eval_steps is not None and state.global_step % self.eval_steps == 0):
+        if last or self.measured_at(state.global_step):
             self._measure(state, control, kwargs["model"])
         if self.progress is not None and state.is_world_process_zero:
             self.progress(state.global_step, state.max_steps)

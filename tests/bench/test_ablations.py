@@ -14,7 +14,7 @@ import pytest
 from benchmarks.claims import judge, numbers_of
 from scale_cli.bench import ablations
 from scale_cli.bench.ablations import ROWS, load_preset, paper_values, run
-from scale_cli.bench.stages import PRESETS, BenchResult
+from scale_cli.bench.stages import BenchResult, presets_of
 from scale_cli.checkpoints.load import describe, load_model
 from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import values_of
@@ -47,7 +47,7 @@ def ran(world: World, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return run_once
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", presets_of("ablations"))
 @pytest.mark.parametrize("ablation", ROWS)
 def test_presets(ablation: str, preset: str) -> None:
     """Rows differ only in the options that the ablation varies. The methods of "drift" have their own rates."""

@@ -15,8 +15,9 @@ import yaml
 from matplotlib import image
 
 from scale_cli.bench import continual
-from scale_cli.bench.continual import load_preset, run
-from scale_cli.bench.stages import PRESETS, BenchResult, matching_size
+from scale_cli.bench.continual import run
+from scale_cli.bench.continual_recipe import ContinualRecipe, load_preset
+from scale_cli.bench.stages import BenchResult, matching_size, presets_of
 from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import values_of
 from scale_cli.core.records import read_record
@@ -46,7 +47,7 @@ FILES = sorted((Path(continual.__file__).parent / "presets" / "korean").glob("*.
 
 
 def test_there_is_a_recipe_for_every_preset() -> None:
-    assert {file.stem for file in FILES} == set(PRESETS)
+    assert {file.stem for file in FILES} == set(presets_of("korean"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -202,8 +203,8 @@ def test_a_run_from_end_to_end(done: BenchResult) -> None:
     assert not (done.out / "depth").exists()  # no method needs it
 
 
-def recipe_of(done: BenchResult) -> continual.ContinualRecipe:
-    assert isinstance(done.recipe, continual.ContinualRecipe)
+def recipe_of(done: BenchResult) -> ContinualRecipe:
+    assert isinstance(done.recipe, ContinualRecipe)
     return done.recipe
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from scale_cli.bench import bios, continual
+from scale_cli.bench.continual_recipe import ContinualRecipe
 from scale_cli.bench.routers import PANELS
 from scale_cli.bench.stages import BenchResult
 from scale_cli.checkpoints.router import FRONTIER
@@ -29,12 +30,7 @@ def by_label(result: BenchResult) -> dict[str, Result]:
     return {each.checkpoint.label: each for each in result.results}
 
 
-@pytest.fixture
-def no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bios, "TASK0_NEEDED", 0.0)
-
-
-def test_biographies(bios_run: BenchResult, no_gate: None, tmp_path: Path) -> None:
+def test_biographies(bios_run: BenchResult, tmp_path: Path) -> None:
     out = shutil.copytree(bios_run.out, tmp_path / "run")
     recipe = dataclasses.replace(bios_run.recipe, routers=ROUTERS, frontier=True)
     assert isinstance(recipe, bios.BiosRecipe)
@@ -79,7 +75,7 @@ def _people(recipe: bios.BiosRecipe, task: str) -> str:
 def test_texts(korean_run: BenchResult, world: World, tmp_path: Path) -> None:
     out = shutil.copytree(korean_run.out, tmp_path / "run")
     recipe = dataclasses.replace(korean_run.recipe, routers=("mixture:0",), frontier=True)
-    assert isinstance(recipe, continual.ContinualRecipe)
+    assert isinstance(recipe, ContinualRecipe)
     result = continual.run(recipe, out, say=print, progress=silent)
     rows = by_label(result)
     assert [label for label in rows if ", " in label] == [f"{row}, mixture:0" for row in recipe.methods]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from scale_cli.bench import bios
 from scale_cli.bench.bios import load_preset
 from scale_cli.bench.sweep import BENCHES, best_rates, sweep
 from scale_cli.core.records import read_record
@@ -67,8 +66,7 @@ def test_the_best_rate_on_text_forgets_least_among_those_that_learn() -> None:
     assert best_rates([base, *rows[::-1]], TEXTS, BENCHES["korean"]) == wanted
 
 
-def test_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bios, "TASK0_NEEDED", 0.0)
+def test_a_sweep(tmp_path: Path) -> None:
     preset, out = bench_file(tmp_path, methods={"freeze": {"freeze_layers": 1}}), tmp_path / "out"
     done = sweep(preset, out, seed=5, rates=(1e-3, 1e-2), say=print, progress=silent)
     labels = ["before Task 1", "freeze@0.001", "freeze@0.01"]

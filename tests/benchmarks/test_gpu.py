@@ -17,12 +17,14 @@ import typer
 from scale_cli.cli.app import app
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
-TEXTS = ("smollm2", "korean-bills", "english-offline", "korean-offline")
+TEXTS = ("english", "english-passages", "smollm2", "korean-bills", "english-offline", "korean-offline")
 ABLATIONS = [f"ablations-{name}-small" for name in ("init", "layers", "modules", "where", "threshold", "drift")]
 STEPS = [
     "gpu-tests",
-    *(f"speed-{name}-gpu" for name in ("train-step", "memory", "generate", "eval")),
-    "bios-small-gpu",
+    "speed-train-step-gpu",
+    "bios-medium-gpu",
+    "korean-scratch-gpu",
+    *(f"speed-{name}-gpu" for name in ("memory", "generate", "eval")),
     "korean-small",
     *ABLATIONS,
     "bios-paper",
@@ -121,35 +123,31 @@ def test_all_steps_in_order_of_worth(machine: Machine) -> None:
         f"-m pytest -m gpu -q -p no:cacheprovider --junit-xml={made}/gpu-tests.made.xml",
         f"-m benchmarks.speed train-step --shape llama-1b --out {made}/speed-train-step-gpu.made.json",
     ]
-    assert calls[5] == "bench bios --preset small --seeds 0,1,2 --out runs/gpu/runs/bios-small-gpu"
-    assert calls[6] == (
-        "bench korean --preset small --seeds 0,1,2 --base data/smollm2 --train-data data/korean-bills/text.jsonl "
-        "--text english=data/english-offline/text/english.jsonl "
-        "--text korean=data/korean-offline/text/korean-bills.jsonl --suite data/english-offline "
-        "--suite data/korean-offline --out runs/gpu/runs/korean-small"
-    )
+    assert calls[2] == "bench bios --preset medium --out runs/gpu/runs/bios-medium-gpu"
+    assert calls[3] == "bench korean --preset scratch --fetched data --out runs/gpu/runs/korean-scratch-gpu"
+    assert calls[7] == "bench korean --preset small --seeds 0,1,2 --fetched data --out runs/gpu/runs/korean-small"
     command: Any = typer.main.get_command(app)
     for words in (call.split()[1:] for call in calls if call.startswith("bench")):
         command.commands["bench"].make_context("bench", words)  # which has all these options
-    assert calls[7].startswith("bench ablations init --preset small --seeds 0,1,2 --base data/smollm2 ")
+    assert calls[8].startswith("bench ablations init --preset small --seeds 0,1,2 --fetched data ")
     assert calls[-1] == "bench bios --preset paper --out runs/gpu/runs/bios-paper"
     record = (machine.root / "runs/gpu/records/bios-paper.json").read_text()
     assert record == f'{{"asked": "{calls[-1]}"}}\n'
 
 
 def test_a_step_with_a_record_is_skipped(machine: Machine) -> None:
-    (machine.root / "benchmarks/records/bios-small-gpu.json").write_text("{}")
+    (machine.root / "benchmarks/records/bios-medium-gpu.json").write_text("{}")
     assert machine.run("300000").returncode == 0
-    assert machine.summary()["bios-small-gpu"] == "has its record - -"
+    assert machine.summary()["bios-medium-gpu"] == "has its record - -"
     called = machine.calls()
-    assert not any("bios-small-gpu" in call for call in called)
+    assert not any("bios-medium-gpu" in call for call in called)
     assert machine.run("300000").returncode == 0
     assert machine.calls() == called  # the second time there is nothing left to do
     assert set(machine.summary().values()) == {"has its record - -"}
 
 
 def test_a_failure_does_not_stop_the_rest(machine: Machine) -> None:
-    ended = machine.run("300000", "out", BROKEN="benchmarks.speed memory", EMPTY="bench korean")
+    ended = machine.run("300000", "out", BROKEN="benchmarks.speed memory", EMPTY="korean --preset small")
     assert ended.returncode == 1
     assert machine.summary("out")["speed-memory-gpu"].startswith("FAILED, see logs/speed-memory-gpu.log 3 ")
     assert machine.summary("out")["korean-small"].startswith("FAILED, see logs/korean-small.log 0 ")
@@ -161,24 +159,26 @@ def test_a_failure_does_not_stop_the_rest(machine: Machine) -> None:
     log = (machine.root / "out/logs/korean-small.log").read_text()
     assert log == "gpu.sh: the command ended well and left no out/runs/korean-small/results.json\n"
     assert machine.run("300000", "out").returncode == 0  # and what failed is done again
-    assert machine.calls()[-2:] == [call for call in machine.calls()[:-2] if "memory" in call or "bench korean" in call]
+    failed = ("benchmarks.speed memory", "korean --preset small")
+    calls = machine.calls()
+    assert calls[-2:] == [call for call in calls[:-2] if any(words in call for words in failed)]
 
 
 def test_a_step_that_does_not_fit_is_skipped(machine: Machine) -> None:
     assert machine.run("200").returncode == 0
     summary = machine.summary()
-    assert summary["gpu-tests"].startswith("needs 300 s, ")
-    assert summary["speed-train-step-gpu"].startswith("needs 240 s, ")
-    assert summary["speed-eval-gpu"].startswith("done 0 ")
+    assert summary["gpu-tests"].startswith("done 0 ")
+    assert summary["speed-memory-gpu"].startswith("needs 240 s, ")
+    assert summary["speed-generate-gpu"].startswith("done 0 ")
     assert summary["bios-paper"].startswith("done 0 ")  # one that can be cut needs only a beginning
     assert machine.run("134", "other").returncode == 0
     assert machine.summary("other")["bios-paper"].startswith("needs 120 s, ")
-    assert machine.records("other") == set()
+    assert machine.records("other") == {"gpu-tests.xml", "speed-train-step-gpu.json"}
 
 
 def test_an_interrupted_benchmark_continues(machine: Machine) -> None:
     machine.write_program("timeout", TIMEOUT)
-    ended = machine.run("100000", CUT="bench korean")
+    ended = machine.run("100000", CUT="korean --preset small")
     assert ended.returncode == 0
     assert machine.summary()["korean-small"].startswith("cut, goes on next time 124 ")
     assert machine.summary()["bios-paper"].startswith("done 0 ")
@@ -204,14 +204,25 @@ def test_data_that_is_not_there(machine: Machine) -> None:
     summary = machine.summary()
     assert {summary[name] for name in ["korean-small", *ABLATIONS]} == {missing}
     assert summary["bios-paper"] == "no hub in SCALE_DATA - -"
-    assert summary["bios-small-gpu"].startswith("done 0 ")
+    assert summary["korean-scratch-gpu"].startswith("no english english-passages korean-bills ")
+    assert summary["bios-medium-gpu"].startswith("done 0 ")
+
+
+def test_tiny_sizes(machine: Machine) -> None:
+    assert machine.run("580", "out", "--tiny").returncode == 0
+    assert list(machine.summary("out")) == STEPS[:4]
+    assert [call.split()[:4] for call in machine.calls()[1:]] == [
+        ["-m", "benchmarks.speed", "train-step", "--shape"],
+        ["bench", "bios", "--preset", "benchmarks/tiny/bios.yaml"],
+        ["bench", "korean", "--preset", "benchmarks/tiny/korean.yaml"],
+    ]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_the_step_and_ends_the_rest(machine: Machine, sent: signal.Signals) -> None:
     process = subprocess.Popen(
         [machine.root / "benchmarks" / "gpu.sh", "300000"],
-        env=machine.command | {"SLOW": "bench korean"},
+        env=machine.command | {"SLOW": "korean --preset small"},
         stdout=subprocess.DEVNULL,
     )
     for _ in range(400):
@@ -233,7 +244,7 @@ def test_a_mistake_in_the_request(machine: Machine, words: list[str]) -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (
         f"gpu.sh: {' '.join(words) or '(nothing)'}: give whole seconds and, if wanted, a folder, as in: "
-        "benchmarks/gpu.sh 1700 runs/gpu\n"
+        "benchmarks/gpu.sh 580 runs/gpu\n"
     )
     assert not (machine.root / "runs").exists()
 

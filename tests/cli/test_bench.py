@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scale_cli.bench import bios, bios_results
+from scale_cli.bench import bios_results
 from scale_cli.core.records import read_record
 from scale_cli.methods import METHODS
 from scale_cli.planning.memory import StepMemory
@@ -37,7 +37,6 @@ def shown_rows(stdout: str) -> list[str]:
 
 
 def test_a_benchmark(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bios, "TASK0_NEEDED", 0.0)
     monkeypatch.chdir(tmp_path)
     file = bench_file(tmp_path)
     ended = run_cli("bench", "bios", "--preset", file, "--methods", "scale-route")

@@ -258,3 +258,24 @@ def test_other_folders_are_refused(tmp_path: Path, text: str | None, message: st
         (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(data_gen.DataRequestError, match=message):
         data_gen.read_manifest(tmp_path)
+
+
+def test_split_answers_have_no_value_in_common(generated: Any, tmp_path: Path) -> None:
+    manifest = generate(tmp_path / "out", people=1_000, bios=1, seed=1, split_answers=600)
+    assert data_gen.read_manifest(tmp_path / "out") == manifest
+    assert manifest.bits_per_person["attributes"] == pytest.approx(
+        generated.manifest.bits_per_person["attributes"] - 5, abs=0.02
+    )
+    people = pq.read_table(tmp_path / "out" / "people.parquet")
+    whole = pq.read_table(generated.folder / "people.parquet")
+    assert people["full_name"].equals(whole["full_name"])
+    for attribute in ATTRIBUTES:
+        values = people[attribute].to_pylist()
+        before, after = set(values[:600]), set(values[600:])
+        assert min(len(before), len(after)) > 25
+        assert not before & after
+    companies = dict(zip(people["company"].to_pylist(), people["company_city"].to_pylist(), strict=True))
+    assert list(map(companies.get, people["company"].to_pylist())) == people["company_city"].to_pylist()
+    for split in (0, 1_000):
+        with pytest.raises(data_gen.DataRequestError, match=f"^split_answers {split}: choose 1 to 999"):
+            generate(tmp_path / "other", people=1_000, split_answers=split)

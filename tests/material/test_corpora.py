@@ -92,7 +92,7 @@ def test_training_reads_the_folder(tiny: Path, tmp_path: Path, monkeypatch: pyte
         f"`text.jsonl` holds the passages of BoolQ's validation questions, from Wikipedia: {train} documents, "
         f"{sum(map(len, parts.train)):,} characters, from the package tiny-data 1.0.\n\n"
         f"It excludes {test} documents that are held out for measuring, and 0 that share 13 consecutive words\n"
-        "with one of these.\n\nLicence: none.\n"
+        "with a held-out document.\n\nLicence: none.\n"
     )
 
 

@@ -329,7 +329,7 @@ def test_several_processes_keep_the_same_step(runs: Runs, tmp_path: Path) -> Non
 
 
 def rules(keep_best: str | None = None, limit: tuple[str, ...] = (), stop_when: tuple[str, ...] = ()) -> Rules:
-    return Rules.parse(keep_best, limit, stop_when, texts=["en", "ko"], people=["a"], eval_steps=1)
+    return Rules.parse(keep_best, limit, stop_when, texts=["en", "ko"], people=["a"], measured_between=True)
 
 
 def kept(folder: Path, chosen: Rules, *values: dict[str, float]) -> int:
@@ -424,11 +424,13 @@ BAD = [
     ),
     (
         {"keep_best": "en", "eval_steps": None},
-        "--keep-best: it chooses among measured steps; give --eval-steps, the steps between them",
+        "--keep-best: it chooses among measured steps; give --eval-steps, the steps between them, or "
+        "--eval-per-doubling",
     ),
     (
         {"stop_when": ("en<=1",), "eval_steps": None},
-        "--stop-when: it chooses among measured steps; give --eval-steps, the steps between them",
+        "--stop-when: it chooses among measured steps; give --eval-steps, the steps between them, or "
+        "--eval-per-doubling",
     ),
     ({"limit": ("en<=1",)}, "--limit en<=1: it limits --keep-best; give both"),
     (
