@@ -41,10 +41,10 @@ PEAK = 0.5
 """The peak learning rate of pre-training times the hidden size."""
 FACTORS = {
     "fft": 1,
-    "lora": 3,
+    "lora": 5,
     "llama-pro": 10,
     "freeze": 3,
-    "scale-preserve": 10,
+    "scale-preserve": 20,
     "scale-adapt": 10,
     "scale-route": 10,
 }
