@@ -7,6 +7,7 @@ A run is a folder of stages. A stage's folder is complete or does not exist, so 
     OUT/seed-S/task0                            questions on half of the pre-training people learnt
     OUT/seed-S/width, depth                     the Task 0 checkpoint, upscaled
     OUT/seed-S/<method>                         Task 1 trained with each method, from the same Task 0 checkpoint
+    OUT/seed-S/recovery/<method>                the questions of Task 0 trained again, if the recipe asks for it
     OUT/results.json, table.md, curves.png      the results
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scale_cli.bench import stages
-from scale_cli.bench.bios_results import TASK0, measured, panels_of, results_of, write
+from scale_cli.bench.bios_results import RECOVERY, TASK0, measured, panels_of, results_of, write
 from scale_cli.bench.proportions import with_proportions
 from scale_cli.bench.routers import check_routers, measure_row
 from scale_cli.bench.stages import (
@@ -66,10 +67,12 @@ class BiosRecipe(BenchRecipe):
     eval_people: number of people whose questions are scored in each task, from the first; None for all.
     answers: "shared", or "split": the people of Task 1 have other attributes than those pre-trained.
     task0_needed: accuracy on the held-out people of Task 0 that Task 1 requires; below it, forgetting is meaningless.
+    recovery_steps: number of steps for which every row is trained again, after Task 1, on the questions that Task 0
+        trained; its held-out people then show what was only out of reach and what is lost. 0: none.
     stages: training options of the stages pretrain, task0 and task1. Those of task1 are shared by all rows.
     """
 
-    reserved = (*STAGES, *BenchRecipe.reserved)
+    reserved = (*STAGES, RECOVERY, *BenchRecipe.reserved)
 
     people: int
     bios: int
@@ -83,6 +86,7 @@ class BiosRecipe(BenchRecipe):
     data_seed: int = 0
     answers: Literal["shared", "split"] = "shared"
     task0_needed: float = 0.95
+    recovery_steps: int = 0
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +97,13 @@ class BiosRecipe(BenchRecipe):
         if set(self.stages) != set(STAGES):
             raise RequestError(f"stages {', '.join(self.stages) or '(none)'}: give {', '.join(STAGES)}, each once")
         vocabulary = 257 if self.tokenizer == "bpe" else 3  # all bytes, or one word, and the special tokens
-        for name, lowest in (("bios", 1), ("eval_people", 1), ("vocab_size", vocabulary), ("data_seed", 0)):
+        for name, lowest in (
+            ("bios", 1),
+            ("eval_people", 1),
+            ("vocab_size", vocabulary),
+            ("data_seed", 0),
+            ("recovery_steps", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise RequestError(f"{name} {value}: at least {lowest}")
@@ -168,6 +178,11 @@ class BiosRecipe(BenchRecipe):
         given = dict(self.stages[stage if stage in STAGES else "task1"])
         return train_recipe(stage, given if stage in STAGES else given | self.differing(stage), own, fixed=FIXED)
 
+    def recovery_recipe(self, label: str, *, seed: int, data: Path) -> TrainRecipe:
+        """The recipe that trains a row's result again on the questions of Task 0, as Task 1 was trained."""
+        recipe = self.train_recipe(label, seed=seed, data=data)
+        return changed(recipe, people=self.task0, steps=self.recovery_steps, rehearse=None, rehearse_weight=None)
+
 
 def load_preset(
     name: str,
@@ -219,7 +234,10 @@ def _run_stages(recipe: BiosRecipe, out: Path, *, say: Callable[[str], None], pr
     ]
     run_together(prepared, recipe.jobs, **shown)
     rows = [
-        Call(functools.partial(_run_row, recipe, seed, label, out), recipe.train_recipe(label, seed=seed).steps)
+        Call(
+            functools.partial(_run_row, recipe, seed, label, out),
+            recipe.train_recipe(label, seed=seed).steps + recipe.recovery_steps,
+        )
         for seed in recipe.seeds
         for label in recipe.methods
     ]
@@ -246,6 +264,12 @@ def _run_row(
         trained = changed(trained, **matching_size(trained.method, task0, folder / "width"))
     source = source_of(recipe, label, task0, folder)
     train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
+    if recipe.recovery_steps:
+        again = recipe.recovery_recipe(label, seed=seed, data=data)
+        if recipe.matches_rank(label):
+            again = changed(again, **matching_size(again.method, task0, folder / "width"))
+        name = f"{label}, recovery (seed {seed})"
+        train_stage(str(folder / label), folder / RECOVERY / label, again, label=name, progress=progress)
     exact, first_tokens = (functools.partial(recipe.jobs_of, data, exact=exact) for exact in (True, False))
     measure_row(recipe, label, folder / label, task0, folder, jobs=exact, frontier_jobs=first_tokens, progress=progress)
 

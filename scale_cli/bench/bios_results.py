@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_cli.bench.course import AREA, KEPT, LEVELS, course_measurements, course_of, mean_courses
+from scale_cli.bench.course import AREA, KEPT, LEVELS, RECOVERED, course_measurements, course_of, mean_courses
 from scale_cli.bench.routers import Summary, frontier_panels, routed_results, split_panels
 from scale_cli.bench.stages import FREE, BenchRecipe, BenchResult, curves, finished_lines, label_of, metric_lines
 from scale_cli.core.files import plain, write_text
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 TASK0, TASK1 = ("bios:task0", "hard"), ("bios:task1", "hard")
 """Task and metric of stability and of plasticity."""
+RECOVERY = "recovery"
+"""The folder of the rows that are trained again on the questions of Task 0."""
 BEFORE = "before Task 1"
 """The label of the checkpoint that every row starts from."""
 
@@ -62,6 +64,7 @@ def results_of(recipe: BiosRecipe, out: Path) -> tuple[Result, ...]:
                 own = (
                     *row.measurements,
                     *course_measurements(course, TASK0[0], samples=samples, created=record["created"]),
+                    *_recovered(folder / RECOVERY / label),
                 )
                 results.append(replace(row, measurements=own))
                 results += routed_results(recipe, row, label, seed, folder, task_of=_task_of(recipe))
@@ -111,6 +114,13 @@ def _result(
     )
     provenance = {name: record.get(name) for name in ("created", "environment", "git")}
     return Result(recipe.command, info, tuple(measurements), None, provenance)
+
+
+def _recovered(run: Path) -> list[Measurement]:
+    """Task 0 accuracy after its questions were trained again, as the metric RECOVERED; empty if they were not."""
+    if not _record(run).is_file():
+        return []
+    return [replace(m, metric=RECOVERED) for m in measured(read_record(_record(run))) if (m.task, m.metric) == TASK0]
 
 
 def _before_task1(run: Path, after: Sequence[Measurement]) -> list[Measurement]:
@@ -184,16 +194,22 @@ COURSE = GroupSpec(
     (
         *(ColumnSpec(TASK0[0], f"{KEPT}/{level:g}", f"at {level:.0%}") for level in LEVELS),
         ColumnSpec(TASK0[0], AREA, "area"),
+        ColumnSpec(TASK0[0], RECOVERED, RECOVERED),
     ),
     average=False,
 )
 COURSE_LEGEND = (
     (
-        ", ".join(column.label for column in COURSE.columns[:-1]),
+        ", ".join(column.label for column in COURSE.columns[: len(LEVELS)]),
         "the highest Task 0 accuracy, in percent, of a measured step at which Task 1 has at least this accuracy; "
         "chosen among the steps with hindsight, equally for every method.",
     ),
     ("area", "the mean of that accuracy over all levels of Task 1 from 0 to 100, with 0 for levels not reached."),
+    (
+        RECOVERED,
+        "Task 0 accuracy on its held-out people after the questions that Task 0 trained were trained again for a few "
+        "steps: what stays lost was not only out of reach.",
+    ),
 )
 
 

@@ -16,8 +16,8 @@ Course = Sequence[tuple[float, float]]
 """(Task 0 kept, Task 1 learnt) at each measured step, as shares."""
 LEVELS = (0.5, 0.9, 0.98)
 """The Task 1 accuracies at which methods are compared."""
-KEPT, AREA = "kept", "kept_area"
-"""Metrics of Task 0: KEPT/LEVEL and the area."""
+KEPT, AREA, RECOVERED = "kept", "kept_area", "recovered"
+"""Metrics of Task 0: KEPT/LEVEL, the area, and the accuracy after training its questions again."""
 
 
 def course_of(lines: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:

@@ -14,7 +14,7 @@ from scale_cli.core.files import to_json, write_text
 
 ITEMS = "items"
 HARNESS_SHARES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "f1", "mc1", "mc2", "pass@1")
-BIOGRAPHY_SHARES = ("hard", "soft", "exact", "routed", "kept", "kept_area")
+BIOGRAPHY_SHARES = ("hard", "soft", "exact", "routed", "kept", "kept_area", "recovered")
 SHARES = frozenset((*HARNESS_SHARES, *BIOGRAPHY_SHARES))
 """Metrics with values from 0 to 1, shown in percent by tables."""
 

@@ -16,8 +16,10 @@ from scale_cli.bench.course import course_measurements, course_of, kept_area, ke
 from scale_cli.bench.proportions import TOKENS_PER_BIOGRAPHY
 from scale_cli.bench.stages import BenchResult
 from scale_cli.core.errors import RequestError
+from scale_cli.core.records import read_record
 from scale_cli.data.biographies import read_biographies
 from scale_cli.methods import METHODS
+from tests.runs import bench_file, lines, silent
 
 PAPER = load_preset("paper")
 
@@ -115,3 +117,16 @@ def test_a_run_has_its_course(bios_run: BenchResult) -> None:
     table = (bios_run.out / "table.md").read_text(encoding="utf-8")
     assert "Task 0 at equal Task 1" in table
     assert "| area" in table
+
+
+def test_the_questions_of_task0_are_trained_again(tmp_path: Path) -> None:
+    recipe = load_preset(bench_file(tmp_path, recovery_steps=3, methods={"fft": {}, "scale-preserve": {}}))
+    result = bios.run(recipe, tmp_path / "out", say=print, progress=silent)
+    for row in result.results[1:]:
+        run = tmp_path / "out" / "seed-0" / "recovery" / row.checkpoint.label
+        record = read_record(run / "record.json")
+        assert (record["recipe"]["people"], record["recipe"]["steps"]) == (recipe.task0, 3)
+        (recovered,) = row.find("bios:task0", "recovered")
+        first, *_, last = (line["task0/hard"] for line in lines(run) if "task0/hard" in line)
+        assert (first, last) == (row.find("bios:task0", "hard")[0].value, recovered.value)
+    assert "| recovered" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
