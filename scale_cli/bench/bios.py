@@ -123,6 +123,16 @@ class BiosRecipe(BenchRecipe):
         return f"bios --preset {self.preset}{self.options}"
 
     @property
+    def knowledge(self) -> tuple[float, int]:
+        """The bits of the attributes of the people whose biographies are pre-trained, and the weights of the layers."""
+        from data_gen.facts import FROZEN_LOCALE, load_pools
+
+        config, parts = _model_config(self), 2 if self.answers == "split" else 1
+        bits = self.pretrain_people * load_pools(FROZEN_LOCALE, seed=0).attribute_bits(parts=parts)
+        per_layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
+        return bits, config.num_hidden_layers * per_layer
+
+    @property
     def task0(self) -> str:
         """The people that Task 0 trains on, "A:B"."""
         return f"0:{self.pretrain_people // 2}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
@@ -45,6 +46,8 @@ class DryRun:
 
     base_parameters: of the model before upscaling. gpus: number of processes that share a training step.
     tflops: assumed 10^12 operations per second and process. command: runs the benchmark.
+    knowledge: (bits of the attributes of the people whose biographies are pre-trained, weights of the model's layers);
+        None without biographies.
     """
 
     base_parameters: int
@@ -53,6 +56,7 @@ class DryRun:
     tflops: float
     command: str
     budgets: tuple[Budget, ...]
+    knowledge: tuple[float, int] | None = None
 
     @property
     def hours(self) -> float:
@@ -86,7 +90,8 @@ def dry_run_bios(recipe: BiosRecipe, *, tflops: float | None = None) -> DryRun:
     labels = ("pretrain", "task0", *recipe.methods)
     trained = {label: recipe.train_recipe(label, seed=recipe.seeds[0]) for label in labels}
     matched = {label for label in recipe.methods if recipe.matches_rank(label)}
-    return _dry_run(recipe, trained, matched, base_config(recipe), tflops=tflops)
+    made = _dry_run(recipe, trained, matched, base_config(recipe), tflops=tflops)
+    return dataclasses.replace(made, knowledge=recipe.knowledge)
 
 
 def _dry_run(
@@ -190,4 +195,12 @@ def sheet(result: DryRun, *, title: str) -> Sheet:
         hours=result.hours,
         count=len(result.seeds) * len(rows),
     )
-    return Sheet(title, headings, (rows,), (("estimate", caption),))
+    terms = [("estimate", caption)]
+    if result.knowledge is not None:
+        bits, weights = result.knowledge
+        meaning = (
+            f"the people whose biographies are pre-trained have attributes of {bits:,.0f} bits, {bits / weights:.3g} "
+            "per weight of the layers. Models of this kind hold up to 2 (arXiv 2404.05405)."
+        )
+        terms.append(("knowledge", meaning))
+    return Sheet(title, headings, (rows,), tuple(terms))

@@ -124,6 +124,7 @@ def proportions(people: int) -> dict[str, Any]:
         "task1_people": new,
         "eval_people": 100,
         "tokenizer": "word",
+        "vocab_size": 8_000,
         "model": {
             "hidden_size": hidden,
             "num_hidden_layers": layers,
