@@ -5,7 +5,7 @@
 #
 # The first steps fit into ten minutes: the tests, a training step of a 1B model, the biographies of 12,000 people with
 # all methods at once, Korean from a base pre-trained from scratch. --tiny runs these four in tiny sizes, also without a
-# GPU, to try the script; its records mean nothing.
+# GPU, to try the script; its tests are only collected, and its records mean nothing.
 # OUT [runs/gpu] gets records/, logs/ and summary.txt. A step is skipped if its record is in benchmarks/records or
 # OUT/records, if its data is missing, or if it does not fit into the rest of SECONDS. An interrupted benchmark keeps its
 # results and continues when called again with the same OUT. A step that fails does not stop the others.
@@ -131,9 +131,13 @@ bench() {
 : >"$summary"
 row step outcome rc seconds
 tests=$out/made/gpu-tests.made.xml
-step gpu-tests 90 whole "" "$tests" "$python" -m pytest -m gpu -q -p no:cacheprovider --junit-xml="$tests"
+pytest=(-m pytest -m gpu -q -p no:cacheprovider)
 shape=llama-1b people=medium scratch=scratch
-((tiny)) && shape=tiny people=benchmarks/tiny/bios.yaml scratch=benchmarks/tiny/korean.yaml
+if ((tiny)); then
+    pytest+=(--collect-only)
+    shape=tiny people=benchmarks/tiny/bios.yaml scratch=benchmarks/tiny/korean.yaml
+fi
+step gpu-tests 90 whole "" "$tests" "$python" "${pytest[@]}" --junit-xml="$tests"
 texts="korean-bills english-offline korean-offline"
 speed speed-train-step-gpu 90 train-step --shape "$shape"
 bench bios-medium-gpu 300 "" bios --preset "$people"

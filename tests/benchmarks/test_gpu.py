@@ -211,6 +211,7 @@ def test_data_that_is_not_there(machine: Machine) -> None:
 def test_tiny_sizes(machine: Machine) -> None:
     assert machine.run("580", "out", "--tiny").returncode == 0
     assert list(machine.summary("out")) == STEPS[:4]
+    assert "--collect-only" in machine.calls()[0]
     assert [call.split()[:4] for call in machine.calls()[1:]] == [
         ["-m", "benchmarks.speed", "train-step", "--shape"],
         ["bench", "bios", "--preset", "benchmarks/tiny/bios.yaml"],
