@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from scale_cli.core.files import read_json, write_text
+from scale_cli.core.files import check_inside, read_json, write_text
 from scale_cli.methods import METHODS, own_values
 
 CARD = "README.md"
@@ -134,6 +134,7 @@ def write_card(
     for pattern in LICENCES:
         for file in source.folder.glob(pattern):
             if file.is_file() and file.resolve() != (folder / file.name).resolve():
+                check_inside(file, source.folder)
                 shutil.copyfile(file, folder / file.name)
     write_text(folder / CARD, card_text(name=name, form=form, source=source, steps=steps, whole=whole))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from scale_cli.core.files import read_json, reading, write_text
+from scale_cli.core.files import check_inside, read_json, reading, write_text
 
 COMPANIONS = (
     "tokenizer*",
@@ -22,8 +22,11 @@ COMPANIONS = (
 
 
 def companions(folder: Path) -> list[Path]:
-    """The files of `folder` that match `COMPANIONS`, sorted."""
-    return sorted({file for pattern in COMPANIONS for file in folder.glob(pattern) if file.is_file()})
+    """The files of `folder` that match `COMPANIONS`, sorted. RequestError for a link out of the folder."""
+    files = sorted({file for pattern in COMPANIONS for file in folder.glob(pattern) if file.is_file()})
+    for file in files:
+        check_inside(file, folder)
+    return files
 
 
 def check_companions(folder: Path) -> None:

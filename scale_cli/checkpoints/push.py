@@ -11,6 +11,7 @@ from pathlib import Path
 from scale_cli.checkpoints.card import CARD, POINTER, RECORD
 from scale_cli.checkpoints.load import check, describe
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import check_inside
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def push(
     message = message or f"Upload {repo_id.rpartition('/')[2]} by scale"
     with _whole_folder(Path(source), repo_id) if exported else _as_it_is(Path(source)) as folder:
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        sent = filter_repo_objects(paths, ignore_patterns=DEFAULT_IGNORE_PATTERNS)
+        sent = list(filter_repo_objects(paths, ignore_patterns=DEFAULT_IGNORE_PATTERNS))
+        for name in sent:
+            check_inside(paths[name], folder)
         files = {name: paths[name].stat().st_size for name in sent}
         if CARD not in files:
             raise RequestError(f"{source} has no {CARD}; run scale export {source} FOLDER, and push FOLDER")

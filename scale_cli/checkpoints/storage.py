@@ -101,6 +101,8 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
             listed.setdefault(str(file), set()).add(name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(f"{index} is not an index of safetensors files: {error!r}; fetch it again") from error
+    if outside := [file for file in listed if Path(file).name != file]:
+        raise RequestError(f"{index} names {outside[0]!r}, which is not a file of the folder; fetch it again")
     absent = [file for file in listed if not (folder / file).is_file()]
     if absent:
         raise RequestError(f"{folder} lacks {', '.join(absent)}, which {INDEX} names; fetch the missing files")

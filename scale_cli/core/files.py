@@ -70,6 +70,17 @@ def contents(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
 
 
+def check_inside(file: Path, folder: Path) -> None:
+    """Raise RequestError if a file of a model folder is a link that leads out of it.
+
+    What it leads to would be copied and published. The hub's cache, whose snapshots are links to its blobs, is allowed.
+    """
+    real, root = file.resolve(), folder.resolve()
+    blobs = root.parent.parent / "blobs"
+    if not (real.is_relative_to(root) or (root.parent.name == "snapshots" and real.is_relative_to(blobs))):
+        raise RequestError(f"{file} is a link to a file outside of {folder}; replace it by the file, or remove it")
+
+
 @contextlib.contextmanager
 def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder`, which is created, as the only process that writes there; the system frees it if the process ends.

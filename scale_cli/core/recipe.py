@@ -17,6 +17,7 @@ import contextlib
 import csv
 import dataclasses
 import difflib
+import reprlib
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -209,8 +210,16 @@ def _checked(keys: Mapping[str, Key], values: Mapping[str, Any], *, source: str)
         try:
             checked[name] = _coerce(value, keys[name].kind, choices_of(keys[name].field))
         except ValueError as error:
-            raise RequestError(f"{source}{name}: {value!r} is not {error}") from None
+            raise RequestError(f"{source}{name}: {_shown(value)} is not {error}") from None
     return checked
+
+
+def _shown(value: Any) -> str:
+    """The value in a message, cut if it is long or deep; aliases in YAML unfold a short text to millions of items."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 200
+    short.maxlevel = 2
+    return short.repr(value)
 
 
 def choices_of(field: dataclasses.Field[Any]) -> tuple[str, ...] | None:

@@ -250,3 +250,13 @@ def test_wrong_flags_are_usage_errors(flags: list[str]) -> None:
     app, calls = toy_app()
     assert CliRunner().invoke(app, ["x", *flags]).exit_code == 2
     assert calls == []
+
+
+def test_a_refused_value_is_cut(tmp_path: Path) -> None:
+    lines = ["lr:", "  - &a0 [x,x,x,x,x,x,x,x,x,x]"]
+    lines += [f"  - &a{level} [{','.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 7)]  # ten million items
+    file = tmp_path / "aliases.yaml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(RequestError, match=r"lr: .* is not a number$") as caught:
+        load_recipe(Toy, file, {})
+    assert len(str(caught.value)) < 2_000
