@@ -108,8 +108,10 @@ def free_port() -> int:
     return port
 
 
-def together(count: int, folder: Path, *commands: list[Any], patches: Mapping[str, Any] | None = None) -> str:
-    """What `scale` commands print in processes that share the work as under torchrun. All must succeed."""
+def together(
+    count: int, folder: Path, *commands: list[Any], patches: Mapping[str, Any] | None = None, code: int = 0
+) -> str:
+    """What `scale` commands print in processes that share the work as under torchrun. All must end with `code`."""
     group = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     words = [[str(word) for word in command] for command in commands]
     begun = []
@@ -122,9 +124,9 @@ def together(count: int, folder: Path, *commands: list[Any], patches: Mapping[st
         connection.wait([process.sentinel for process in running])
         ended = [process for process in running if process.exitcode is not None]
         running = [process for process in running if process not in ended]
-        if any(process.exitcode for process in ended):
+        if any(process.exitcode != code for process in ended):
             for process in running:  # they would wait for the one that failed
                 process.kill()
     codes, printed, messages = zip(*(each.wait() for each in begun), strict=True)
-    assert codes == (0,) * count, messages
+    assert codes == (code,) * count, messages
     return "".join(printed)

@@ -32,6 +32,7 @@ LOGGED = ("loss", "rehearsal_loss", "learning_rate", "grad_norm")
 """The values in a log line of `metrics.jsonl`."""
 NEVER = 2**62
 """The number of a step that no run reaches."""
+ONE_SIGNAL_SECONDS = 3.0
 CARRIED = "carried.json"
 """The file of a checkpoint with state that a resumed run needs and the library does not save."""
 
@@ -152,13 +153,19 @@ class PartTrainer(Trainer):
         save_trained(self.method.stored(self.model), folder)
         self.describe(folder)
         carried = {"loss": self._loss.item(), "logged_step": self._logged_step, "seconds": self.seconds}
-        carried["rehearsal_loss"] = self._rehearsal_loss.item()
+        carried |= {"rehearsal_loss": self._rehearsal_loss.item(), "processes": self.args.world_size}
         write_text(folder / CARRIED, json.dumps(carried) + "\n")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         load_trained(self.method.stored(self.model if model is None else model), folder)
         carried = read_json(folder / CARRIED)
+        before = carried.get("processes", self.args.world_size)  # checkpoints of earlier versions do not hold it
+        if before != self.args.world_size:
+            raise RequestError(
+                f"--resume: {folder.parent} was started in {before} processes, not {self.args.world_size}, which would "
+                "change the sequences of a step; start as many"
+            )
         self._loss.fill_(carried["loss"])
         self._rehearsal_loss.fill_(carried.get("rehearsal_loss", 0.0))
         self._logged_step, self._seconds_before = carried["logged_step"], carried["seconds"]
@@ -255,11 +262,14 @@ def _without_unused_logits(batch: dict[str, Any]) -> dict[str, Any]:
 class StopAtStep(TrainerCallback):
     """On Ctrl-C or SIGTERM, finishes the current step and writes a checkpoint. A second signal stops at once.
 
+    Several processes stop at the same step, also if not all receive the signal. Signals within `ONE_SIGNAL_SECONDS` of
+    the first count as one: Ctrl-C reaches a process from the terminal and from the launcher.
     asked: whether a signal has arrived.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self._asked_at = 0.0
 
     def __enter__(self) -> StopAtStep:
         self._before: dict[int, Any] = {}
@@ -272,10 +282,15 @@ class StopAtStep(TrainerCallback):
             signal.signal(number, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and time.monotonic() - self._asked_at > ONE_SIGNAL_SECONDS:
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self._asked_at = True, time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            asked = torch.tensor(int(self.asked), device=args.device)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+            self.asked = bool(asked)
         if self.asked and not control.should_training_stop:  # after the last step the run ends anyway
             control.should_training_stop = control.should_save = True

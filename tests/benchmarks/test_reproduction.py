@@ -349,7 +349,7 @@ def section(text: str, heading: str) -> str:
 
 def test_without_records_everything_is_not_run() -> None:
     text = render(the_paper())
-    assert section(text, "### Figure 8").count("| - | not run | `scale bench bios --preset demo` |") == 4
+    assert section(text, "### Figure 8").count("| - | not run | `scale bench bios --preset demo` |") == 7
     overview = section(text, "## Overview")
     counts = re.findall(r"^\| \[.*\| - \| - \| - \| (\d+) \|$", overview, re.MULTILINE)
     assert sum(map(int, counts)) == sum(len(figure["claims"]) for figure in figures()["figures"])
@@ -429,7 +429,7 @@ def test_check_fails_if_the_file_is_out_of_date(
 ) -> None:
     folder, out = tmp_path / "records", tmp_path / "out.md"
     folder.mkdir()
-    for name in (TABLE, "bios-demo.json"):
+    for name in (TABLE, "one-to-one/bios-demo.json"):
         shutil.copy(RECORDS / name, folder)
     words = ("--records", folder, "--out", out)
     message = f"reproduction: {out} is out of date; run: python -m benchmarks.reproduction\n"

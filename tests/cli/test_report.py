@@ -16,7 +16,7 @@ from tests.results.made import measured, result, scored
 
 RunCli = Callable[..., Any]
 RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
-PAPER, BIOS = RECORDS / "paper-table1.json", RECORDS / "bios-demo.json"
+PAPER, BIOS = RECORDS / "paper-table1.json", RECORDS / "one-to-one" / "bios-demo.json"
 
 SUITE = """\
 name: mine

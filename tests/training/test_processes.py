@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scale_cli.cli import main
+from scale_cli.training.trainer import StopAtStep
 from tests.processes import ON_THE_CPU, together
 from tests.runs import World, lines
 
@@ -70,3 +71,30 @@ def test_two_processes_train_as_one_does(objective: str, world: World, tmp_path:
         assert rehearsed[1] == pytest.approx(rehearsed[0], rel=1e-3, abs=1e-6)
         assert rehearsed[0][-1] > 1e-5
     assert printed.count("written to") == 1
+
+
+def asked_in_the_first_process(stop: StopAtStep) -> StopAtStep:
+    """As if only one process had received a signal."""
+    stop._before = {}
+    stop.asked = os.environ["RANK"] == "0"
+    return stop
+
+
+def test_a_signal_to_one_process_stops_all_at_one_step(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shared"
+    command = words(world, out, 4, questions(tmp_path))
+    together(
+        2,
+        tmp_path,
+        command,
+        patches={"scale_cli.training.trainer.StopAtStep.__enter__": asked_in_the_first_process},
+        code=130,
+    )
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert main([*words(world, out, 4, questions(tmp_path)), "--resume"]) == 2
+    assert "was started in 2 processes, not 1, which would change" in capsys.readouterr().err
+    (tmp_path / "again").mkdir()
+    together(2, tmp_path / "again", [*command, "--resume"])
+    assert (out / "record.json").is_file()

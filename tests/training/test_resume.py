@@ -17,7 +17,7 @@ import yaml
 from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import changed
 from scale_cli.core.records import read_record
-from scale_cli.training import TrainRecipe
+from scale_cli.training import TrainRecipe, trainer
 from scale_cli.training.resume import SEAL, drop_lines_after, last_checkpoint, step_of
 from scale_cli.training.train import train
 from scale_cli.training.trainer import StopAtStep
@@ -216,12 +216,16 @@ def test_a_checkpoint_of_an_unfinished_run_is_a_checkpoint(scratch: bool, world:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_signal_stops_at_once_and_the_handler_is_given_back(number: signal.Signals) -> None:
+def test_a_later_signal_stops_at_once_and_the_handler_is_given_back(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = signal.getsignal(number)
     with StopAtStep() as stop:
         assert signal.getsignal(number) != before
         os.kill(os.getpid(), number)
         assert stop.asked
+        os.kill(os.getpid(), number)  # from the terminal and from the launcher: still the first
+        monkeypatch.setattr(trainer, "ONE_SIGNAL_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
