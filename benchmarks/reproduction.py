@@ -90,7 +90,7 @@ OPEN_POINTS = (
     ),
     (
         "Biography results of the methods that the paper leaves out",
-        "LoRA, Freeze, SCALE-Preserve and SCALE-Adapt are run too, each at its best learning rate of one small sweep.",
+        "LoRA, Freeze, SCALE-Preserve and SCALE-Adapt are run too, at the rates in scale_cli/bench/proportions.py.",
         "bios",
     ),
 )

@@ -150,7 +150,7 @@ def stage(world: World, finished: Callable[[str, str], Run], tmp_path_factory: p
     save(tiny_base("llama-grouped", **sizes), folder / "smollm2", tokenizer)
     upscale(str(folder / "smollm2"), folder / "widened", by="width", hidden=8, verify=False)
     train(str(folder / "widened"), folder / "run", world.recipe("scale-preserve", steps=1))
-    data_gen.generate(folder / "runs" / "bios-demo" / "data", people=200, bios=1, workers=1)
+    data_gen.generate(folder / "runs" / "bios-demo" / "data", people=300, bios=1, workers=1)
     save(tiny_base("neox", **sizes), folder / "runs" / "bios-demo" / "seed-0" / "task0", tokenizer)
     (folder / "wide").symlink_to(world.checkpoint("neox", "width"))
     (folder / "out").symlink_to(finished("scale-preserve", "neox").folder)

@@ -150,7 +150,7 @@ def panels_of(recipe: BiosRecipe, out: Path) -> tuple[Panel, ...]:
         for task, title in titles.items()
     )
     axes: dict[str, Any] = {"x": "Task 0 kept, %", "unit": "Task 1, %"}
-    course = Panel("course of training", percent=True, series=mean_courses(lines), in_order=True, **axes)
+    course = Panel("Course of training", percent=True, series=mean_courses(lines), in_order=True, **axes)
     return (*curves_of_training, course, *frontier_panels(recipe, out, summary=_summary(recipe), percent=True, **axes))
 
 
@@ -200,9 +200,9 @@ COURSE = GroupSpec(
 )
 COURSE_LEGEND = (
     (
-        ", ".join(column.label for column in COURSE.columns[: len(LEVELS)]),
-        "the highest Task 0 accuracy, in percent, of a measured step at which Task 1 has at least this accuracy; "
-        "chosen among the steps with hindsight, equally for every method.",
+        COURSE.columns[0].label,
+        "the highest Task 0 accuracy, in percent, of a measured step at which Task 1 has at least this accuracy, and "
+        "so on; chosen among the steps with hindsight, equally for every method.",
     ),
     ("area", "the mean of that accuracy over all levels of Task 1 from 0 to 100, with 0 for levels not reached."),
     (

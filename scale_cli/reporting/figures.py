@@ -235,16 +235,19 @@ def curve_figure(panels: Sequence[Panel], styles: Mapping[str, Style], *files: F
     """Training curves, panels side by side, as in Figs. 8 and 9 of arXiv 2511.03270: the mean over seeds, with a band
     of one standard deviation for several seeds.
 
-    styles: style per label; others are drawn in the style OTHER.
+    styles: style per label; others are drawn in the style OTHER. Labels with the style of an earlier one are dotted.
     """
     share_y = all(panel.percent for panel in panels)  # otherwise small changes would look flat
     size = (5.5 * len(panels), 4.2)
     texts = [text for panel in panels for text in panel.texts]
     with figure(files, texts, figsize=size, ncols=len(panels), sharey=share_y, squeeze=False) as (canvas, axes):
         for axis, panel in zip(axes[0], panels, strict=True):
+            drawn: set[Style] = set()
             for label, line in panel.lines.items():
                 style = styles.get(label, OTHER)
-                look = {"color": style.colour, "linewidth": 1.8, "linestyle": "-" if style.filled else "--"}
+                dashes = ":" if style in drawn else "-" if style.filled else "--"  # of several rows of one method
+                drawn.add(style)
+                look = {"color": style.colour, "linewidth": 1.8, "linestyle": dashes}
                 look |= marker(style, size=3.5, line=False)
                 (shown,) = axis.plot(line["mean"], label=drawable(label), **look)
                 means = line["mean"].to_list()
@@ -256,7 +259,7 @@ def curve_figure(panels: Sequence[Panel], styles: Mapping[str, Style], *files: F
             axis.set_xlabel(drawable(panel.x))
             if panel.log_x:
                 axis.set_xscale("symlog", linthresh=1, linscale=0.3)
-            if axis is axes[0][0] or not share_y:
+            if axis is axes[0][0] or not share_y or panel.unit != panels[0].unit:
                 axis.set_ylabel(drawable(panel.unit))
             if panel.percent:
                 axis.set_ylim(-3, 103)

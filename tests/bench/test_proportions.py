@@ -112,7 +112,7 @@ def test_a_run_has_its_course(bios_run: BenchResult) -> None:
     for result in bios_run.results[1:]:
         values = {m.name: m.value for m in result.measurements}
         assert 0 <= values["bios:task0/kept_area"] <= 1
-    (panel,) = (panel for panel in bios_run.panels if panel.title == "course of training")
+    (panel,) = (panel for panel in bios_run.panels if panel.title == "Course of training")
     assert {label: len(runs["mean"]) for label, runs in panel.series.items()} == {"fft": 3, "scale-route": 3}
     table = (bios_run.out / "table.md").read_text(encoding="utf-8")
     assert "Task 0 at equal Task 1" in table
