@@ -42,7 +42,7 @@ OPTIONS = {
 }
 BLOCK = re.compile(r"(?:^<!-- (not run|file): (.+) -->\n\n)?(?<=\n\n)((?: {4}.*\n|\n+(?= {4}))+)", re.MULTILINE)
 PROGRAMS = ("scale", "make", "python", "torchrun", "accelerate", "lm_eval")
-OTHERS_OPTIONS = {"--help", "--loss-factor", "--new", "--no_python", "--old"}
+OTHERS_OPTIONS = {"--help", "--loss-factor", "--new", "--no_python", "--old", "--tiny"}
 """Options in the text that are not those of `scale`."""
 STAGES = {
     "README.md": ("old.jsonl", "new.jsonl"),
@@ -159,6 +159,8 @@ def stage(world: World, finished: Callable[[str, str], Run], tmp_path_factory: p
     for name, text in {
         "old.jsonl": "english",
         "new.jsonl": "korean",
+        "english/text.jsonl": "english",
+        "english-passages/text.jsonl": "english",
         "korean-bills/text.jsonl": "train",
         "english-offline/text/english.jsonl": "english",
         "korean-offline/text/korean-bills.jsonl": "korean",
