@@ -19,7 +19,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.records import sha256_file
 from scale_cli.surgery import upscale
 from scale_cli.surgery.depth import new_layers, plan_depth
-from tests.helpers import BASES, base_folder, load
+from tests.helpers import BASES, base_folder, load, refusal
 from tests.runs import PARTIAL, World, run, save, tree
 
 UPSCALINGS: dict[str, dict[str, Any]] = {
@@ -113,9 +113,7 @@ def test_from_a_deepened_model_that_the_library_saved_again(tmp_path: Path) -> N
     upscale(str(base), tmp_path / "up", verify=False, **UPSCALINGS["depth"])
     again = tmp_path / "again"
     load(tmp_path / "up").save_pretrained(again)
-    with pytest.raises(RequestError) as caught:
-        export_base(str(again), tmp_path / "out")
-    assert str(caught.value) == (
+    assert refusal(export_base, str(again), tmp_path / "out") == (
         f"--base: {again} is neither upscaled nor a run, so it contains no base; export it without --base"
     )
     for file in ("upscale.json", "tokenizer.json", "tokenizer_config.json"):
@@ -150,9 +148,7 @@ def test_a_base_that_was_changed_is_not_given_for_the_base(by: str, tmp_path: Pa
     tensors = load_file(file)
     next(iter(tensors.values())).view(-1)[0] += 1
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(RequestError) as caught:
-        export_base(str(tmp_path / "up"), tmp_path / "out")
-    message = str(caught.value)
+    message = refusal(export_base, str(tmp_path / "up"), tmp_path / "out")
     assert message.startswith(
         f"--base: {tmp_path / 'up'}/base-model.safetensors does not contain the base that was upscaled"
     )
@@ -162,9 +158,7 @@ def test_a_base_that_was_changed_is_not_given_for_the_base(by: str, tmp_path: Pa
 
 def test_an_export_that_was_cast(finished: Any, world: World, tmp_path: Path) -> None:
     export(str(finished("scale-preserve").folder), tmp_path / "cast", dtype="bfloat16")
-    with pytest.raises(RequestError) as caught:
-        export_base(str(tmp_path / "cast"), tmp_path / "out")
-    assert str(caught.value) == (
+    assert refusal(export_base, str(tmp_path / "cast"), tmp_path / "out") == (
         f"--base: {tmp_path / 'cast'} was exported with --dtype bfloat16, which has cast its base as well; give the "
         "checkpoint that was exported"
     )
@@ -183,9 +177,7 @@ def test_of_fft_nothing_is_left(kind: str, world: World, tmp_path: Path) -> None
         run(str(tmp_path / "fft"), tmp_path / "more", world.recipe("llama-pro", steps=1))
         sources.append(tmp_path / "more")
     for source in sources:
-        with pytest.raises(RequestError) as caught:
-            export_base(str(source), tmp_path / "out")
-        assert str(caught.value) == (
+        assert refusal(export_base, str(source), tmp_path / "out") == (
             f"--base: {source} was trained by fft, which changes every tensor, so it does not contain its base; "
             "give the checkpoint that it was trained from"
         )

@@ -26,6 +26,7 @@ import zstandard
 from scale_cli.core.errors import RequestError
 from scale_cli.data import texts
 from scale_cli.data.texts import ENDINGS, ending_of, read_rows, read_texts
+from tests.helpers import refusal
 
 TEXTS = [
     "one\n\ntwo",
@@ -107,10 +108,7 @@ def reads_zstd_by_zstandard() -> bool:
 
 def refused(file: Path, field: str = "text") -> str:
     """The message of a file's RequestError, without the folder."""
-    with pytest.raises(RequestError) as caught:
-        read(file, field=field)
-    assert "\n" not in str(caught.value)
-    return str(caught.value).replace(f"{file.parent}/", "")
+    return refusal(read, file, field=field).replace(f"{file.parent}/", "")
 
 
 @pytest.mark.parametrize("name", contents(TEXTS))

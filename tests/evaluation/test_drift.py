@@ -36,7 +36,7 @@ from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result
 from scale_cli.surgery import upscale
 from scale_cli.training.train import train
-from tests.helpers import BASES, base_folder, probe, tiny_base
+from tests.helpers import BASES, base_folder, probe, refusal, tiny_base
 from tests.runs import PARTIAL, Run, World, progress_that, run, save
 
 LENGTH = 48
@@ -219,9 +219,7 @@ def test_whole_models_do_not_know_their_base(world: World, finished: Callable[..
     deep = tmp_path / "deep"
     train(str(world.checkpoint("llama", "depth")), deep, world.recipe("fft", steps=1))
     for source in (world.checkpoint("llama"), finished("fft").folder, tmp_path / "lora", deep):
-        with pytest.raises(RequestError) as caught:
-            plan_base(describe(str(source)), None)
-        assert str(caught.value) == (
+        assert refusal(plan_base, describe(str(source)), None) == (
             f"--drift: {source} is a whole model without its base in it; name the base: --base BASE"
         )
         drift = measured(source, [corpus_of(world, 2)], base=world.checkpoint("llama"))["drift:bios cosine"]
@@ -254,9 +252,7 @@ def test_bases_of_other_sizes(world: World, tmp_path: Path) -> None:
         (tmp_path / "shallow", f"model_type llama, num_hidden_layers 1, hidden_size 32, vocab_size {size - 1}"),
         (world.checkpoint("neox"), ours.replace("llama", "gpt_neox")),
     ):
-        with pytest.raises(RequestError) as caught:
-            plan_base(describe(str(wide)), str(base))
-        assert str(caught.value) == (
+        assert refusal(plan_base, describe(str(wide)), str(base)) == (
             f"--base {base} has {base_sizes}, and {wide}, without added parts, has {ours}; give the checkpoint it was "
             "made from"
         )
@@ -265,9 +261,7 @@ def test_bases_of_other_sizes(world: World, tmp_path: Path) -> None:
 def test_a_family_whose_layers_are_unknown(tmp_path: Path) -> None:
     config = GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=16, n_positions=16)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(RequestError) as caught:
-        plan_base(describe(str(tmp_path)), str(tmp_path))
-    assert str(caught.value).startswith(
+    assert refusal(plan_base, describe(str(tmp_path)), str(tmp_path)).startswith(
         f"--drift: {tmp_path}: model type 'gpt2' is not supported; supported are gemma3"
     )
 

@@ -23,7 +23,7 @@ from scale_cli.evaluation.perplexity import PerplexityJob, document_sums
 from scale_cli.evaluation.subject import Subject, Target
 from scale_cli.reporting.statistics import mean_and_deviation, paired_error
 from scale_cli.results.measurement import Measurement
-from tests.helpers import tiny_base, widened
+from tests.helpers import refusal, tiny_base, widened
 
 DOCUMENTS = ("Ice floats on water.", "물은 흐른다.", "a", "Steam rises. " * 4, "\n\n", "끝")
 BEGIN, END = "<s>", "</s>"
@@ -366,15 +366,11 @@ def test_sizes_that_are_found_by_themselves() -> None:
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        measured(subject_of(tiny(max_position_embeddings=64)), options=WindowOptions(**options))
-    assert str(caught.value) == message
+    assert refusal(measured, subject_of(tiny(max_position_embeddings=64)), options=WindowOptions(**options)) == message
 
 
 def test_a_tokenizer_with_nothing_to_begin_with() -> None:
-    with pytest.raises(RequestError) as caught:
-        measured(subject_of(tiny(), byte_tokenizer()))
-    assert str(caught.value) == (
+    assert refusal(measured, subject_of(tiny(), byte_tokenizer())) == (
         "the checkpoint's tokenizer has neither an end-of-text nor a begin-of-text token (eos_token, bos_token), so "
         "nothing predicts the first token of a text; give it one"
     )

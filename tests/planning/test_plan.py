@@ -20,7 +20,7 @@ from scale_cli.planning.memory import StepMemory
 from scale_cli.planning.plan import Plan, plan
 from scale_cli.planning.sizes import matching_layers
 from scale_cli.surgery import upscale
-from tests.helpers import base_folder, tiny_base
+from tests.helpers import base_folder, refusal, tiny_base
 from tests.plans import LLAMA_1B, PYTHIA_160M, config_folder, prepared
 
 
@@ -374,9 +374,7 @@ def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) ->
 )
 def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     base = tiny_config(tmp_path / "base", "llama")
-    with pytest.raises(RequestError) as raised:
-        plan(base, **options)
-    assert str(raised.value) == message.format(base=base)
+    assert refusal(plan, base, **options) == message.format(base=base)
 
 
 @pytest.mark.usefixtures("counts_only")

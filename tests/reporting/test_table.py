@@ -20,6 +20,7 @@ from scale_cli.reporting.statistics import paired_error
 from scale_cli.reporting.table import FACTS, Cell, Row, Table, build_table
 from scale_cli.results.groups import ColumnSpec, GroupSpec
 from scale_cli.results.result import Result, read_results
+from tests.helpers import refusal
 from tests.results.made import PLASTIC, STABLE, measured, result, scored
 
 
@@ -430,9 +431,7 @@ class TestGroups:
         ],
     )
     def test_what_cannot_be_a_column(self, word: str, message: str) -> None:
-        with pytest.raises(RequestError) as caught:
-            task_group("stability", [word], self.results)
-        assert str(caught.value) == message
+        assert refusal(task_group, "stability", [word], self.results) == message
 
     def test_groups_come_with_records_once(self) -> None:
         entry = plain(STABLE)

@@ -22,7 +22,7 @@ from transformers import BertConfig, Gemma3Config, Gemma3TextConfig, GPT2Config,
 
 from scale_cli.core.errors import RequestError
 from scale_cli.surgery import initialise, upscale, verify, width
-from tests.helpers import base_folder, tiny_base
+from tests.helpers import base_folder, refusal, tiny_base
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -372,9 +372,9 @@ def test_impossible_requests_end_with_one_line(case: str, tmp_path: Path) -> Non
     prepare(folder)
     before = tree(tmp_path)
     base = arguments.get("base", "BASE").replace("BASE", str(folder))
-    with pytest.raises(RequestError) as refusal:
-        upscale(base, tmp_path / "deep" / "out", **{key: value for key, value in arguments.items() if key != "base"})
-    found = str(refusal.value).replace(str(folder), "BASE")
+    found = refusal(
+        upscale, base, tmp_path / "deep" / "out", **{key: value for key, value in arguments.items() if key != "base"}
+    ).replace(str(folder), "BASE")
     assert found.startswith(message.removesuffix("…")) if message.endswith("…") else found == message
     assert "\n" not in found
     assert tree(tmp_path) == before

@@ -24,6 +24,7 @@ from scale_cli.methods import METHODS
 from scale_cli.training import TrainRecipe
 from scale_cli.training.request import resolve
 from scale_cli.training.train import train
+from tests.helpers import refusal
 from tests.runs import BASES, PARTIAL, Run, World, as_loaded, lines, logits, reload, run, same_tensors, tree
 
 RunOf = Callable[..., Run]
@@ -357,9 +358,10 @@ def test_a_checkpoint_of_the_wrong_kind_is_refused(method: str, kind: Any, world
         "width": "a width-upscaled checkpoint; make one with: scale upscale BASE OUT --by width --hidden N",
         "depth": "a depth-upscaled checkpoint; make one with: scale upscale BASE OUT --by depth --layers N",
     }[needs[0]]
-    with pytest.raises(RequestError) as caught:
-        train(source, tmp_path / "out", world.recipe(method))
-    assert str(caught.value) == f"--method {method}: {source} is {KINDS[kind]}; the method needs {wanted}"
+    assert (
+        refusal(train, source, tmp_path / "out", world.recipe(method))
+        == f"--method {method}: {source} is {KINDS[kind]}; the method needs {wanted}"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
