@@ -118,11 +118,7 @@ def test_what_cannot_be_sent_is_said_before_anything(world: World, tmp_path: Pat
         (folder, "org/a--b", "org/a--b: not a repository name: "),
         ("org/model", "org/x", "org/model: no such folder; push sends the folder of a model or of a run"),
         (tmp_path, "org/x", f"{tmp_path} is not a checkpoint: it has neither config.json nor trained.json"),
-        (
-            folder,
-            "org/x",
-            f"{folder} has no README.md; run scale export {folder} FOLDER, and push FOLDER",
-        ),
+        (folder, "org/x", f"{folder} has no README.md; run scale export {folder} FOLDER, and push FOLDER"),
     ):
         assert refusal(push, str(source), repo_id, dry_run=True).startswith(message)
 

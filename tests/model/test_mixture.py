@@ -21,10 +21,7 @@ from scale_cli.model.mixture import follow
 from tests.helpers import probe, tiny_base, widened
 
 Tolerance = Callable[[torch.dtype], dict[str, Any]]
-SHAPES: dict[str, dict[str, Any]] = {
-    "preserve": {},
-    "adapt": {"layers": (1, 2), "modules": ("attention", "ffn")},
-}
+SHAPES: dict[str, dict[str, Any]] = {"preserve": {}, "adapt": {"layers": (1, 2), "modules": ("attention", "ffn")}}
 SHARES = (0.0, 0.03, 0.5, 1.0)
 
 

@@ -154,16 +154,10 @@ NAMES = "en, ko, a, b, k, perplexity:en, drift:en, bios:task0"
             "write NAME<=BOUND or NAME>=BOUND in quotes; BOUND is a number in the table's unit, points for shares, as "
             "in english.forgetting<=1.0",
         ),
-        (
-            "k>=1",
-            f"write NAME.QUANTITY before the comparison, as in k.forgetting; NAME is one of {NAMES}",
-        ),
+        ("k>=1", f"write NAME.QUANTITY before the comparison, as in k.forgetting; NAME is one of {NAMES}"),
         ("k.gian>=1", "k has no gian; choose from forgetting, gain, or a metric of it: acc"),
         ("k=f1.gain>=1", "k has no f1; choose from forgetting, gain, or a metric of it: acc"),
-        (
-            "drift:en=cosine.gain>=1",
-            "drift:en has no cosine; choose from forgetting, gain, or a metric of it: kl",
-        ),
+        ("drift:en=cosine.gain>=1", "drift:en has no cosine; choose from forgetting, gain, or a metric of it: kl"),
     ],
 )
 def test_what_is_refused(requirement: str, message: str) -> None:

@@ -174,10 +174,7 @@ def test_a_filter_is_asked_for_or_told() -> None:
     values = [measured("g", 0.1, metric="exact_match", filter="strict-match"),
               measured("g", 0.2, metric="exact_match", filter="flexible-extract")]  # fmt: skip
     both = GroupSpec("en", "English", "stability", (ColumnSpec("g", "exact_match", "G"),))
-    assert list(columns(table([result("base", None, values)], [both]))) == [
-        "G (strict-match)",
-        "G (flexible-extract)",
-    ]
+    assert list(columns(table([result("base", None, values)], [both]))) == ["G (strict-match)", "G (flexible-extract)"]
     strict = replace(both, columns=(replace(both.columns[0], filter="strict-match"),))
     report = table([result("base", None, values)], [strict])
     assert [number.value for column in report.columns if (number := report.cell(report.rows[0], column))] == [0.1]

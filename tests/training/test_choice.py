@@ -435,10 +435,7 @@ BAD = [
         "--limit en<=base+x: write NAME<=BOUND or NAME>=BOUND in quotes; BOUND is a number, base, base+X, base-X or "
         "base*X; base is the value at step 0",
     ),
-    (
-        {"stop_when": ("b>=1",)},
-        "--stop-when b>=1: no --eval-text or --eval-people is named b; choose from en, a",
-    ),
+    ({"stop_when": ("b>=1",)}, "--stop-when b>=1: no --eval-text or --eval-people is named b; choose from en, a"),
 ]
 
 
