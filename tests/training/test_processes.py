@@ -43,8 +43,17 @@ def texts(folder: Path) -> dict[str, str]:
 
 def launch(*commands: list[str]) -> None:
     """Run `scale` commands one after the other in two processes, as torchrun does."""
-    names = {"run_id": "run", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    config = LaunchConfig(1, 1, 2, **names, start_method="fork", max_restarts=0, monitor_interval=0.1)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="run",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
     elastic_launch(config, scale)(*commands)
 
 
