@@ -211,6 +211,8 @@ def test_a_layer_and_its_addition_share_a_device(name: str, word: str) -> None:
     assert found["base.lm_head"] == found["expansion.head"]
     for key, _ in model.named_parameters():
         assert sum(key.startswith(f"{module}.") for module in found) == 1, key
+    roomy = paired_device_map(model, word, {0: 10**9, 1: 10**9})
+    assert set(roomy.values()) == {"auto": {0, 1}, "balanced_low_0": {1}, "sequential": {0}}[word]
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -72,10 +72,12 @@ def test_it_is_the_rule(shape: str, share: float, tolerance: Tolerance) -> None:
         torch.testing.assert_close(output.preserved[row], weights, **tolerance(torch.float64))
     if share in (0.0, 0.03):
         assert output.preserved.std() > 0.05  # or the rule would not be seen
-    chunked = pytest.MonkeyPatch()
-    with chunked.context() as patch:
+    some = torch.tensor([0, 7, 12])
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scale_cli.model.mixture.CHUNK_POSITIONS", 6)
-        torch.testing.assert_close(model(tokens).logits, output.logits, **tolerance(torch.float64))
+        for kept, positions in ((0, slice(None)), (4, slice(-4, None)), (some, some)):
+            logits = model(tokens, logits_to_keep=kept).logits
+            torch.testing.assert_close(logits, output.logits[:, positions], **tolerance(torch.float64))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

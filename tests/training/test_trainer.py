@@ -35,11 +35,8 @@ def ramp(step: int, *, warmup: int) -> float:
     [
         ({}, [cosine(step) for step in range(STEPS)]),
         ({"min_lr_rate": 0.1}, [cosine(step, least=0.1) for step in range(STEPS)]),
-        ({"min_lr_rate": 1.0}, [1.0] * STEPS),
         ({"schedule": "linear"}, [1 - step / STEPS for step in range(STEPS)]),
-        ({"schedule": "constant"}, [1.0] * STEPS),
         ({"schedule": "constant", "warmup": 0.25}, [0, 1 / 2, *[1.0] * 6]),
-        ({"schedule": "constant", "warmup": 3.0}, [0, 1 / 3, 2 / 3, *[1.0] * 5]),
         ({"schedule": "linear", "warmup": 4.0}, [0, 1 / 4, 1 / 2, 3 / 4, 1, 3 / 4, 1 / 2, 1 / 4]),
         (
             {"warmup": 0.5, "min_lr_rate": 0.2},
