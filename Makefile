@@ -1,4 +1,4 @@
-# make install | test | test-lowest | test-newest | test-wheel | test-common | lint | demo | docs | clean.
+# make install | test | test-lowest | test-newest | test-wheel | test-common | mutants | lint | demo | docs | clean.
 # Needs make and Python >= 3.11; everything else goes into a virtual environment here.
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/null && { echo $$python; break; }; done)
 WORKERS ?= 2
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) $(UPGRADE)
 
-.PHONY: install test test-lowest test-newest test-wheel test-common lint demo docs clean
+.PHONY: install test test-lowest test-newest test-wheel test-common mutants lint demo docs clean
 
 install: $(STAMP)
 	@:
@@ -49,6 +49,12 @@ test-wheel: install
 test-common: install
 	$(BIN)/python -m tests.common
 
+# Do the tests fail if the code is wrong? A random sample of mutants; again until all are tested.
+mutants: install
+	$(PIP) 'mutmut>=3.8,<4'
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
+	$(BIN)/mutmut results | grep -v 'not checked'
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,4 +73,4 @@ docs: install
 	.venv-docs/bin/mkdocs build --strict
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest .venv-wheel .venv-docs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-newest .venv-wheel .venv-docs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants

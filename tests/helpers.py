@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import (
@@ -19,6 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from scale_cli.core.errors import RequestError
 from scale_cli.model import ScaleConfig
 
 VOCABULARY = 61
@@ -175,3 +178,12 @@ def load(folder: Path) -> Any:
     model, info = loaded
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     return model
+
+
+def refusal(function: Callable[..., Any], /, *arguments: Any, **options: Any) -> str:
+    """The message, a single line, of the RequestError that a call raises."""
+    with pytest.raises(RequestError) as caught:
+        function(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

@@ -1,12 +1,13 @@
 """Processes that start at once: they are forked from a server that has imported torch, transformers and this package.
 
-One process under real torchrun is in `tests.training.test_processes`; elsewhere its environment variables stand for it.
+The agent of torchrun is used in `tests.training.test_processes`; elsewhere its environment variables stand for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import multiprocessing
 import os
 import pkgutil
@@ -85,6 +86,7 @@ def _call(
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    gc.freeze()  # every training run collects garbage; it need not look at all that was imported
     for name, value in patches.items():
         parent, _, attribute = name.rpartition(".")
         setattr(pkgutil.resolve_name(parent), attribute, value)

@@ -198,8 +198,9 @@ def test_the_code_blocks_of_a_page_run(
             if words[1] == "fetch":
                 shutil.copytree(stage / words[2], words[3])
                 continue
-            for flag in SMALL.keys() & set(words) if words[1] != "gen-bios" else ():
-                words[words.index(flag) + 1] = SMALL[flag]
+            small = SMALL if words[1] != "gen-bios" else {"--people": "110"}
+            for flag in small.keys() & set(words):
+                words[words.index(flag) + 1] = small[flag]
             ended = run_cli(*words[1:])
             assert ended.code == 0, (words, ended.stderr)
             assert rows(output) <= rows(ended.stdout), words

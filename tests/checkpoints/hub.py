@@ -67,12 +67,7 @@ def hub() -> Iterator[Hub]:
             values = [line["value"] for line in lines if line["key"] == "file"]
             files = {value["path"]: base64.b64decode(value["content"]) for value in values}
             state.commits.append(
-                {
-                    "repo": f"{owner}/{name}",
-                    "branch": branch,
-                    "message": header["summary"],
-                    "files": files,
-                }
+                {"repo": f"{owner}/{name}", "branch": branch, "message": header["summary"], "files": files}
             )
             oid = f"{len(state.commits):040d}"
             self.answer(

@@ -231,7 +231,6 @@ def test_a_new_card_replaces_the_old_one(base: Path, tmp_path: Path) -> None:
         "no front matter",
         "---\n- a list\n---\n",
         "---\na: [\n---\n",
-        "---\n---\n",
         "---\nlicense: [mit, gpl]\n---\n",
         b"---\nlicense: \xff\n---\n",
     ],

@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from scale_cli.checkpoints.export import export
 from scale_cli.surgery import upscale
-from tests.helpers import base_folder, load, probe, widened
+from tests.helpers import base_folder
 from tests.processes import start
 from tests.runs import World, run
 
@@ -163,14 +162,11 @@ def assert_same(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def folders(world: World, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A widened folder and an export of each SCALE method, of both families."""
+    """A widened folder, and the export of a run with a router, of another family."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    made = [world.checkpoint("neox", "width")]
-    for family, method in (("llama", "scale-preserve"), ("neox", "scale-adapt"), ("llama", "scale-route")):
-        run(world.source(method, family), folder / f"run-{method}", world.recipe(method, steps=2))
-        export(str(folder / f"run-{method}"), folder / method)
-        made.append(folder / method)
-    return made
+    run(world.source("scale-route"), folder / "run", world.recipe("scale-route", steps=2))
+    export(str(folder / "run"), folder / "scale-route")
+    return [world.checkpoint("neox", "width"), folder / "scale-route"]
 
 
 def test_where_our_packages_cannot_be_imported(folders: list[Path], tmp_path: Path) -> None:
@@ -189,32 +185,6 @@ def test_an_import_of_ours_would_be_seen(tmp_path: Path) -> None:
     variables = environment(tmp_path, blocked=True)
     program = "try:\n    import scale_cli\nexcept ModuleNotFoundError as error:\n    print(error)"
     assert run_program(sys.executable, ["-c", program], variables, cwd=tmp_path).stdout == "refused: scale_cli\n"
-
-
-ROUTE: dict[str, Any] = {"layers": (1, 2), "modules": ("attention", "ffn"), "threshold": 0.7}
-
-
-@pytest.mark.parametrize(
-    ("name", "method"), [("llama-grouped", {}), ("qwen2", ROUTE), ("olmo2", {}), ("gemma3", ROUTE), ("neox", {})]
-)
-@torch.no_grad()
-def test_weights_on_the_disk(name: str, method: dict[str, Any], tmp_path: Path) -> None:
-    """`device_map="auto"` with less memory than the model needs: accelerate loads weights when a module runs."""
-    base: Any = load(base_folder(tmp_path / "base", name))
-    widened(base, **method).save_pretrained(tmp_path / "wide")
-    whole, tokens = load(tmp_path / "wide").eval(), probe()
-    greedy: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    size_bytes = sum(parameter.nbytes for parameter in whole.parameters())
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "wide",
-        device_map="auto",
-        max_memory={"cpu": int(size_bytes * 0.6)},
-        offload_folder=str(tmp_path / "offload"),
-    )
-    assert set(model.hf_device_map.values()) == {"cpu", "disk"}
-    assert any(parameter.device.type == "meta" for parameter in model.parameters())
-    torch.testing.assert_close(model(tokens).logits, whole(tokens).logits, rtol=1e-5, atol=1e-5)
-    assert torch.equal(model.generate(tokens[:, :5], **greedy), whole.generate(tokens[:, :5], **greedy))
 
 
 @pytest.mark.slow

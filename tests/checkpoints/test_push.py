@@ -12,8 +12,8 @@ import pytest
 
 from scale_cli.checkpoints.load import describe
 from scale_cli.checkpoints.push import push
-from scale_cli.core.errors import RequestError
 from tests.checkpoints.hub import Hub
+from tests.helpers import refusal
 from tests.runs import World, reload, same_tensors, tree
 
 RunCli = Callable[..., Any]
@@ -118,16 +118,9 @@ def test_what_cannot_be_sent_is_said_before_anything(world: World, tmp_path: Pat
         (folder, "org/a--b", "org/a--b: not a repository name: "),
         ("org/model", "org/x", "org/model: no such folder; push sends the folder of a model or of a run"),
         (tmp_path, "org/x", f"{tmp_path} is not a checkpoint: it has neither config.json nor trained.json"),
-        (
-            folder,
-            "org/x",
-            f"{folder} has no README.md; run scale export {folder} FOLDER, and push FOLDER",
-        ),
+        (folder, "org/x", f"{folder} has no README.md; run scale export {folder} FOLDER, and push FOLDER"),
     ):
-        with pytest.raises(RequestError) as caught:
-            push(str(source), repo_id, dry_run=True)
-        assert str(caught.value).startswith(message)
-        assert len(str(caught.value).splitlines()) == 1
+        assert refusal(push, str(source), repo_id, dry_run=True).startswith(message)
 
 
 def test_what_git_and_the_client_keep_is_not_sent(world: World, tmp_path: Path) -> None:

@@ -44,10 +44,7 @@ def test_an_extra_that_is_not_installed_is_optional() -> None:
 
 def test_a_cpu_that_multiplies_in_bfloat16_is_named() -> None:
     has = doctor._cpu_bfloat16({"avx2": True, "avx512_bf16": True})
-    assert (has.found, has.advice) == (
-        "on this CPU (avx512_bf16)",
-        "--precision bfloat16 trains large models faster",
-    )
+    assert (has.found, has.advice) == ("on this CPU (avx512_bf16)", "--precision bfloat16 trains large models faster")
     for capabilities in ({}, {"avx512_f": True, "avx512_bf16": False}):
         assert doctor._cpu_bfloat16(capabilities).found == "not on this CPU"
 

@@ -137,23 +137,14 @@ def test_biographies_of_checkpoints_and_runs(run_cli: RunCli, world: World, fini
         ),
         (["BASE", "--tasks", " , "], "nothing to measure: give --suite english, "),
         ([], "Missing argument 'checkpoints'"),
-        (["BASE", "/no/such/model", "--bios", "DATA"], "/no/such/model: no such folder; give a checkpoint's folder"),
-        (["BASE", "--bios", "BASE"], "llama-plain is not a gen-bios folder; make one with: scale gen-bios"),
-        (["BASE", "--bios", "DATA", "--people", "0:25"], "people 0:25: "),
         (["BASE", "--people", "0:5", "--drift"], "--people 0:5: only --bios has people; add --bios DIR"),
         (["BASE", "--bios", "DATA", "--batch-size", "-3"], "--batch-size -3: a whole number of at least 1, or auto"),
-        (["BASE", "--bios", "DATA", "--dtype", "int8"], "'int8' is not one of 'auto', 'float32', 'bfloat16', "),
         (["BASE", "--bios", "DATA", "--seed", "-1"], "--seed -1: 0 to 2^32 - 1"),
         (
             ["BASE", "--bios", "DATA", "--out", "DATA/manifest.json"],
             "manifest.json is not a writable folder; choose another",
         ),
-        (
-            ["BASE", "--bios", "DATA", "--out", "/dev/null/x"],
-            "--out /dev/null/x: /dev/null is not a writable fol",
-        ),
-        (["BASE", "--suite", "koraen"], "--suite koraen: neither a shipped suite nor a file; did you mean korean?"),
-        (["BASE", "--tasks", "arc_easy", "--limit", "0"], "--limit 0: at least 1"),
+        (["BASE", "--bios", "DATA", "--out", "/dev/null/x"], "--out /dev/null/x: /dev/null is not a writable fol"),
     ],
 )
 def test_a_mistake_ends_with_one_line(
@@ -161,11 +152,7 @@ def test_a_mistake_ends_with_one_line(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    names = {
-        "BASE": world.checkpoint("llama"),
-        "DATA": world.data,
-        "DATA/manifest.json": world.data / "manifest.json",
-    }
+    names = {"BASE": world.checkpoint("llama"), "DATA": world.data, "DATA/manifest.json": world.data / "manifest.json"}
     ended = run_cli("eval", *(names.get(word, word) for word in words))
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1

@@ -103,8 +103,6 @@ def test_a_signal_ends_it_with_one_line_and_nothing_left(
             ("--by", "depth", "--layers", 2),
             "--layers 2: base has 3 layers and block expansion only adds; choose 4 to 6",
         ),
-        (("--by", "width", "--hidden", 0), "--hidden 0: an added size is at least 1; choose a positive number"),
-        (("--by", "height"), "'height' is not one of 'width', 'depth'"),
         (("--hidden", 8), "Missing option '--by'"),
         (("--by", "width", "--hidden", "x"), "Invalid value for '--hidden': Input should be a valid integer"),
     ],

@@ -12,6 +12,7 @@ import pytest
 
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import default_cache, new_folder, plain, require_room, to_json, write_text
+from tests.helpers import refusal
 
 
 def test_new_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -78,9 +79,7 @@ def test_errors_of_the_operating_system_are_request_errors(tmp_path: Path) -> No
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
         (OSError(errno.EACCES, "Permission denied", "/other/file"), "Permission denied (/other/file)"),
     ):
-        with pytest.raises(RequestError) as refusal:
-            fail(error)
-        assert str(refusal.value) == f"{out} cannot be written: {reason}; mend that or choose another folder"
+        assert refusal(fail, error) == f"{out} cannot be written: {reason}; mend that or choose another folder"
         assert list(tmp_path.iterdir()) == []
     with pytest.raises(OSError, match=r"^raised by a library$"):  # without an errno: a bug, not a request
         fail(OSError("raised by a library"))

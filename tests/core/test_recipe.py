@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from scale_cli.cli.options import recipe_options
 from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import load_recipe, option, save_recipe
+from tests.helpers import refusal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +123,7 @@ def test_the_home_folder_stands_for_a_tilde(tmp_path: Path, monkeypatch: pytest.
     ],
 )
 def test_mistakes_in_the_file_are_named_with_it(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        from_yaml(tmp_path, text)
-    assert str(caught.value).startswith(f"{tmp_path / 'toy.yaml'}: {message}")
-    assert "\n" not in str(caught.value)
+    assert refusal(from_yaml, tmp_path, text).startswith(f"{tmp_path / 'toy.yaml'}: {message}")
 
 
 def test_other_mistakes(tmp_path: Path) -> None:
@@ -162,9 +160,7 @@ def test_mappings_and_required_keys(tmp_path: Path) -> None:
         ("model: {}\nstages: {one: [1]}", "stages: {'one': [1]} is not a list of `key: value` lines"),
         ("model: {}\nstages: {one: {steps: many}}", "stages: {'one': {'steps': 'many'}} is not a whole number"),
     ):
-        with pytest.raises(RequestError) as caught:
-            plan_from_yaml(tmp_path, text)
-        assert str(caught.value) == f"{tmp_path / 'plan.yaml'}: {message}"
+        assert refusal(plan_from_yaml, tmp_path, text) == f"{tmp_path / 'plan.yaml'}: {message}"
     with pytest.raises(RequestError, match=r"^the key 'model' is missing$"):
         load_recipe(Plan, None, {"preset": "mine"})
 

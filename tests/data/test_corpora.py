@@ -17,6 +17,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.data.biographies import read_biographies
 from scale_cli.data.corpora import read_corpora
 from scale_cli.data.sources import READ
+from tests.helpers import refusal
 from tests.runs import World
 
 TEXTS = ["one\n\n\ntwo", "셋", " ", "four\u2028lines"]
@@ -113,10 +114,7 @@ def test_a_data_set_of_the_hub() -> None:
         ("org/set::validation", ": Bad split: validation. Available splits: ['train', 'test']"),
         ("org/set:::title", ", document 1 has no field `title`; it has "),
     ):
-        with pytest.raises(RequestError) as caught:
-            documents(source, limit=1)
-        assert str(caught.value).startswith(f"--perplexity x={source}{message}")
-        assert "\n" not in str(caught.value)
+        assert refusal(documents, source, limit=1).startswith(f"--perplexity x={source}{message}")
 
 
 def test_the_splits_of_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,15 +154,11 @@ def test_sources_that_are_none(source: str, message: str, tmp_path: Path) -> Non
     (tmp_path / "blank.txt").touch()
     (tmp_path / "blank.jsonl").write_text('{"text": ""}\n\n', encoding="utf-8")
     source = source.replace("TMP", str(tmp_path))
-    with pytest.raises(RequestError) as caught:
-        documents(source)
-    assert str(caught.value) == f"--perplexity x={source}: {message}"
+    assert refusal(documents, source) == f"--perplexity x={source}: {message}"
 
 
 def test_a_hub_that_cannot_be_reached() -> None:
-    with pytest.raises(RequestError) as caught:
-        documents("org/no-such-set:config", limit=3)
-    assert str(caught.value) == (
+    assert refusal(documents, "org/no-such-set:config", limit=3) == (
         "--perplexity x=org/no-such-set:config: no such file, and as a dataset of the hub it is not in the cache and "
         "the hub cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"
     )
@@ -182,6 +176,4 @@ def test_a_hub_that_cannot_be_reached() -> None:
     ],
 )
 def test_words_that_name_no_source(given: list[str], limit: int | None, message: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        read_corpora(given, limit=limit)
-    assert str(caught.value) == message
+    assert refusal(read_corpora, given, limit=limit) == message

@@ -40,6 +40,7 @@ from scale_cli.data.tokens import tokenise
 from scale_cli.evaluation.bios import BiographyJob
 from scale_cli.training import TrainRecipe
 from tests.data.chunks import group_of, packed_plainly, random_documents
+from tests.helpers import refusal
 from tests.runs import World
 
 END = 9
@@ -290,10 +291,7 @@ def test_a_tokenizer_without_end_of_text_is_refused(world: World) -> None:
 
 def refused(recipe: TrainRecipe) -> str:
     """The message of `check_data`'s RequestError for a recipe's data."""
-    with pytest.raises(RequestError) as caught:
-        check_data(recipe)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refusal(check_data, recipe)
 
 
 def test_sources_are_checked_before_they_are_read(world: World, tmp_path: Path) -> None:
@@ -366,9 +364,7 @@ def test_data_that_holds_too_little_is_refused(world: World, tmp_path: Path) -> 
             f"--seq-length 16: --data {short},{blank} has {count} tokens, less than one sequence",
         ),
     ):
-        with pytest.raises(RequestError) as caught:
-            load_examples(text_recipe(world, *given), world.tokenizer)
-        assert str(caught.value) == message
+        assert refusal(load_examples, text_recipe(world, *given), world.tokenizer) == message
 
 
 def test_people_of_a_folder(world: World, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scale_cli.core.errors import RequestError
 from scale_cli.data.packing import Group, Windows, interleave
 from tests.data.chunks import group_of, groups_of, packed_plainly, random_documents
+from tests.helpers import refusal
 
 LENGTH = 16
 
@@ -105,9 +105,7 @@ def test_too_little_text_is_refused(tmp_path: Path) -> None:
         (windows_of(group_of(tmp_path / "b", []), length=6), "--data x: there is no text in it"),
         (windows_of(groups_of(tmp_path / "c", [])), "--data x: there is no text in it"),
     ):
-        with pytest.raises(RequestError) as caught:
-            wrong.locate(0)
-        assert str(caught.value) == message
+        assert refusal(wrong.locate, 0) == message
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.95, 0.05), (2, 3, 5), (1e-3, 1, 1, 7)])

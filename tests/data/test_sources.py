@@ -14,6 +14,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.data import sources
 from scale_cli.data.sources import FileSource, HubSource, HubTexts, find_source, split_weight
 from tests.data.hub_data import stand_in
+from tests.helpers import refusal
 
 TEXTS = [[f"shard {shard}, text {number}" for number in range(7)] for shard in range(3)]
 ALL = [text for shard in TEXTS for text in shard]
@@ -164,10 +165,7 @@ def read(source: str) -> list[str]:
 
 
 def refused(act: Callable[[], Any]) -> str:
-    with pytest.raises(RequestError) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refusal(act)
 
 
 def test_the_split_that_is_meant(hub: HubTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ import zstandard
 from scale_cli.core.errors import RequestError
 from scale_cli.data import texts
 from scale_cli.data.texts import ENDINGS, ending_of, read_rows, read_texts
+from tests.helpers import refusal
+from tests.runs import ROOT
 
 TEXTS = [
     "one\n\ntwo",
@@ -107,10 +109,7 @@ def reads_zstd_by_zstandard() -> bool:
 
 def refused(file: Path, field: str = "text") -> str:
     """The message of a file's RequestError, without the folder."""
-    with pytest.raises(RequestError) as caught:
-        read(file, field=field)
-    assert "\n" not in str(caught.value)
-    return str(caught.value).replace(f"{file.parent}/", "")
+    return refusal(read, file, field=field).replace(f"{file.parent}/", "")
 
 
 @pytest.mark.parametrize("name", contents(TEXTS))
@@ -332,32 +331,23 @@ for name in sys.argv[1:]:
 """
 
 
-def run(*files: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROGRAM, *map(str, files)]
-    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run(command, env=os.environ | paths | environment, capture_output=True, text=True, check=True)
-
-
-def test_nothing_is_cached_and_nothing_is_printed(tmp_path: Path) -> None:
-    made = contents(TEXTS) | {"broken.csv": b'text\n"a\n', "broken.parquet": b"PAR1"}
+def test_nothing_is_cached_and_nothing_is_printed_in_another_encoding_of_the_system(tmp_path: Path) -> None:
+    """The library reads compressed text in the locale's encoding."""
+    made = contents(TEXTS) | {"a.txt": TEXTS[1].encode(), "a.txt.gz": gzip.compress(TEXTS[1].encode())}
+    made |= {"broken.csv": b'text\n"a\n', "broken.parquet": b"PAR1"}
     files = [tmp_path / name for name in made]
     for file, content in zip(files, made.values(), strict=True):
         file.write_bytes(content)
-    ended = run(*files, HF_HOME=str(tmp_path / "home"), HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    system = {"PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    caches = {"HF_HOME": str(tmp_path / "home"), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", PROGRAM, *map(str, files)]
+    environment = os.environ | system | caches
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert ended.stderr == ""
     lines = ended.stdout.splitlines()
-    assert lines[:-2] == [ascii(TEXTS)] * (len(files) - 2)
+    assert lines[:-3] == [ascii(TEXTS)] * (len(files) - 4) + [ascii(TEXTS[1:2])]
+    message = "cannot be read: `datasets` reads compressed text in the locale's encoding; set PYTHONUTF8=1"
+    assert lines[-3] == f"{tmp_path}/a.txt.gz {message}"
     assert ["broken" in line for line in lines[-2:]] == [True, True]
     assert not (tmp_path / "home").exists()
     assert not (tmp_path / "cache").exists()
-
-
-def test_another_encoding_of_the_system(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("셋", encoding="utf-8")
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress("셋".encode()))
-    ended = run(tmp_path / "a.txt", tmp_path / "a.txt.gz", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
-    assert ended.stdout.splitlines() == [
-        ascii(["셋"]),
-        f"{tmp_path}/a.txt.gz cannot be read: `datasets` reads compressed text in the locale's encoding; "
-        "set PYTHONUTF8=1",
-    ]

@@ -28,9 +28,9 @@ from scale_cli.evaluation.evaluate import evaluate
 from scale_cli.evaluation.harness import HarnessTask, find_tasks, suite_tasks, without_repetitions
 from scale_cli.evaluation.quiet import quiet
 from scale_cli.evaluation.suites import Suite, load_suite
-from scale_cli.methods import METHODS
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result, read_items, read_result
+from tests.helpers import refusal
 from tests.processes import start, together
 from tests.runs import Run, World, tree
 from tests.tasks import ITEMS, SUITE, Tasks
@@ -83,7 +83,7 @@ def own_numbers(values: Mapping[str, Any]) -> dict[str, tuple[float, float | str
 # -- the same numbers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["plain", "width", "depth"])
+@pytest.mark.parametrize("kind", ["plain", "width"])
 def test_the_numbers_are_the_harness_own(kind: str, world: World, tasks: Tasks) -> None:
     """Equal to the last digit with the same batches: a base, and an upscaled model with its code beside it."""
     source = str(world.checkpoint("llama", kind))
@@ -147,10 +147,11 @@ def read_scores(results: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def test_every_kind_of_checkpoint_is_measured(world: World, tasks: Tasks, finished: Finished) -> None:
-    sources = [str(finished(method).folder) for method in METHODS]
-    labels = [f"{method}={source}" for method, source in zip(METHODS, sources, strict=True)]
+    methods = ("lora", "llama-pro", "scale-route")  # merged, of its base's own class, and with a router
+    sources = [str(finished(method).folder) for method in methods]
+    labels = [f"{method}={source}" for method, source in zip(methods, sources, strict=True)]
     results = evaluate(labels, tasks_of(tasks, "tiny_choice", "tiny_words"), batch_size=3)
-    for method, source, result in zip(METHODS, sources, results, strict=True):
+    for method, source, result in zip(methods, sources, results, strict=True):
         info = result.checkpoint
         assert (info.label, info.source, info.method) == (method, source, method)
         record = json.loads((Path(source) / "record.json").read_text())
@@ -162,7 +163,7 @@ def test_every_kind_of_checkpoint_is_measured(world: World, tasks: Tasks, finish
         wanted = by_harness(around(model, load_tokenizer(describe(source))), tasks, "tiny_choice")
         assert numbers(result.find("tiny_choice")) == own_numbers(wanted["results"]["tiny_choice"])
         assert all((m.routed is not None) == (method == "scale-route") for m in result.measurements)
-    assert len({result.checkpoint.fingerprint for result in results}) == len(METHODS)
+    assert len({result.checkpoint.fingerprint for result in results}) == len(methods)
 
 
 def test_checkpoints_of_one_call_do_not_touch_each_other(world: World, tasks: Tasks) -> None:
@@ -220,11 +221,7 @@ def test_items_and_subtasks_give_the_numbers_again(world: World, tasks: Tasks, t
 
 
 def test_nothing_is_printed_and_progress_reaches_the_end(
-    world: World,
-    tasks: Tasks,
-    capfd: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    world: World, tasks: Tasks, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where git would complain that this is no repository
 
@@ -264,7 +261,7 @@ def test_warnings_of_the_harness_are_recorded(world: World, tasks: Tasks) -> Non
     for m in result.measurements:
         assert m.details["harness"].startswith("lm_eval 0.")
         assert m.details["harness_says"] == {
-            "[Task: tiny_words] num_fewshot > N but fewshot_split is None. using preconfigured rule.": 1,
+            "[Task: tiny_words] num_fewshot > N but fewshot_split is None. using preconfigured rule.": 1
         }
     assert (
         "harness_says"
@@ -546,9 +543,7 @@ def test_results_of_another_checkpoint_are_not_mixed_in(world: World, tasks: Tas
     measure(f"mine={world.checkpoint('llama')}", tasks_of(tasks, "tiny_choice"), out=tmp_path)
     before = tree(tmp_path)
     neox = world.checkpoint("neox")
-    with pytest.raises(RequestError) as refused:
-        measure(f"mine={neox}", tasks_of(tasks, "tiny_choice"), out=tmp_path)
-    assert str(refused.value) == (
+    assert refusal(measure, f"mine={neox}", tasks_of(tasks, "tiny_choice"), out=tmp_path) == (
         f"{tmp_path / 'mine'} holds results of another checkpoint (once {world.checkpoint('llama')}); choose another "
         f"--out, or another name: LABEL={neox}"
     )
@@ -604,7 +599,6 @@ def test_tags_and_loose_groups_are_taken_apart(tasks: Tasks) -> None:
     ("names", "options", "message"),
     [
         (["tiny_chioce"], {}, "tiny_chioce: the harness has no such task; did you mean tiny_choice"),
-        (["arc_challange"], {}, "did you mean arc_challenge or "),
         (["zzz_no_such"], {}, "zzz_no_such: the harness has no such task; list all with: lm_eval ls tasks"),
         (["tiny_choice"], {"limit": 0}, "--limit 0: at least 1"),
         (["tiny_choice"], {"shots": -2}, "--num-fewshot -2: at least 0"),
@@ -616,10 +610,7 @@ def test_tags_and_loose_groups_are_taken_apart(tasks: Tasks) -> None:
     ],
 )
 def test_a_wrong_name_or_number(names: list[str], options: dict[str, Any], message: str, tasks: Tasks) -> None:
-    with pytest.raises(RequestError) as refused:
-        tasks_of(tasks, *names, **options)
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert message in refusal(tasks_of, tasks, *names, **options)
 
 
 @pytest.mark.parametrize(
@@ -644,11 +635,11 @@ def test_missing_data_is_reported_before_a_model_loads(
 ) -> None:
     monkeypatch.setattr("scale_cli.evaluation.evaluate.load", None)
     source = str(world.checkpoint("llama"))
-    with pytest.raises(RequestError) as refused:
-        measure(source, tasks_of(tasks, "tiny_choice", name), out=tmp_path / "out")
     gone = tasks.folder / "data" / "gone.jsonl"
     broken = tasks.include_path / "tiny_broken.yaml"
-    assert str(refused.value) == message.format(path=str(tasks.include_path), gone=gone, broken=broken)
+    assert refusal(measure, source, tasks_of(tasks, "tiny_choice", name), out=tmp_path / "out") == message.format(
+        path=str(tasks.include_path), gone=gone, broken=broken
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -686,9 +677,7 @@ def changed(**changes: Any) -> Suite:
 )
 def test_a_suite_with_unknown_entries_is_refused(changes: dict[str, Any], message: str, tasks: Tasks) -> None:
     suite = dataclasses.replace(changed(**changes), include_path=tasks.include_path)
-    with pytest.raises(RequestError) as refused:
-        suite_tasks(suite)
-    assert str(refused.value) == message
+    assert refusal(suite_tasks, suite) == message
 
 
 def test_a_task_that_is_asked_for_twice_is_run_once(tasks: Tasks, tmp_path: Path) -> None:

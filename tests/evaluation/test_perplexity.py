@@ -23,7 +23,7 @@ from scale_cli.evaluation.perplexity import PerplexityJob, document_sums
 from scale_cli.evaluation.subject import Subject, Target
 from scale_cli.reporting.statistics import mean_and_deviation, paired_error
 from scale_cli.results.measurement import Measurement
-from tests.helpers import tiny_base, widened
+from tests.helpers import refusal, tiny_base, widened
 
 DOCUMENTS = ("Ice floats on water.", "물은 흐른다.", "a", "Steam rises. " * 4, "\n\n", "끝")
 BEGIN, END = "<s>", "</s>"
@@ -140,9 +140,10 @@ def test_a_model_that_knows_nothing() -> None:
     assert metrics["perplexity"].stderr == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("packing", ["concat", "documents"])
-@pytest.mark.parametrize("stride", [16, 5])
-@pytest.mark.parametrize("name", ["llama", "neox", "gemma3"])
+@pytest.mark.parametrize(
+    ("name", "stride", "packing"),
+    [("llama", 16, "concat"), ("llama", 5, "documents"), ("neox", 16, "documents"), ("gemma3", 5, "concat")],
+)
 def test_the_losses_of_the_library_on_the_same_windows(name: str, stride: int, packing: Packing) -> None:
     model = tiny(name)
     options = WindowOptions(length=16, stride=stride, packing=packing)
@@ -366,15 +367,11 @@ def test_sizes_that_are_found_by_themselves() -> None:
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        measured(subject_of(tiny(max_position_embeddings=64)), options=WindowOptions(**options))
-    assert str(caught.value) == message
+    assert refusal(measured, subject_of(tiny(max_position_embeddings=64)), options=WindowOptions(**options)) == message
 
 
 def test_a_tokenizer_with_nothing_to_begin_with() -> None:
-    with pytest.raises(RequestError) as caught:
-        measured(subject_of(tiny(), byte_tokenizer()))
-    assert str(caught.value) == (
+    assert refusal(measured, subject_of(tiny(), byte_tokenizer())) == (
         "the checkpoint's tokenizer has neither an end-of-text nor a begin-of-text token (eos_token, bos_token), so "
         "nothing predicts the first token of a text; give it one"
     )

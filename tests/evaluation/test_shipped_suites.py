@@ -11,6 +11,7 @@ import pytest
 from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.harness import suite_tasks
 from scale_cli.evaluation.suites import find_suite, names
+from tests.helpers import refusal
 
 SUITES = ["english", "english-extended", "korean", "korean-extended"]
 PAPER = {
@@ -84,12 +85,8 @@ def test_the_harness_itself_finds_the_same() -> None:
 
 
 def test_a_suite_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(RequestError) as refused:
-        find_suite("englsh")
-    assert str(refused.value) == "--suite englsh: neither a shipped suite nor a file; did you mean english?"
-    with pytest.raises(RequestError) as refused:
-        find_suite("/no/such.yaml")
-    assert str(refused.value) == (
+    assert refusal(find_suite, "englsh") == "--suite englsh: neither a shipped suite nor a file; did you mean english?"
+    assert refusal(find_suite, "/no/such.yaml") == (
         "--suite /no/such.yaml: neither a shipped suite nor a file; choose english, english-extended, korean, "
         "korean-extended, or give a YAML file of your own"
     )

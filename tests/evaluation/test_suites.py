@@ -10,6 +10,7 @@ import yaml
 
 from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.suites import SuiteTask, load_suite
+from tests.helpers import refusal
 from tests.tasks import SUITE
 
 
@@ -65,9 +66,7 @@ def test_optional_keys(tmp_path: Path) -> None:
 )
 def test_a_wrong_suite(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     file = written(tmp_path, **changes)
-    with pytest.raises(RequestError) as refused:
-        load_suite(file)
-    assert str(refused.value) == message.replace("FILE", str(file))
+    assert refusal(load_suite, file) == message.replace("FILE", str(file))
 
 
 def test_a_file_that_is_no_suite(tmp_path: Path) -> None:

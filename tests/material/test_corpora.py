@@ -62,10 +62,7 @@ def test_each_passage_once(tiny: Path) -> None:
 
 
 def test_speeches_in_the_spelling_of_today(tiny: Path) -> None:
-    assert read_corpus("korean", cache=tiny / "korean") == [
-        "친애하는 국민 여러분\n감사합니다.",
-        '따옴표 "와"\n줄',
-    ]
+    assert read_corpus("korean", cache=tiny / "korean") == ["친애하는 국민 여러분\n감사합니다.", '따옴표 "와"\n줄']
 
 
 def test_each_bill_once(tiny: Path) -> None:

@@ -17,6 +17,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.material import fetch
 from scale_cli.material.packages import PACKAGES
 from scale_cli.surgery import upscale
+from tests.helpers import refusal
 from tests.material.packaged import wheel
 
 HIDDEN, FFN, HEADS, KV_HEADS, HEAD_DIM = 32, 48, 4, 2, 8
@@ -181,10 +182,8 @@ def test_the_command(
 
 def test_without_gguf_the_error_names_the_extra(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RequestError) as caught:
-        fetch.write_smollm2(tmp_path / "out", cache=cache)
     needs = "smollm2 is read from a GGUF file, which needs the extra gguf; pip install 'scale-cli[gguf]'"
-    assert str(caught.value) == needs
+    assert refusal(fetch.write_smollm2, tmp_path / "out", cache=cache) == needs
     assert not (tmp_path / "out").exists()
 
 
@@ -195,17 +194,14 @@ def test_an_unknown_dtype(cache: Path, tmp_path: Path) -> None:
 
 def test_a_disk_without_room_is_left_as_it_was(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scale_cli.core.files.shutil.disk_usage", lambda folder: type("", (), {"free": 10_000}))
-    with pytest.raises(RequestError) as caught:
-        fetch.write_smollm2(tmp_path / "new" / "out", cache=cache)
-    assert str(caught.value).startswith(f"{tmp_path / 'new' / 'out'}: ")
-    assert str(caught.value).endswith("GB are free there; make room or choose another folder")
+    refused = refusal(fetch.write_smollm2, tmp_path / "new" / "out", cache=cache)
+    assert refused.startswith(f"{tmp_path / 'new' / 'out'}: ")
+    assert refused.endswith("GB are free there; make room or choose another folder")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_items_have_the_command_lines_names(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError) as caught:
-        fetch.make("smolm2", tmp_path / "other", cache=cache)
-    assert str(caught.value) == (
+    assert refusal(fetch.make, "smolm2", tmp_path / "other", cache=cache) == (
         "smolm2: not an item of fetch; choose from smollm2, english, korean, korean-bills, english-offline, "
         "korean-offline"
     )

@@ -15,7 +15,6 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from scale_cli.cli import main
-from scale_cli.core.errors import RequestError
 from scale_cli.core.records import sha256_file
 from scale_cli.evaluation import suites
 from scale_cli.evaluation.harness import suite_tasks
@@ -23,6 +22,7 @@ from scale_cli.evaluation.suites import find_suite, load_suite
 from scale_cli.material import fetch
 from scale_cli.material.corpora import CORPORA
 from scale_cli.material.offline import english
+from tests.helpers import refusal
 from tests.material.packaged import wheel
 
 SUBJECTS = ("abstract_algebra", "philosophy", "econometrics", "nutrition")  # one of each of MMLU's groups
@@ -214,9 +214,7 @@ def test_scale_eval_finds_every_task_and_number(built: Path) -> None:
 
 
 def test_its_name_alone_gives_the_command_to_make_it() -> None:
-    with pytest.raises(RequestError) as caught:
-        find_suite("english-offline")
-    assert str(caught.value) == (
+    assert refusal(find_suite, "english-offline") == (
         "--suite english-offline: it comes with its data; make it with scale fetch english-offline OUT, "
         "then give --suite OUT"
     )
@@ -278,9 +276,7 @@ def test_the_command_and_its_refusals(
 
 def test_another_harness(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(english, "_harness_tasks", lambda: tmp_path / "tasks")
-    with pytest.raises(RequestError) as caught:
-        english.write_english(tmp_path / "out", cache=cache)
-    assert str(caught.value) == (
+    assert refusal(english.write_english, tmp_path / "out", cache=cache) == (
         "the installed lm-eval has no arc/arc_challenge.yaml; install the release in constraints.txt"
     )
     assert list(tmp_path.iterdir()) == []

@@ -194,8 +194,4 @@ def test_how_much_is_held_out() -> None:
         documents = read_corpus(name, cache=CACHE)
         parts = split(documents)
         sizes[name] = (len(documents), len(parts.train), len(parts.test))
-    assert sizes == {
-        "english": (2938, 2763, 168),
-        "korean": (5840, 5523, 275),
-        "korean-bills": (59291, 47977, 2627),
-    }
+    assert sizes == {"english": (2938, 2763, 168), "korean": (5840, 5523, 275), "korean-bills": (59291, 47977, 2627)}

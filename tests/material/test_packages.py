@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from scale_cli.core.errors import RequestError
 from scale_cli.core.records import sha256_file
 from scale_cli.material import packages
 from scale_cli.material.packages import NO_SPACE, PACKAGES, fetch, unpack
+from tests.helpers import refusal
 from tests.material.packaged import sdist, wheel
 
 FILES = {"tiny_data/a.txt": b"one", "tiny_data/b.bin": b"two", "other/c.txt": b"three"}
@@ -36,9 +36,7 @@ def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def error(package: packages.Package, cache: Path) -> str:
-    with pytest.raises(RequestError) as caught:
-        fetch(package, cache)
-    return str(caught.value)
+    return refusal(fetch, package, cache)
 
 
 def test_a_wheel_is_fetched_once_and_unpacked_in_part(
@@ -114,9 +112,7 @@ def test_a_full_disk_while_unpacking(no_pip: None, tmp_path: Path, monkeypatch: 
 
     package = sdist(tmp_path, {"data/a.txt": b""})
     monkeypatch.setattr(tarfile.TarFile, "extract", full)
-    with pytest.raises(RequestError) as caught:
-        unpack(package, tmp_path / "out", cache=tmp_path)
-    assert str(caught.value) == (
+    assert refusal(unpack, package, tmp_path / "out", cache=tmp_path) == (
         f"tiny_data-1.0.tar.gz cannot be unpacked: {NO_SPACE}; make room or choose another folder"
     )
 

@@ -205,6 +205,12 @@ def test_trained_w12_are_kept_or_the_request_is_refused() -> None:
             applied(method, trained_before(), **options)
 
 
+def test_lora_alpha_is_the_rank_unless_it_is_given() -> None:
+    for given, alpha in ({}, 4), ({"lora_alpha": 9}, 9):
+        options = method_options({"lora_r": 4} | given)["lora"]
+        assert METHODS["lora"].resolve(options, None).lora_alpha == alpha
+
+
 @pytest.mark.parametrize("method", ["lora", "freeze", "llama-pro"])
 def test_a_family_whose_parts_are_unknown_is_refused(method: str) -> None:
     model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=11))

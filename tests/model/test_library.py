@@ -24,6 +24,8 @@ SIDES = [("left", "sdpa"), ("left", "eager"), ("right", "sdpa"), ("right", "eage
 PAIRWISE = [(name, method, *SIDES[(i + j) % 4]) for i, name in enumerate(BASES) for j, method in enumerate(WIDENED)]
 """Every pair of a base, a method, a side and an attention, in a quarter of their product."""
 
+GREEDY: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
 
 def model_of(name: str, method: str, *, dtype: torch.dtype = torch.float32) -> Any:
     return widened(tiny_base(name, dtype=dtype), **WIDENED[method])
@@ -34,10 +36,9 @@ def model_of(name: str, method: str, *, dtype: torch.dtype = torch.float32) -> A
 @torch.no_grad()
 def test_cached_generation_is_generation(name: str, method: str, tolerance: Tolerance) -> None:
     model, tokens = model_of(name, method), probe(length=5)
-    greedy: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    cached = model.generate(tokens, use_cache=True, **greedy)
+    cached = model.generate(tokens, use_cache=True, **GREEDY)
     assert cached.shape == (2, 13)
-    assert torch.equal(cached, model.generate(tokens, use_cache=False, **greedy))
+    assert torch.equal(cached, model.generate(tokens, use_cache=False, **GREEDY))
 
     whole = model(cached, use_cache=False).logits
     first = model(cached[:, :6])
@@ -69,9 +70,8 @@ def test_generation_from_left_padded_prompts() -> None:
     tokens = probe(batch=1, length=6)
     padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), tokens], dim=1)
     mask = torch.cat([torch.zeros(1, 3, dtype=torch.long), torch.ones_like(tokens)], dim=1)
-    greedy: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    found = model.generate(padded, attention_mask=mask, **greedy)[:, 9:]
-    assert torch.equal(found, model.generate(tokens, attention_mask=torch.ones_like(tokens), **greedy)[:, 6:])
+    found = model.generate(padded, attention_mask=mask, **GREEDY)[:, 9:]
+    assert torch.equal(found, model.generate(tokens, attention_mask=torch.ones_like(tokens), **GREEDY)[:, 6:])
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)
@@ -193,6 +193,7 @@ def test_offloaded_to_disk_it_computes_the_same(name: str, tmp_path: Path) -> No
         loaded = ScaleForCausalLM.from_pretrained(tmp_path / "model", max_memory={"cpu": memory}, **options)
         assert any(parameter.device.type == "meta" for parameter in loaded.parameters())
         assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+        assert torch.equal(loaded.generate(tokens, **GREEDY), model.generate(tokens, **GREEDY))
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model", device_map="auto")
     assert torch.equal(whole(tokens).logits, model(tokens).logits)
 
@@ -210,6 +211,8 @@ def test_a_layer_and_its_addition_share_a_device(name: str, word: str) -> None:
     assert found["base.lm_head"] == found["expansion.head"]
     for key, _ in model.named_parameters():
         assert sum(key.startswith(f"{module}.") for module in found) == 1, key
+    roomy = paired_device_map(model, word, {0: 10**9, 1: 10**9})
+    assert set(roomy.values()) == {"auto": {0, 1}, "balanced_low_0": {1}, "sequential": {0}}[word]
 
 
 @pytest.mark.parametrize("name", BASES)

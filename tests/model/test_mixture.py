@@ -21,10 +21,7 @@ from scale_cli.model.mixture import follow
 from tests.helpers import probe, tiny_base, widened
 
 Tolerance = Callable[[torch.dtype], dict[str, Any]]
-SHAPES: dict[str, dict[str, Any]] = {
-    "preserve": {},
-    "adapt": {"layers": (1, 2), "modules": ("attention", "ffn")},
-}
+SHAPES: dict[str, dict[str, Any]] = {"preserve": {}, "adapt": {"layers": (1, 2), "modules": ("attention", "ffn")}}
 SHARES = (0.0, 0.03, 0.5, 1.0)
 
 
@@ -75,10 +72,12 @@ def test_it_is_the_rule(shape: str, share: float, tolerance: Tolerance) -> None:
         torch.testing.assert_close(output.preserved[row], weights, **tolerance(torch.float64))
     if share in (0.0, 0.03):
         assert output.preserved.std() > 0.05  # or the rule would not be seen
-    chunked = pytest.MonkeyPatch()
-    with chunked.context() as patch:
+    some = torch.tensor([0, 7, 12])
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scale_cli.model.mixture.CHUNK_POSITIONS", 6)
-        torch.testing.assert_close(model(tokens).logits, output.logits, **tolerance(torch.float64))
+        for kept, positions in ((0, slice(None)), (4, slice(-4, None)), (some, some)):
+            logits = model(tokens, logits_to_keep=kept).logits
+            torch.testing.assert_close(logits, output.logits[:, positions], **tolerance(torch.float64))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -204,6 +203,8 @@ def test_every_way_to_generate_gives_the_same(base: str, shape: str) -> None:
     assert torch.equal(generate(num_beams=3), generate(num_beams=3, use_cache=False))
     static = StaticCache(config=model.config, max_cache_len=20)
     assert torch.equal(generate(slice(None), **{CACHE: static}), expected)
+    state: Any = static.layers[-1]
+    assert state.keys.shape[-2] == 1  # the state's size is fixed too
     assistant = model_of("preserve", 0.0, base=base)
     try:
         model.base.generate(prompt[:1], assistant_model=assistant.base, **options)

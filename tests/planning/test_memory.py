@@ -81,8 +81,8 @@ def real_step(model: PreTrainedModel, *, batch_size: int, seq_length: int, bfloa
 
 MEMORY_CASES = [
     *((method, "llama-grouped", "bfloat16") for method in METHODS),
-    *(("scale-route", name, "bfloat16") for name in ("neox", "qwen2", "olmo2", "gemma3")),
-    *((method, "neox", "float32") for method in ("fft", "lora", "scale-adapt")),
+    *(("scale-route", name, "bfloat16") for name in ("neox", "gemma3")),
+    *((method, "neox", "float32") for method in ("fft", "scale-adapt")),
 ]
 
 
@@ -127,7 +127,7 @@ def test_where_gradients_are_most_they_are_in_the_peak() -> None:
     assert memory.activations_bytes < gradients < memory.peak_bytes < memory.activations_bytes + gradients
 
 
-@pytest.mark.parametrize("method", ["fft", "scale-preserve", "scale-route"])
+@pytest.mark.parametrize("method", ["fft", "scale-route"])
 def test_recomputing_saves_memory_as_a_real_step_does(method: str) -> None:
     with_all = step_memory(as_trained(method), batch_size=3, seq_length=24, precision="bfloat16")
     model = as_trained(method)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from scale_cli.core.errors import RequestError
 from scale_cli.reporting.compare import compare, comparison_sheet, p_text
 from scale_cli.reporting.statistics import paired_difference
 from scale_cli.reporting.table import Table, build_table
 from scale_cli.results.result import Result
+from tests.helpers import refusal
 from tests.results.made import PLASTIC, STABLE, measured, result, scored
 
 FIRST: Mapping[str, Sequence[float]] = {"a": [1, 0] * 20, "b": [0.25, 0.5, 0.75, 1] * 10, "k": [0] * 40}
@@ -86,6 +86,4 @@ def test_what_is_refused() -> None:
             "--compare base fft: no task was measured in the same way for both; choose others or measure again",
         ),
     ):
-        with pytest.raises(RequestError) as caught:
-            compare(build_table(results, [replace(PLASTIC)]), *labels)
-        assert str(caught.value) == message
+        assert refusal(compare, build_table(results, [replace(PLASTIC)]), *labels) == message

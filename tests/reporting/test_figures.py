@@ -37,6 +37,7 @@ from scale_cli.reporting.figures import (
 from scale_cli.reporting.style import BASE, OTHER, STYLES, style_of
 from scale_cli.reporting.table import Table, build_table
 from scale_cli.results.groups import ColumnSpec, GroupSpec
+from tests.helpers import refusal
 from tests.results.made import PLASTIC, STABLE, measured, result
 
 RUNS = {
@@ -416,9 +417,7 @@ def test_an_ablation_is_drawn(drawn: Callable[..., Any], tmp_path: Path) -> None
 
 
 def test_what_is_no_ablation() -> None:
-    with pytest.raises(RequestError) as caught:
-        ablation(layers_table(), "threshold")
-    assert str(caught.value) == (
+    assert refusal(ablation, layers_table(), "threshold") == (
         "--ablation threshold: results with at least two values of it are needed; choose from preserve_layers"
     )
     same = build_table([result("x", "fft", [measured("k", 0.5)], options={"lr": 1})], [PLASTIC])

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from scale_cli.core.errors import RequestError
 from scale_cli.reporting.requirements import count, judge, requirements_frame, requirements_sheet
 from scale_cli.reporting.statistics import half_width, paired_error
 from scale_cli.reporting.table import Table, build_table
 from scale_cli.results.groups import GroupSpec
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result
+from tests.helpers import refusal
 from tests.results.made import PLASTIC, STABLE, measured, result, scored
 
 
@@ -154,33 +154,26 @@ NAMES = "en, ko, a, b, k, perplexity:en, drift:en, bios:task0"
             "write NAME<=BOUND or NAME>=BOUND in quotes; BOUND is a number in the table's unit, points for shares, as "
             "in english.forgetting<=1.0",
         ),
-        (
-            "k>=1",
-            f"write NAME.QUANTITY before the comparison, as in k.forgetting; NAME is one of {NAMES}",
-        ),
+        ("k>=1", f"write NAME.QUANTITY before the comparison, as in k.forgetting; NAME is one of {NAMES}"),
         ("k.gian>=1", "k has no gian; choose from forgetting, gain, or a metric of it: acc"),
         ("k=f1.gain>=1", "k has no f1; choose from forgetting, gain, or a metric of it: acc"),
-        (
-            "drift:en=cosine.gain>=1",
-            "drift:en has no cosine; choose from forgetting, gain, or a metric of it: kl",
-        ),
+        ("drift:en=cosine.gain>=1", "drift:en has no cosine; choose from forgetting, gain, or a metric of it: kl"),
     ],
 )
 def test_what_is_refused(requirement: str, message: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        judge(small(), [requirement])
-    assert str(caught.value) == f"--require {requirement}: {message}"
+    assert refusal(judge, small(), [requirement]) == f"--require {requirement}: {message}"
 
 
 def test_a_name_of_several_columns_is_refused() -> None:
     two = [measured("t", 0.5), measured("t", 0.5, metric="acc_norm")]
-    with pytest.raises(RequestError) as caught:
-        judge(build_table([result("fft", "fft", two)], []), ["t.gain>=1"])
-    assert str(caught.value) == "--require t.gain>=1: t has several columns; name one: t=acc, t=acc_norm"
+    assert (
+        refusal(judge, build_table([result("fft", "fft", two)], []), ["t.gain>=1"])
+        == "--require t.gain>=1: t has several columns; name one: t=acc, t=acc_norm"
+    )
     limited = [measured("k", 0.5), measured("k", 0.5, limit=10)]
-    with pytest.raises(RequestError) as caught:
-        judge(build_table([result("fft", "fft", limited)], [PLASTIC]), ["k.acc>=1"])
-    assert str(caught.value) == ("--require k.acc>=1: k has several columns; give results of one way to measure k=acc")
+    assert refusal(judge, build_table([result("fft", "fft", limited)], [PLASTIC]), ["k.acc>=1"]) == (
+        "--require k.acc>=1: k has several columns; give results of one way to measure k=acc"
+    )
 
 
 def test_a_change_needs_a_base_with_the_number() -> None:
@@ -193,6 +186,4 @@ def test_a_change_needs_a_base_with_the_number() -> None:
             "K was not measured for both the base, base, and another checkpoint; measure it for both with scale eval",
         ),
     ):
-        with pytest.raises(RequestError) as caught:
-            judge(build_table(results, [PLASTIC]), ["k.gain>=1"])
-        assert str(caught.value) == f"--require k.gain>=1: {message}"
+        assert refusal(judge, build_table(results, [PLASTIC]), ["k.gain>=1"]) == f"--require k.gain>=1: {message}"

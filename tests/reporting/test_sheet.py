@@ -52,17 +52,15 @@ def golden(name: str) -> str:
     return (Path(__file__).parent / "golden" / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("width", [160, 60])
-def test_text_has_groups_side_by_side_or_in_blocks(width: int) -> None:
-    text = printed(table_sheet(small(), best=BEST["text"]), width)
-    assert text == golden(f"small-{width}.txt")
-    assert max(map(len, text.splitlines())) <= width
+def test_text_has_groups_side_by_side() -> None:
+    assert printed(table_sheet(small(), best=BEST["text"]), 160) == golden("small-160.txt")
 
 
-@pytest.mark.parametrize("width", [200, 100, 80, 40, 30])
+@pytest.mark.parametrize("width", [200, 80, 60, 30])
 def test_every_number_is_whole_at_any_width(width: int) -> None:
     text = printed(table_sheet(small()), width)
     assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
     for number in ("60.00 ± 1.00", "45.00 ± 0.71*", "70.00 ± 1.41", "1.50 ± 0.25", "1.34 M", "12"):
         assert number in text
 
@@ -72,10 +70,6 @@ def test_a_terminal_shows_styles() -> None:
     with console.capture() as capture:
         console.print(SheetText(table_sheet(small(), best=BEST["text"])))
     assert "\x1b[1m80.00\x1b[0m" in capture.get()
-
-
-def test_changes_instead_of_values() -> None:
-    assert printed(table_sheet(small(), changes=True, best=BEST["text"]), 160) == golden("small-changes.txt")
 
 
 def test_markdown_and_latex() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from lm_eval.api.metrics import mean_stderr
 
-from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain
 from scale_cli.core.records import read_record
 from scale_cli.results.frame import tidy
@@ -26,6 +25,7 @@ from scale_cli.results.result import (
     repetitions,
     write_results,
 )
+from tests.helpers import refusal
 from tests.results.made import result
 
 INFO = CheckpointInfo("wide", "runs/wide", "f" * 64, "width", "scale-adapt", {"total": 10, "trained": 3}, {"seed": 0})
@@ -150,9 +150,7 @@ def test_what_is_no_result(content: Any, message: str, tmp_path: Path) -> None:
         path.mkdir()
     elif content is not None:
         path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(RequestError) as refused:
-        read_results([path])
-    assert str(refused.value) == message.replace("PATH", str(path))
+    assert refusal(read_results, [path]) == message.replace("PATH", str(path))
 
 
 def test_items_belong_to_their_measurement(tmp_path: Path) -> None:

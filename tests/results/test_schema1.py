@@ -57,10 +57,7 @@ def biographies(path: Path, *, seeds: tuple[int, ...] = (0,)) -> list[Result]:
 def test_biographies_get_errors_and_counts(tmp_path: Path) -> None:
     before, fft, routed = biographies(tmp_path / "results.json")
     held_out, task1 = 6 * 51, 6 * 40  # six questions on each person; the half of 101 that is not trained on
-    assert numbers(before) == {
-        "bios:task0/hard": (1.0, 0.0),
-        "bios:task1/hard": (0.01, share_error(0.01, task1)),
-    }
+    assert numbers(before) == {"bios:task0/hard": (1.0, 0.0), "bios:task1/hard": (0.01, share_error(0.01, task1))}
     assert numbers(fft) == {
         "bios:task0/hard": (0.5, share_error(0.5, held_out)),
         "bios:task0/exact": (0.25, share_error(0.25, held_out)),

@@ -56,8 +56,6 @@ def test_the_result_is_the_one_made_by_hand(name: str, layers: int, tmp_path: Pa
     tokens = probe()
     with torch.no_grad():
         assert torch.equal(model(tokens).logits, base(tokens).logits)
-    greedy = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    assert torch.equal(model.generate(tokens, **greedy), base.generate(tokens, **greedy))
 
     record = json.loads((out / "upscale.json").read_text(encoding="utf-8"))
     index = json.loads((out / "model.safetensors.index.json").read_text(encoding="utf-8"))
@@ -101,8 +99,9 @@ def test_positions(base_layers: int) -> None:
         assert [order[index - 1] for index in new_layers(copied)] == copied
 
 
-@pytest.mark.parametrize("written", [True, False], ids=["written", "derived"])
-@pytest.mark.parametrize("name", ["qwen2", "gemma3", "mistral", "qwen3"])
+@pytest.mark.parametrize(
+    ("name", "written"), [("gemma3", True), *((name, False) for name in ("qwen2", "gemma3", "mistral", "qwen3"))]
+)
 def test_a_copy_attends_as_the_layer_that_it_copies(name: str, written: bool, tmp_path: Path) -> None:
     """Also if the library derives a layer's type from its index, which copies shift."""
     folder, out = base_folder(tmp_path / "base", name, num_hidden_layers=4), tmp_path / "out"

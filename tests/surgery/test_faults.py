@@ -14,6 +14,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.surgery.interrupted import interrupt
 
 RunCli = Callable[..., Any]
 ENDING = "; mend that or choose another folder"
+MOMENTS = ("copying", "adding", "shards", "proving")
 WAYS = {"width": ("--by", "width", "--hidden", 8), "depth": ("--by", "depth", "--layers", 5)}
 
 
@@ -74,9 +76,10 @@ def after(module: Any, name: str, do: Callable[[], None], monkeypatch: pytest.Mo
     monkeypatch.setattr(module, name, first)
 
 
-@pytest.mark.parametrize("small", [True, False], ids=["small disk", "file size"])
-@pytest.mark.parametrize("moment", ["copying", "adding", "shards", "proving"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("moment", "way", "small"),
+    list(zip([*MOMENTS, *reversed(MOMENTS)], cycle(WAYS), [True, True, False, False] * 2, strict=False)),
+)
 def test_a_disk_that_fills(
     way: str, moment: str, small: bool, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,10 +187,7 @@ def test_a_parent_that_takes_nothing(out: str, reason: str, run_cli: RunCli, tmp
             "model.safetensors.index.json",
             "BASE/model.safetensors.index.json cannot be read: Input/output error; mend that, or fetch it again",
         ),
-        (
-            "tokenizer.json",
-            "BASE/tokenizer.json cannot be read: Input/output error; mend that, or fetch it again",
-        ),
+        ("tokenizer.json", "BASE/tokenizer.json cannot be read: Input/output error; mend that, or fetch it again"),
     ],
 )
 def test_a_file_of_the_base_that_cannot_be_read(name: str, message: str, run_cli: RunCli, tmp_path: Path) -> None:

@@ -18,15 +18,12 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, Gemma3Config, Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3MoeConfig
+from transformers import BertConfig, Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3MoeConfig
 
 from scale_cli.core.errors import RequestError
-from scale_cli.surgery import initialise, upscale, verify, width
-from tests.helpers import base_folder, tiny_base
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from scale_cli.surgery import upscale, verify
+from tests.helpers import base_folder, refusal, tiny_base
+from tests.runs import tree
 
 
 def edit_config(**changes: Any) -> Callable[[Path], None]:
@@ -184,21 +181,12 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         WIDTH,
         f"BASE is a mixture of experts (qwen3_moe); give a dense model of {SUPPORTED}",
     ),
-    "images too": (
-        save_config(Gemma3Config(architectures=["Gemma3ForConditionalGeneration"])),
-        WIDTH,
-        f"BASE is a Gemma3ForConditionalGeneration, not a causal language model; {CAUSAL}",
-    ),
     "both directions": (
         save_config(Gemma3TextConfig(architectures=["Gemma3ForCausalLM"], use_bidirectional_attention=True)),
         WIDTH,
         "BASE has bidirectional attention (use_bidirectional_attention); give a causal model",
     ),
-    "upscaled already": (
-        widen,
-        WIDTH,
-        "BASE is already upscaled by width; upscale its base instead",
-    ),
+    "upscaled already": (widen, WIDTH, "BASE is already upscaled by width; upscale its base instead"),
     "quantised": (
         edit_config(quantization_config={"quant_method": "gptq"}),
         WIDTH,
@@ -221,11 +209,6 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         "BASE holds no weights in safetensors; convert it with …",
     ),
     "damaged": (truncate, WIDTH, "BASE/model.safetensors is damaged or not a safetensors file (…"),
-    "a truncated shard": (
-        sharded(lambda folder: os.truncate(folder / SHARD, (folder / SHARD).stat().st_size - 10)),
-        DEPTH,
-        f"BASE/{SHARD} is damaged or not a safetensors file (…",
-    ),
     "an empty shard": (
         sharded(lambda folder: os.truncate(folder / SHARD, 0)),
         WIDTH,
@@ -239,11 +222,6 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "an index that names too little": (
         edit_index(lambda weight_map: weight_map.pop(Q)),
         DEPTH,
-        f"BASE/{SHARD} holds {Q}, which model.safetensors.index.json lacks; fetch both again",
-    ),
-    "an index that names the wrong file": (
-        edit_index(lambda weight_map: weight_map.update({Q: max(weight_map.values())})),
-        WIDTH,
         f"BASE/{SHARD} holds {Q}, which model.safetensors.index.json lacks; fetch both again",
     ),
     "a tensor in two files": (
@@ -334,7 +312,6 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         WIDTH | {"init": "svd,he"},
         "--init svd,he: give one word for W21 and one for W22, each of zero, random, svd, as in svd,zero",
     ),
-    "three inits": (nothing, WIDTH | {"init": "svd,zero,zero"}, "--init svd,zero,zero: give one word for W21 and one…"),
     "a seed below zero": (nothing, WIDTH | {"seed": -1}, "--seed -1: choose a whole number from 0 to 2^63 - 1"),
     "no way": (nothing, {"by": "height"}, "--by height: choose width or depth"),
     "not more layers": (
@@ -347,16 +324,8 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         {"by": "depth", "layers": 7},
         "--layers 7: base has 3 layers and block expansion copies each at most once; choose 4 to 6",
     ),
-    "layers missing": (
-        nothing,
-        {"by": "depth"},
-        "--by depth needs --layers, the total number of layers",
-    ),
-    "hidden by depth": (
-        nothing,
-        DEPTH | {"hidden": 8},
-        "--hidden 8 belongs to --by width; by depth choose --layers",
-    ),
+    "layers missing": (nothing, {"by": "depth"}, "--by depth needs --layers, the total number of layers"),
+    "hidden by depth": (nothing, DEPTH | {"hidden": 8}, "--hidden 8 belongs to --by width; by depth choose --layers"),
     "init by depth": (
         nothing,
         DEPTH | {"init": "zero"},
@@ -372,9 +341,9 @@ def test_impossible_requests_end_with_one_line(case: str, tmp_path: Path) -> Non
     prepare(folder)
     before = tree(tmp_path)
     base = arguments.get("base", "BASE").replace("BASE", str(folder))
-    with pytest.raises(RequestError) as refusal:
-        upscale(base, tmp_path / "deep" / "out", **{key: value for key, value in arguments.items() if key != "base"})
-    found = str(refusal.value).replace(str(folder), "BASE")
+    found = refusal(
+        upscale, base, tmp_path / "deep" / "out", **{key: value for key, value in arguments.items() if key != "base"}
+    ).replace(str(folder), "BASE")
     assert found.startswith(message.removesuffix("…")) if message.endswith("…") else found == message
     assert "\n" not in found
     assert tree(tmp_path) == before
@@ -390,8 +359,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     assert tree(tmp_path / "out") == {"file": b"kept"}
 
 
-@pytest.mark.parametrize("arguments", [WIDTH, DEPTH], ids=["width", "depth"])
-@pytest.mark.parametrize("where", ["layers", "proof"])
+@pytest.mark.parametrize(("arguments", "where"), [(WIDTH, "layers"), (DEPTH, "proof")], ids=["width", "depth"])
 def test_an_interruption_leaves_nothing(
     arguments: dict[str, Any], where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,22 +376,6 @@ def test_an_interruption_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         upscale(str(tmp_path / "base"), tmp_path / "out", **arguments, **progress)
     assert tree(tmp_path) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
-
-
-def test_an_interruption_between_matrices_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base_folder(tmp_path / "base")
-    expand, calls = initialise.expand_linear, []
-
-    def expand_twice(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) > 2:
-            raise KeyboardInterrupt
-        return expand(*args, **kwargs)
-
-    monkeypatch.setattr(width, "expand_linear", expand_twice)
-    with pytest.raises(KeyboardInterrupt):
-        upscale(str(tmp_path / "base"), tmp_path / "out", **WIDTH)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
@@ -481,8 +433,9 @@ MIXED = {
 """A dtype for every part of a base; the last part in a tensor's name counts."""
 
 
-@pytest.mark.parametrize("shard", ["1GB", "20KB"])
-@pytest.mark.parametrize("arguments", [WIDTH, DEPTH | {"layers": 6}], ids=["width", "depth"])
+@pytest.mark.parametrize(
+    ("arguments", "shard"), [(WIDTH, "20KB"), (DEPTH | {"layers": 6}, "1GB")], ids=["width", "depth"]
+)
 def test_dtypes_may_be_mixed(arguments: dict[str, Any], shard: str, tmp_path: Path) -> None:
     """Base tensors stay bitwise; added ones have the dtype of the tensor that they extend or copy."""
     folder, out = base_folder(tmp_path / "base", "llama-biased", shard=shard), tmp_path / "out"
@@ -498,7 +451,6 @@ def test_dtypes_may_be_mixed(arguments: dict[str, Any], shard: str, tmp_path: Pa
     assert result.max_delta_logit == 0.0
     after = {name: tensor for file in out.glob("*.safetensors") for name, tensor in load_file(file).items()}
     record = json.loads((out / "upscale.json").read_text(encoding="utf-8"))
-    kept = dict(zip(record["pretrained"], before, strict=True)) if shard == "1GB" else {}
     if result.by == "width":
         kept = {f"base.{name}": name for name in before}
         added = {name: name.removeprefix("expansion.") for name in record["added"]}

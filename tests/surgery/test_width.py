@@ -90,8 +90,12 @@ def tensors_that_stay(folder: Path) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad and torch.equal(p, before[name])}
 
 
-@pytest.mark.parametrize("init", [pair for pair in PAIRS if pair != "zero,zero"])
-@pytest.mark.parametrize("name", ["llama-grouped", "neox"])
+@pytest.mark.parametrize(
+    ("init", "name"),
+    list(
+        zip((pair for pair in PAIRS if pair != "zero,zero"), itertools.cycle(("llama-grouped", "neox")), strict=False)
+    ),
+)
 def test_every_initialisation_can_learn(name: str, init: str, tmp_path: Path) -> None:
     base_folder(tmp_path / "base", name)
     upscale(str(tmp_path / "base"), tmp_path / "out", by="width", hidden=8, init=init, verify=False)
@@ -173,8 +177,15 @@ def test_the_proof_fails_if_a_tensor_is_missing(tmp_path: Path) -> None:
         prove_unchanged(open_base(str(tmp_path / "base")), tmp_path / "out", ScaleForCausalLM, seed=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("name", ["llama-grouped", "neox"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("llama-grouped", torch.float32),
+        ("llama-grouped", torch.bfloat16),
+        ("neox", torch.float16),
+        ("neox", torch.float64),
+    ],
+)
 def test_any_dtype_and_any_number_of_files(
     name: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from scale_cli.training import TrainRecipe
 from scale_cli.training.choice import PEOPLE_METRICS, TEXT_METRICS, Choice, Rules
 from scale_cli.training.train import train
 from scale_cli.training.trainer import PartTrainer
+from tests.helpers import refusal
 from tests.processes import together
 from tests.runs import World, korean_texts, lines, progress_that, reload, same_tensors, tree
 
@@ -154,9 +155,7 @@ def test_a_run_without_a_step_within_the_limit_has_no_result(method: str, runs: 
     plain, out = runs.plain(method), tmp_path / "run"
     nearest, base = plain.best(EARLIER), plain.measured[0][EARLIER]
     recipe = runs.recipe(method, keep_best="a/soft", limit=("en<=base-2", "a/soft>=0"))
-    with pytest.raises(RequestError) as caught:
-        train(runs.source(method), out, recipe)
-    assert str(caught.value) == (
+    assert refusal(train, runs.source(method), out, recipe) == (
         f"--limit en<=base-2, a/soft>=0: no step is within the limits; the nearest is step {nearest} with {EARLIER} "
         f"{plain.measured[nearest][EARLIER]:.6g} (at most {base - 2:.6g}); its checkpoint is {out}/best-{nearest}; "
         "train anew with wider limits, a lower --lr or smaller --eval-steps"
@@ -438,15 +437,10 @@ BAD = [
         "--limit en<=base+x: write NAME<=BOUND or NAME>=BOUND in quotes; BOUND is a number, base, base+X, base-X or "
         "base*X; base is the value at step 0",
     ),
-    (
-        {"stop_when": ("b>=1",)},
-        "--stop-when b>=1: no --eval-text or --eval-people is named b; choose from en, a",
-    ),
+    ({"stop_when": ("b>=1",)}, "--stop-when b>=1: no --eval-text or --eval-people is named b; choose from en, a"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD)
 def test_what_is_refused(changes: dict[str, Any], message: str, runs: Runs) -> None:
-    with pytest.raises(RequestError) as caught:
-        runs.recipe("fft", **changes)
-    assert str(caught.value) == message
+    assert refusal(runs.recipe, "fft", **changes) == message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -100,33 +99,12 @@ def test_measuring_changes_nothing_that_is_trained(world: World, texts: dict[str
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_texts_beside_people(world: World, texts: dict[str, Path], tmp_path: Path) -> None:
-    recipe = world.recipe("fft", eval_people=("a=0:2",), eval_text=(f"korean={texts['korean']}",))
-    result = train(world.source("fft"), tmp_path / "run", recipe)
-    assert {"a/hard", "korean/bits_per_byte"} <= set(result.metrics)
-    assert math.isfinite(result.metrics["korean/perplexity"])
-
-
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     world: World, texts: dict[str, Path], tmp_path: Path
 ) -> None:
-    empty = tmp_path / "empty.jsonl"
-    empty.write_text(json.dumps({"text": ""}) + "\n")
     for changes, message in (
-        ({"eval_text": ("english",)}, "--eval-text 'english': write NAME=SOURCE, as in english=test.jsonl"),
-        ({"eval_text": ("a=x", "a=y")}, "--eval-text a=y: a is already x; choose another name"),
-        (
-            {"eval_text": ("a=x",), "eval_people": ("a=0:2",)},
-            "--eval-text: a is also a name in --eval-people",
-        ),
+        ({"eval_text": ("a=x",), "eval_people": ("a=0:2",)}, "--eval-text: a is also a name in --eval-people"),
         ({"eval_documents": 0}, "--eval-documents 0: at least 1"),
-        ({"eval_text": (f"a={empty}",)}, f"--eval-text a={empty}: there is no text in it"),
-        ({"eval_text": ("a=none.txt",)}, "--eval-text a=none.txt: no such file or folder"),
-        (
-            {"eval_text": ("a=org/set",), "eval_documents": None},
-            "--eval-text a=org/set: no such file; for a dataset of the hub give the number of documents: "
-            "--eval-documents N",
-        ),
     ):
         with pytest.raises(ValueError, match=r"^--eval") as caught:
             train(world.source("fft"), tmp_path / "out", world.recipe("fft", **options(texts, **changes)))
@@ -140,9 +118,6 @@ def test_the_command(world: World, texts: dict[str, Path], tmp_path: Path, run_c
     ended = run_cli("train", world.source("fft"), tmp_path / "run", *words, "--eval-text", text, "--eval-documents", 3)
     assert ended.code == 0
     assert "korean/bits_per_byte" in ended.stdout
-    ended = run_cli("train", world.source("fft"), tmp_path / "again", *words, "--eval-text", "korean")
-    assert (ended.code, ended.stdout) == (2, "")
-    assert ended.stderr == "scale: --eval-text 'korean': write NAME=SOURCE, as in english=test.jsonl\n"
 
 
 def test_a_run_resumed_elsewhere_may_find_its_texts_elsewhere(

@@ -3,15 +3,14 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from scale_cli.cli import main
 from scale_cli.training.trainer import StopAtStep
-from tests.processes import ON_THE_CPU, together
+from tests.processes import scale, start, together
 from tests.runs import World, lines
 
 
@@ -44,33 +43,39 @@ def texts(folder: Path) -> dict[str, str]:
     return {"--data": data, "--packing": "documents", "--seq-length": "40", "--tokens-cache": str(folder / "tokens")}
 
 
-def under_torchrun(folder: Path, command: list[str]) -> str:
-    """The output of a `scale` command in two processes."""
-    program = folder / "program.py"
-    program.write_text("import sys; from scale_cli.cli import main; sys.exit(main())", encoding="utf-8")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launcher, str(program), *command]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | ON_THE_CPU)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+def launch(*commands: list[str]) -> None:
+    """Run `scale` commands one after the other in two processes, as torchrun does."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="run",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    elastic_launch(config, scale)(*commands)
 
 
-@pytest.mark.parametrize("objective", ["qa", "lm"])
-def test_two_processes_train_as_one_does(objective: str, world: World, tmp_path: Path) -> None:
-    """The real launcher starts one of the two runs."""
-    data = questions(tmp_path) if objective == "qa" else texts(tmp_path)
-    assert main(words(world, tmp_path / "alone", 8, data)) == 0
-    shutil.rmtree(tmp_path / "tokens", ignore_errors=True)  # both processes need the tokens at once
-    command = words(world, tmp_path / "shared", 4, data)
-    printed = under_torchrun(tmp_path, command) if objective == "lm" else together(2, tmp_path, command)
-    alone, shared = (lines(tmp_path / name) for name in ("alone", "shared"))
-    assert [line["loss"] for line in shared] == pytest.approx([line["loss"] for line in alone], rel=1e-4)
-    assert len({line["loss"] for line in alone}) == 3
-    if objective == "qa":
-        rehearsed = [[line["rehearsal_loss"] for line in run] for run in (alone, shared)]
-        assert rehearsed[1] == pytest.approx(rehearsed[0], rel=1e-3, abs=1e-6)
-        assert rehearsed[0][-1] > 1e-5
-    assert printed.count("written to") == 1
+def test_two_processes_train_as_one_does(world: World, tmp_path: Path) -> None:
+    """Started by the agent of torchrun, whose processes are forked here rather than spawned."""
+    data = {"qa": questions(tmp_path), "lm": texts(tmp_path)}
+    for objective, options in data.items():
+        assert main(words(world, tmp_path / f"{objective}-alone", 8, options)) == 0
+    shutil.rmtree(tmp_path / "tokens")  # both processes need the tokens at once
+    commands = [words(world, tmp_path / f"{objective}-shared", 4, options) for objective, options in data.items()]
+    code, printed, messages = start(launch, *commands, folder=tmp_path / "process").wait()
+    assert (code, printed.count("written to")) == (0, 2), messages
+    for objective in data:
+        alone, shared = (lines(tmp_path / f"{objective}-{name}") for name in ("alone", "shared"))
+        assert [line["loss"] for line in shared] == pytest.approx([line["loss"] for line in alone], rel=1e-4)
+        assert len({line["loss"] for line in alone}) == 3
+        if objective == "qa":
+            rehearsed = [[line["rehearsal_loss"] for line in run] for run in (alone, shared)]
+            assert rehearsed[1] == pytest.approx(rehearsed[0], rel=1e-3, abs=1e-6)
+            assert rehearsed[0][-1] > 1e-5
 
 
 def asked_in_the_first_process(stop: StopAtStep) -> StopAtStep:

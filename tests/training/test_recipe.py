@@ -36,10 +36,7 @@ from scale_cli.training.recipe import parse_eval_people
         ({"min_lr_rate": -0.1}, "--min-lr-rate -0.1: a share of --lr, 0 to 1"),
         ({"seed": -1}, "--seed -1: 0 to 2^32 - 1"),
         ({"seed": 2**32}, "--seed 4294967296: 0 to 2^32 - 1"),
-        (
-            {"from_scratch": True, "method": "lora"},
-            "--from-scratch: lora does not train every parameter; choose",
-        ),
+        ({"from_scratch": True, "method": "lora"}, "--from-scratch: lora does not train every parameter; choose"),
         ({"people": "5:5"}, "people '5:5': write A:B"),
         ({"eval_people": ("0:5",)}, "eval people '0:5': write NAME=A:B"),
         ({"eval_people": ("a=0:5", "a=5:6")}, "--eval-people a=0:5,a=5:6: a name occurs twice; choose different names"),

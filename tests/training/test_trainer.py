@@ -16,6 +16,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.methods import METHODS
 from scale_cli.training.resume import last_checkpoint
 from scale_cli.training.train import train
+from tests.helpers import refusal
 from tests.runs import World, lines, progress_that, reload
 
 STEPS = 8
@@ -34,11 +35,8 @@ def ramp(step: int, *, warmup: int) -> float:
     [
         ({}, [cosine(step) for step in range(STEPS)]),
         ({"min_lr_rate": 0.1}, [cosine(step, least=0.1) for step in range(STEPS)]),
-        ({"min_lr_rate": 1.0}, [1.0] * STEPS),
         ({"schedule": "linear"}, [1 - step / STEPS for step in range(STEPS)]),
-        ({"schedule": "constant"}, [1.0] * STEPS),
         ({"schedule": "constant", "warmup": 0.25}, [0, 1 / 2, *[1.0] * 6]),
-        ({"schedule": "constant", "warmup": 3.0}, [0, 1 / 3, 2 / 3, *[1.0] * 5]),
         ({"schedule": "linear", "warmup": 4.0}, [0, 1 / 4, 1 / 2, 3 / 4, 1, 3 / 4, 1 / 2, 1 / 4]),
         (
             {"warmup": 0.5, "min_lr_rate": 0.2},
@@ -107,9 +105,7 @@ def test_a_loss_that_is_nan_or_infinite_stops_the_run(
 ) -> None:
     out = tmp_path / "run"
     recipe = world.recipe("fft", steps=8, save_steps=2, logging_steps=2 * at)
-    with pytest.raises(RequestError) as caught:
-        train(world.source("fft", "neox"), out, recipe, progress=progress_that(poison(value), at=at))
-    assert str(caught.value) == (
+    assert refusal(train, world.source("fft", "neox"), out, recipe, progress=progress_that(poison(value), at=at)) == (
         f"the loss is NaN or infinite at step 6; the last good checkpoint is {out}/checkpoint-{good}; train from "
         "it or anew with a lower --lr (given 0.01) or a longer --warmup"
     )
@@ -133,8 +129,8 @@ def test_weights_that_are_not_finite_are_not_written(
 ) -> None:
     out = tmp_path / "run"
     recipe = world.recipe("scale-route", steps=8, save_steps=2 if at == 4 else None)
-    with pytest.raises(RequestError) as caught:
-        train(world.source("scale-route"), out, recipe, progress=progress_that(poison(math.inf), at=at))
     kept = f"the last good checkpoint is {out}/checkpoint-2" if at == 4 else "no good checkpoint was written"
-    assert str(caught.value).startswith(f"a weight is NaN or infinite at step {at}; {kept}; ")
+    assert refusal(
+        train, world.source("scale-route"), out, recipe, progress=progress_that(poison(math.inf), at=at)
+    ).startswith(f"a weight is NaN or infinite at step {at}; {kept}; ")
     assert {path.name for path in out.iterdir()} <= {"recipe.yaml", "metrics.jsonl", "checkpoint-2"}
