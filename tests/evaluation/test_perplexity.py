@@ -367,7 +367,8 @@ def test_sizes_that_are_found_by_themselves() -> None:
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
-    assert refusal(measured, subject_of(tiny(max_position_embeddings=64)), options=WindowOptions(**options)) == message
+    subject = subject_of(tiny(max_position_embeddings=64))
+    assert refusal(lambda: measured(subject, options=WindowOptions(**options))) == message
 
 
 def test_a_tokenizer_with_nothing_to_begin_with() -> None:
