@@ -201,7 +201,7 @@ def test_every_way_to_generate_gives_the_same(base: str, shape: str) -> None:
     expected = generate(use_cache=False)
     assert torch.equal(generate(), expected)
     assert torch.equal(generate(num_beams=3), generate(num_beams=3, use_cache=False))
-    static = StaticCache(config=model.config, max_cache_len=20)
+    static: Any = StaticCache(config=model.config, max_cache_len=20)
     assert torch.equal(generate(slice(None), **{CACHE: static}), expected)
     state: Any = static.layers[-1]
     assert state.keys.shape[-2] == 1  # the state's size is fixed too
