@@ -51,7 +51,7 @@ def run_together(calls: Sequence[Call], jobs: int, *, say: Callable[[str], None]
     steps = sum(call.steps for call in calls)
     pool = ProcessPoolExecutor(workers, context, _start, started)
     with progress(f"{len(calls)} trainings, {workers} at once", steps, done=0) as advance, _passed_on(signal.SIGTERM):
-        done = [0] * len(calls)
+        done, shown = [0] * len(calls), 0
         futures = {pool.submit(_work, index, call.run): index for index, call in enumerate(calls)}
         try:
             running = set(futures)
@@ -66,7 +66,9 @@ def run_together(calls: Sequence[Call], jobs: int, *, say: Callable[[str], None]
                 for future in ended:
                     future.result()
                     done[futures[future]] = calls[futures[future]].steps
-                advance(done=sum(done))
+                if sum(done) != shown:  # a display without a bar prints a line at each call once all steps are done
+                    shown = sum(done)
+                    advance(done=shown)
         finally:
             pool.shutdown(cancel_futures=True)
 

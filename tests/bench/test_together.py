@@ -45,7 +45,7 @@ def test_calls_run_in_other_processes_and_report(tmp_path: Path) -> None:
     run_together(calls, 2, say=said.append, progress=progress)
     assert sorted(said) == ["a is done", "b is done", "c is done"]
     assert (shown[0], shown[-1]) == (("3 trainings, 2 at once", 18), 18)
-    assert sorted(shown[1:]) == shown[1:]
+    assert sorted(set(shown[1:])) == shown[1:]
     names, pids = zip(*(path.name.split("-") for path in tmp_path.iterdir()), strict=True)
     assert sorted(names) == ["a", "b", "c"]
     assert str(os.getpid()) not in pids
