@@ -89,6 +89,7 @@ def panels_of(recipe: ContinualRecipe, out: Path) -> tuple[Panel, ...]:
             unit="bits per byte",
             percent=False,
             series=curves(lines, f"{name}/bits_per_byte", x_per_step=recipe.step_tokens),
+            log_x=recipe.training.get("eval_per_doubling") is not None,
         )
         for name, role in recipe.roles.items()
     )
