@@ -202,7 +202,7 @@ def test_a_disk_without_room_is_left_as_it_was(cache: Path, tmp_path: Path, monk
 
 def test_the_items_have_the_command_lines_names(cache: Path, tmp_path: Path) -> None:
     assert refusal(fetch.make, "smolm2", tmp_path / "other", cache=cache) == (
-        "smolm2: not an item of fetch; choose from smollm2, english, korean, korean-bills, english-offline, "
-        "korean-offline"
+        "smolm2: not an item of fetch; choose from smollm2, english, english-passages, korean, korean-bills, "
+        "english-offline, korean-offline"
     )
     assert not (tmp_path / "other").exists()

@@ -187,7 +187,6 @@ def test_a_parent_that_takes_nothing(out: str, reason: str, run_cli: RunCli, tmp
             "model.safetensors.index.json",
             "BASE/model.safetensors.index.json cannot be read: Input/output error; mend that, or fetch it again",
         ),
-        ("tokenizer.json", "BASE/tokenizer.json cannot be read: Input/output error; mend that, or fetch it again"),
     ],
 )
 def test_a_file_of_the_base_that_cannot_be_read(name: str, message: str, run_cli: RunCli, tmp_path: Path) -> None:
