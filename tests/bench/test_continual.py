@@ -13,6 +13,7 @@ import datasets
 import pytest
 import yaml
 from matplotlib import image
+from transformers import AutoTokenizer
 
 from scale_cli.bench import continual
 from scale_cli.bench.continual import run
@@ -29,6 +30,7 @@ from scale_cli.methods import METHODS
 from scale_cli.reporting.curves import panels_of
 from scale_cli.reporting.table import build_table
 from scale_cli.results.result import read_results
+from tests.helpers import refusal
 from tests.runs import (
     World,
     continual_bench,
@@ -445,3 +447,37 @@ def test_a_changed_base_is_detected(done: BenchResult, tmp_path: Path) -> None:
     checked = [m.details["hidden_states_equal"] for m in preserve.measurements if "hidden_states_equal" in m.details]
     assert not any(checked)
     assert "DIFFERS" in (out / "table.md").read_text(encoding="utf-8")
+
+
+def test_a_base_that_is_pre_trained_from_scratch(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 4, "max_position_embeddings": 64}
+    texts = [str(tmp_path / f"{name}.jsonl") for name in ("english", "korean")]
+    pretrain: dict[str, Any] = {"data": texts[:1], "tokenizer_data": texts[1:], "vocab_size": 300}
+    pretrain["training"] = {"steps": 2, "batch_size": 2, "seq_length": 32, "lr": 1e-2}
+    made: dict[str, Any] = {"config": config, "pretrain": pretrain, "methods": {"fft": {}}, "depth": {"layers": 3}}
+    preset = continual_bench(tmp_path, Path("scratch"), **made)
+    result = run(load_preset(preset), tmp_path / "out", say=print, progress=silent)
+    assert [each.checkpoint.label for each in result.results] == ["base", "fft"]
+    record = read_record(tmp_path / "out" / "base" / "record.json")
+    assert (record["recipe"]["from_scratch"], record["recipe"]["data"]) == (True, texts[:1])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "base")
+    assert len(tokenizer) == json.loads((tmp_path / "out" / "base" / "config.json").read_text())["vocab_size"] <= 300
+    wrong = {"pretrain": None}, {"config": None}, {"base": "x"}, {"pretrain": pretrain | {"vocabulary": 3}}
+    messages = (
+        "base scratch: the base scratch needs",
+        "base scratch: give its",
+        "base x: the base",
+        "pretrain: unknown key",
+    )
+    for changes, message in zip(wrong, messages, strict=True):
+        assert refusal(load_preset, continual_bench(tmp_path, Path("scratch"), **made | changes)).startswith(message)
+
+
+def test_items_that_were_fetched_before(world: World, tmp_path: Path) -> None:
+    preset = continual_bench(tmp_path, world.checkpoint("llama"), train_data=["fetch:korean-bills/text.jsonl"])
+    recipe = load_preset(preset, fetched=tmp_path / "items")
+    expected = (
+        f"--fetched {tmp_path / 'items'}: it has no korean-bills; run: scale fetch korean-bills {tmp_path}/items/"
+    )
+    assert refusal(run, recipe, tmp_path / "out", say=print, progress=silent).startswith(expected)
