@@ -463,7 +463,12 @@ def test_a_base_that_is_pre_trained_from_scratch(tmp_path: Path) -> None:
     assert (record["recipe"]["from_scratch"], record["recipe"]["data"]) == (True, texts[:1])
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "base")
     assert len(tokenizer) == json.loads((tmp_path / "out" / "base" / "config.json").read_text())["vocab_size"] <= 300
-    wrong = {"pretrain": None}, {"config": None}, {"base": "x"}, {"pretrain": pretrain | {"vocabulary": 3}}
+    wrong: tuple[dict[str, Any], ...] = (
+        {"pretrain": None},
+        {"config": None},
+        {"base": "x"},
+        {"pretrain": pretrain | {"vocabulary": 3}},
+    )
     messages = (
         "base scratch: the base scratch needs",
         "base scratch: give its",
