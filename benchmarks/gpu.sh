@@ -3,7 +3,7 @@
 #
 #     benchmarks/gpu.sh SECONDS [OUT] [--tiny]
 #
-# The first steps fit into ten minutes: the tests, a training step of a 1B model, the biographies of 12,000 people with
+# The first steps are planned for ten minutes: the tests, a training step of a 1B model, the biographies of 12,000 people with
 # all methods at once, Korean from a base pre-trained from scratch. --tiny runs these four in tiny sizes, also without a
 # GPU, to try the script; its tests are only collected, and its records mean nothing.
 # OUT [runs/gpu] gets records/, logs/ and summary.txt. A step is skipped if its record is in benchmarks/records or
@@ -13,8 +13,8 @@
 #     PYTHON      interpreter with torch, transformers and the other requirements  [python3]
 #     SCALE_DATA  folder of bases and texts  [data]. Nothing is fetched here: run `scale fetch ITEM $SCALE_DATA/ITEM` on
 #                 a machine with a network, for the items english, english-passages, smollm2, korean-bills,
-#                 english-offline and korean-offline. The subfolder hub is a Hugging Face cache (its HF_HOME) with the tokenizer of EleutherAI/pythia-160m, for
-#                 the paper's biographies
+#                 english-offline and korean-offline. The subfolder hub is a Hugging Face cache (its HF_HOME) with the
+#                 tokenizer of EleutherAI/pythia-160m, for the paper's biographies
 #     SCALE_RUNS  run folders with their checkpoints, gigabytes  [OUT/runs]
 #
 # Paths are relative to the repository. Exit code: 0 nothing failed, 1 a step failed, 2 a mistake in the request,

@@ -188,10 +188,10 @@ class BiosRecipe(BenchRecipe):
         given = dict(self.stages[stage if stage in STAGES else "task1"])
         return train_recipe(stage, given if stage in STAGES else given | self.differing(stage), own, fixed=FIXED)
 
-    def recovery_recipe(self, label: str, *, seed: int, data: Path) -> TrainRecipe:
-        """The recipe that trains a row's result again on the questions of Task 0, as Task 1 was trained."""
-        recipe = self.train_recipe(label, seed=seed, data=data)
-        return changed(recipe, people=self.task0, steps=self.recovery_steps, rehearse=None, rehearse_weight=None)
+    def recovery_of(self, trained: TrainRecipe) -> TrainRecipe:
+        """The recipe that trains a row's result again on the questions of Task 0, as `trained` trained Task 1."""
+        without = dict.fromkeys(("rehearse", "rehearse_people", "rehearse_weight"))
+        return changed(trained, people=self.task0, steps=self.recovery_steps, **without)
 
 
 def load_preset(
@@ -275,9 +275,7 @@ def _run_row(
     source = source_of(recipe, label, task0, folder)
     train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
     if recipe.recovery_steps:
-        again = recipe.recovery_recipe(label, seed=seed, data=data)
-        if recipe.matches_rank(label):
-            again = changed(again, **matching_size(again.method, task0, folder / "width"))
+        again = recipe.recovery_of(trained)
         name = f"{label}, recovery (seed {seed})"
         train_stage(str(folder / label), folder / RECOVERY / label, again, label=name, progress=progress)
     exact, first_tokens = (functools.partial(recipe.jobs_of, data, exact=exact) for exact in (True, False))

@@ -227,11 +227,10 @@ def course_sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
     table = build_table(trained, [COURSE], title=title, seeds=True)
     wanted = {(column.task, column.metric): column.label for column in COURSE.columns}
     shown = [
-        replace(column, label=wanted[column.task, column.metric], flat_label=wanted[column.task, column.metric])
+        replace(column, label=label, flat_label=label, decimals=1)
         for column in table.columns
-        if (column.task, column.metric) in wanted and not column.change
+        if (label := wanted.get((column.task, column.metric))) is not None and not column.change
     ]
-    shown = [replace(column, decimals=1) for column in shown]
     terms = (*COURSE_LEGEND, (PLUS_MINUS, error_words(aggregated=table.aggregated)), *standing_out(table, best=best))
     made = rows_sheet(table, [("", column) for column in [FACTS["lr"], *shown]], [table.rows], name="method")
     return replace(made, legend=shown_terms(made, terms, best=best))

@@ -33,6 +33,7 @@ LOGGED = ("loss", "rehearsal_loss", "learning_rate", "grad_norm")
 NEVER = 2**62
 """The number of a step that no run reaches."""
 ONE_SIGNAL_SECONDS = 3.0
+"""Time after a signal in which further ones count as the same."""
 CARRIED = "carried.json"
 """The file of a checkpoint with state that a resumed run needs and the library does not save."""
 
