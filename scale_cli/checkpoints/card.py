@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from scale_cli.core.files import check_inside, read_json, write_text
+from scale_cli.checkpoints.schemas import (
+    EXPORT,
+    POINTER,
+    RECORD,
+    UPSCALE,
+    RunFields,
+    UpscaleFields,
+    read_export,
+    read_pointer,
+    read_run,
+    read_upscale,
+)
+from scale_cli.core.files import check_inside, write_text
 from scale_cli.methods import METHODS, own_values
 
 CARD = "README.md"
-UPSCALE, RECORD, POINTER, EXPORT = "upscale.json", "record.json", "trained.json", "export.json"
-"""The files that record how a folder was made. Until a run's record is written, its pointer is used instead."""
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """The files of a base that licences require in every copy and derivative."""
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 TEMPLATES = Path(__file__).with_name("templates")
 
 Form = Literal["width", "depth", "plain"]
-_UPSCALE = ("by", "sizes", "initialisation", "new_layers", "seed", "parameters", "proof")
-_RUN = ("tokens", "seconds", "trained_parameters", "total_parameters", "metrics")
-"""The fields of upscale.json and of a run's record that a card shows."""
 _RECIPE = ("objective", "steps", "batch_size", "gradient_accumulation_steps", "seq_length", "lr", "schedule", "seed")
 """The keys of a training recipe that a card shows after the method and its options, in this order."""
 _SHA256_DIGITS = 64
@@ -64,38 +71,41 @@ def history(folder: Path) -> list[dict[str, Any]]:
     Each step contains the values that a card shows, and its kind under "step". Folders and files are given by name,
     without their path; datasets and models of the hub with their owner.
     """
-    if (folder / EXPORT).is_file():
-        return list(read_json(folder / EXPORT)["history"])
-    steps = []
-    if (folder / UPSCALE).is_file():
-        record = read_json(folder / UPSCALE)
+    if (exported := read_export(folder)) is not None:
+        return [dict(step) for step in exported["history"]]
+    steps: list[dict[str, Any]] = []
+    if (record := read_upscale(folder)) is not None:
         base = record["base"]
         base_fields = {
-            "base": base["id"] if "id" in base else Path(base["path"]).name,
+            "base": base["id"] if "id" in base else Path(base.get("name") or base.get("path", "")).name,
             "revision": base.get("revision"),
             "weights_sha256": base["weights_sha256"],
         }
-        steps.append({"step": "upscale"} | base_fields | {name: record[name] for name in _UPSCALE if name in record})
-    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
-    if record.get("command") == "train":
-        source, revision = record["base"]["source"], record["base"].get("revision")
+        steps.append({"step": "upscale"} | base_fields | _fields(record, UpscaleFields))
+    if (run := read_run(folder)) is not None:
+        source, revision = run["base"]["source"], run["base"].get("revision")
         # Older records of a hub id have no revision.
-        is_old_hub_id = record["base"]["fingerprint"] is None and source.count("/") == 1 and source[0] not in "./~"
+        is_old_hub_id = run["base"]["fingerprint"] is None and source.count("/") == 1 and source[0] not in "./~"
         run_fields = {
             "from": source if revision or is_old_hub_id else Path(source).name,
             "revision": revision,
-            "data": [_data(given, digest) for given, digest in record["data"].items()],
-            "recipe": _shown(record["recipe"]) | _chosen(record),
+            "data": [_data(given, digest) for given, digest in run["data"].items()],
+            "recipe": _shown(run["recipe"]) | _chosen(run),
         }
-        steps.append({"step": "train"} | run_fields | {name: record[name] for name in _RUN})
+        steps.append({"step": "train"} | run_fields | _fields(run, RunFields))
     elif (folder / POINTER).is_file():
-        pointer = read_json(folder / POINTER)
+        pointer = read_pointer(folder)
         recipe = pointer["options"] | {"method": pointer["method"], "from_scratch": pointer["from_scratch"]}
         steps.append({"step": "train", "recipe": _shown(recipe)})
     return steps
 
 
-def _shown(recipe: dict[str, Any]) -> dict[str, Any]:
+def _fields(record: Mapping[str, Any], schema: Any) -> dict[str, Any]:
+    """The fields of a record that a schema has."""
+    return {name: record[name] for name in schema.__annotations__ if name in record}
+
+
+def _shown(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a recipe that a card shows, in order. Older recipes contain the options of all methods."""
     method = METHODS.get(recipe["method"])
     options = own_values(method, recipe) if method else {}
@@ -103,7 +113,7 @@ def _shown(recipe: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
-def _chosen(record: dict[str, Any]) -> dict[str, int]:
+def _chosen(record: Mapping[str, Any]) -> dict[str, int]:
     """The steps of a run that ended early or kept an earlier step than the last. Older records have no choice."""
     planned = record["recipe"].get("steps")
     done = record.get("steps", planned)

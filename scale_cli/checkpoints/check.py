@@ -6,7 +6,8 @@ the weights. Here each of these is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,21 +68,33 @@ def from_folder(given: str, folder: Path, **arguments: Any) -> tuple[Any, dict[s
 
     Raises RequestError if the library cannot load it.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     import scale_cli.model  # noqa: F401  (registers the class)
 
-    try:
+    with loading(given):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **arguments
         )
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RequestError(f"{given} does not load: {reason}") from error
-    model, info = loaded
+        model, info = loaded
     return model, info
+
+
+@contextmanager
+def loading(given: str, subject: str = "does not load") -> Iterator[None]:
+    """Raise a RequestError for any exception while the library reads files of a checkpoint.
+
+    For a damaged file, and for values in a config that make no model, it raises errors of many kinds.
+    given, subject: the beginning of the message.
+    """
+    try:
+        yield
+    except RequestError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = " ".join(lines[:2])[:300] if lines else type(error).__name__
+        raise RequestError(f"{given} {subject}: {reason}") from error
 
 
 def check_complete(given: str, info: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from transformers.core_model_loading import revert_weight_conversion
 
 from scale_cli import __version__
-from scale_cli.checkpoints.card import EXPORT, UPSCALE, Form, write_card
+from scale_cli.checkpoints.card import Form, write_card
 from scale_cli.checkpoints.companion_files import copy_companions, copy_config
 from scale_cli.checkpoints.companions import keep_tokenizer_class, save_with_code
 from scale_cli.checkpoints.load import (
@@ -29,6 +29,7 @@ from scale_cli.checkpoints.load import (
     weights_folder,
 )
 from scale_cli.checkpoints.router import set_router
+from scale_cli.checkpoints.schemas import EXPORT, UPSCALE, read_upscale
 from scale_cli.checkpoints.storage import INDEX, WEIGHTS, StoredTensor, stored_tensors, weight_files
 from scale_cli.checkpoints.weights import Place, Progress, write_weights
 from scale_cli.core.errors import RequestError
@@ -195,10 +196,9 @@ def _write_upscale(root_folder: Path, folder: Path, tokenizer_config: str | None
 
     tokenizer_config: the text of tokenizer_config.json before the export changed it; None if it did not.
     """
-    file = root_folder / UPSCALE
-    if file.is_file():
-        record = read_json(file)
-        pretrained = set(record["pretrained"])
+    record = read_upscale(root_folder)
+    if record is not None:
+        pretrained = set(record.get("pretrained", ()))
         record["added"] = [name for name in stored_tensors(weight_files(folder)) if name not in pretrained]
         if tokenizer_config is not None:
             record["base"].setdefault("tokenizer_config", tokenizer_config)

@@ -13,9 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_cli.checkpoints.card import CARD, LICENCES, POINTER, UPSCALE, Origin, history, origin
-from scale_cli.checkpoints.check import ADAPTER, check_complete, check_config, check_weights, from_folder, no_weights
+from scale_cli.checkpoints.card import CARD, LICENCES, Origin, history, origin
+from scale_cli.checkpoints.check import (
+    ADAPTER,
+    check_complete,
+    check_config,
+    check_weights,
+    from_folder,
+    loading,
+    no_weights,
+)
 from scale_cli.checkpoints.companion_files import COMPANIONS, check_companions, companions
+from scale_cli.checkpoints.schemas import POINTER, UPSCALE, Pointer, Upscale, read_pointer, read_upscale
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain, read_json, to_json, write_text
 from scale_cli.core.hub import fetch
@@ -95,7 +104,7 @@ def describe(source: str, *, from_scratch: bool = False, revision: str | None = 
     if revision is not None:
         raise RequestError(f"--revision {revision}: {source} is a folder; a revision belongs to a hub id")
     if (folder / TRAINED_POINTER).is_file():
-        pointer = _read_pointer(folder)
+        pointer = read_pointer(folder)
         base = describe(
             _base_of(source, pointer), from_scratch=pointer["from_scratch"], revision=pointer.get("revision")
         )
@@ -118,8 +127,8 @@ def describe(source: str, *, from_scratch: bool = False, revision: str | None = 
     check_config(source, folder, config)
     if not from_scratch and not any(folder.glob("*.safetensors")):
         raise RequestError(f"{no_weights(source, folder)}; or train it from random weights: --from-scratch")
-    upscale = read_json(path) if (path := folder / UPSCALE).is_file() else {}
-    if upscale.get("by") == "depth":
+    upscale = read_upscale(folder)
+    if upscale is not None and upscale["by"] == "depth":
         return Checkpoint(source, folder, "depth", _new_layers(folder / UPSCALE, upscale, config))
     return Checkpoint(source, folder, "width" if config.get("model_type") == "scale" else "plain")
 
@@ -182,22 +191,11 @@ def companions_fingerprint(checkpoint: Checkpoint) -> str:
     return digest(files)
 
 
-def _read_pointer(folder: Path) -> dict[str, Any]:
-    """The contents of a run's pointer. Raises RequestError if it is damaged."""
-    file = folder / TRAINED_POINTER
-    pointer = read_json(file)
-    if absent := [
-        name for name in ("base", "base_is_folder", "from_scratch", "method", "options") if name not in pointer
-    ]:
-        raise RequestError(f"{file} is damaged: it lacks {', '.join(absent)}; restore it")
-    return pointer
-
-
-def _new_layers(file: Path, upscale: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, ...]:
+def _new_layers(file: Path, upscale: Upscale, config: Mapping[str, Any]) -> tuple[int, ...]:
     """The blocks that block expansion added, from upscale.json. Raises RequestError if they are not of this config."""
     layers = upscale.get("new_layers")
     count = config.get("num_hidden_layers", 0)
-    if not isinstance(layers, list) or not all(isinstance(layer, int) and 0 <= layer < count for layer in layers):
+    if not layers or not all(0 <= layer < count for layer in layers):
         raise RequestError(f"{file} is damaged: new_layers is {layers}, and config.json has {count} layers; restore it")
     return tuple(layers)
 
@@ -233,10 +231,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     from scale_cli.checkpoints.companions import load_tokenizer
 
     config = config_of(checkpoint)
-    try:
+    with loading(checkpoint.root, "has no tokenizer that loads"):
         tokenizer = load_tokenizer(tokenizer_folder(checkpoint), config)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{checkpoint.root} has no tokenizer that loads: {_first_line(error)}") from error
     tokenizer.embedding_rows = config.get_text_config().vocab_size
     return tokenizer
 
@@ -255,10 +251,8 @@ def config_of(checkpoint: Checkpoint) -> Any:
 
     import scale_cli.model  # noqa: F401  (registers the class)
 
-    try:
+    with loading(checkpoint.source):
         return AutoConfig.from_pretrained(checkpoint.chain[0].folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{checkpoint.source} does not load: {_first_line(error)}") from error
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: Any = None) -> Any:
@@ -298,11 +292,8 @@ def skeleton(checkpoint: Checkpoint) -> Any:
 
     root, *runs = checkpoint.chain
     config = config_of(root)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{root.source} does not load: {_first_line(error)}") from error
+    with loading(root.source), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     for run in runs:
         method, options = run.trained_by
         if method.merged is None:  # a merged model has the parameters of the previous checkpoint
@@ -390,7 +381,7 @@ def _load_root(root: Checkpoint, dtype: Any) -> Any:
     return model
 
 
-def _base_of(source: str, pointer: dict[str, Any]) -> str:
+def _base_of(source: str, pointer: Pointer) -> str:
     """The checkpoint that a run's pointer names."""
     if not pointer["base_is_folder"]:
         return str(pointer["base"])

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scale_cli.checkpoints.card import CARD, POINTER, RECORD
+from scale_cli.checkpoints.card import CARD
 from scale_cli.checkpoints.load import check, describe
+from scale_cli.checkpoints.schemas import POINTER, RECORD
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import check_inside
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from scale_cli.checkpoints.card import EXPORT, UPSCALE, history, write_card
+from scale_cli.checkpoints.card import history, write_card
 from scale_cli.checkpoints.companion_files import copy_companions
 from scale_cli.checkpoints.companions import TOKENIZER_CONFIG
 from scale_cli.checkpoints.export import ExportResult
 from scale_cli.checkpoints.load import check, describe, lineage, skeleton, weights_folder
+from scale_cli.checkpoints.schemas import read_export, read_upscale
 from scale_cli.checkpoints.storage import CHUNK_BYTES, stored_tensors, weight_files
 from scale_cli.checkpoints.weights import Place, Progress, write_weights
 from scale_cli.core.errors import RequestError
@@ -98,7 +98,7 @@ def _find_base(source: str) -> _Base:
             )
         return _Base(config_text, None, lambda name: name)
     config = json.loads(config_text)
-    record = _upscale_record(root.folder)
+    record = read_upscale(root.folder)
     config_text = record["base"]["config"] if record else json.dumps(config["base_config"], indent=2) + "\n"
     tokenizer_config = record["base"].get("tokenizer_config") if record else None
     if root.kind == "width":
@@ -108,12 +108,6 @@ def _find_base(source: str) -> _Base:
     family = family_of(config["model_type"])
     prefix = f"{family.decoder}.{family.layers}."
     return _Base(config_text, None, lambda name: renumbered(name, prefix, root.new_layers))
-
-
-def _upscale_record(folder: Path) -> dict[str, Any]:
-    """The contents of upscale.json; empty without one, as when the library has saved a widened model."""
-    file = folder / UPSCALE
-    return read_json(file) if file.is_file() else {}
 
 
 def renumbered(name: str, prefix: str, new_layers: tuple[int, ...]) -> str | None:
@@ -134,7 +128,7 @@ def _verdicts(source: str, root_folder: Path, folder: Path, copied: dict[str, Pa
 
     Raises RequestError if a copied file differs from the one that was upscaled, or if an export has cast the base.
     """
-    record = _upscale_record(root_folder)
+    record = read_upscale(root_folder)
     recorded = record["base"]["weights_sha256"] if record else {}
     verdicts = {}
     for file in weight_files(folder):
@@ -153,8 +147,8 @@ def _verdicts(source: str, root_folder: Path, folder: Path, copied: dict[str, Pa
                     f"{file.name} is {sha256_file(file)}, not {expected}; use another copy of {source}"
                 )
             verdicts[file.name] = "equal"
-    exported = root_folder / EXPORT
-    cast = read_json(exported)["dtype"] if exported.is_file() else None
+    exported = read_export(root_folder)
+    cast = None if exported is None else exported["dtype"]
     if cast is not None and set(verdicts.values()) != {"equal"}:
         raise RequestError(
             f"--base: {source} was exported with --dtype {cast}, which has cast its base as well; give the checkpoint "

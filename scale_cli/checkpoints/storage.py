@@ -20,8 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from scale_cli.checkpoints.schemas import WeightIndex
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import reading, to_json, write_text
+from scale_cli.core.files import read_json, reading, to_json, write_text
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -93,14 +94,9 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     index = folder / INDEX
     if not index.is_file():
         return {}
-    with reading(index):
-        text = index.read_text(encoding="utf-8")
     listed: dict[str, set[str]] = {}
-    try:
-        for name, file in json.loads(text)["weight_map"].items():
-            listed.setdefault(str(file), set()).add(name)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RequestError(f"{index} is not an index of safetensors files: {error!r}; fetch it again") from error
+    for name, file in read_json(index, WeightIndex)["weight_map"].items():
+        listed.setdefault(file, set()).add(name)
     if outside := [file for file in listed if Path(file).name != file]:
         raise RequestError(f"{index} names {outside[0]!r}, which is not a file of the folder; fetch it again")
     absent = [file for file in listed if not (folder / file).is_file()]

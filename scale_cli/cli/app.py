@@ -25,7 +25,7 @@ from scale_cli.cli.report import report
 from scale_cli.cli.sweep import sweep
 from scale_cli.cli.train import train
 from scale_cli.cli.upscale import upscale
-from scale_cli.core.errors import RequestError
+from scale_cli.core.errors import RequestError, printable
 from scale_cli.core.files import expand_home
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -139,5 +139,5 @@ def _sigterm_interrupts(received: list[int]) -> Iterator[None]:
 
 
 def _fail(program: str, message: str, *, code: int) -> int:
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    print(printable(f"{program}: {' '.join(message.split())}"), file=sys.stderr)
     return code

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from scale_cli.core.errors import printable
 from scale_cli.core.files import to_json
 
 if TYPE_CHECKING:  # rich takes a tenth of a second to import, which `--help` avoids
@@ -27,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 
 def say(message: str) -> None:
     """Print a message on stderr, above a progress bar if there is one."""
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
 
 
 def show(result: Any, text: RenderableType, *, as_json: bool) -> None:

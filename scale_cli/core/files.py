@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from filelock import FileLock, Timeout
 
@@ -18,6 +19,7 @@ from scale_cli.core.errors import RequestError
 CACHE_VARIABLE = "SCALE_CACHE"
 LOCK = ".lock"
 """The file by which a process holds a folder that it writes to."""
+Fields = TypeVar("Fields")
 INLINE = "inline"
 """In a dataclass field's metadata: the field holds a dataclass whose fields stand beside the others when written."""
 
@@ -151,10 +153,16 @@ def reading(file: Path) -> Iterator[None]:
         raise RequestError(f"{file} cannot be read: {error.strerror or error}; mend that, or fetch it again") from error
 
 
-def read_json(file: Path) -> dict[str, Any]:
+@overload
+def read_json(file: Path) -> dict[str, Any]: ...
+@overload
+def read_json(file: Path, schema: type[Fields]) -> Fields: ...
+def read_json(file: Path, schema: Any = dict[str, Any]) -> Any:
     """The object in a JSON file that a command was given, or that lies in a folder that it was given.
 
-    Raises RequestError, which names the file, if it cannot be read or does not hold one object.
+    schema: a TypedDict with the types of those fields that are read; others may be there and are kept.
+    Raises RequestError, which names the file, if it cannot be read, does not hold one object, or a field has another
+    type.
     """
     try:
         with reading(file):
@@ -165,7 +173,45 @@ def read_json(file: Path) -> dict[str, Any]:
         raise RequestError(f"{file} is damaged: it is not JSON ({error}); fetch or make it again") from error
     if not isinstance(value, dict):
         raise RequestError(f"{file} is damaged: it does not hold an object of JSON; fetch or make it again")
+    try:
+        check_fields(value, schema)
+    except ValueError as error:
+        raise RequestError(f"{file} is damaged: {error}; restore it, or make it again") from error
     return value
+
+
+def check_fields(value: Any, schema: Any) -> None:
+    """Raise ValueError unless a JSON object has the types of a TypedDict. Fields that it does not have are allowed."""
+    _validated(schema, value, strict=True)
+
+
+def parsed(cls: type[Fields], value: Any) -> Fields:
+    """The object of a dataclass in a JSON value. Raises ValueError if a field is missing, unknown or of another type.
+
+    The dataclass forbids unknown fields by `__pydantic_config__`.
+    """
+    read: Fields = _validated(cls, value, strict=False)
+    return read
+
+
+def _validated(schema: Any, value: Any, *, strict: bool) -> Any:
+    """The value as pydantic reads it. The message of a ValueError names the first wrong field."""
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(schema).validate_python(value, strict=strict)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        reason = "the field is missing" if first["type"] == "missing" else first["msg"][:1].lower() + first["msg"][1:]
+        raise ValueError(f"{field}: {reason}" if field else reason) from None
+
+
+@functools.cache
+def _adapter(schema: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)
 
 
 def _temporary(path: Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scale_cli import __version__
+from scale_cli.core.errors import printable
 from scale_cli.core.files import to_json, write_text
 from scale_cli.core.versions import package_version, untested
 
@@ -37,11 +38,21 @@ def write_record(path: Path, **fields: Any) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The fields of a record. Raises ValueError if the file is not a record or has an unknown schema."""
-    record = json.loads(path.read_text(encoding="utf-8"))
+    """The fields of a record, whose texts are printable. Raises ValueError if the file is not a record or has an
+    unknown schema."""
+    record = _printable(json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(record, dict) or record.get("schema") not in READ:
         raise ValueError(f"{path} is not a record of schema {' or '.join(map(str, READ))}")
     return record
+
+
+def _printable(value: Any) -> Any:
+    """A JSON value with control characters in its texts as escapes."""
+    if isinstance(value, dict):
+        return {printable(name): _printable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def digest(value: Any) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from scale_cli.checkpoints.card import RECORD
 from scale_cli.checkpoints.load import (
     Checkpoint,
     check,
@@ -24,9 +23,10 @@ from scale_cli.checkpoints.load import (
     trained_dtype,
 )
 from scale_cli.checkpoints.router import check_reading, label_under, parse_router, router_of, set_router
+from scale_cli.checkpoints.schemas import read_run
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import read_json
-from scale_cli.core.records import digest, read_record
+from scale_cli.core.records import digest
 from scale_cli.evaluation.base import BasePlan, plan_base
 from scale_cli.evaluation.pair import Pair
 from scale_cli.model import ScaleForCausalLM
@@ -183,8 +183,8 @@ def information(target: Target, model: Any) -> CheckpointInfo:
         router=target.router,
         training={name: latest[name] for name in ("tokens", "seconds") if name in latest} or None,
     )
-    record = checkpoint.folder / RECORD
-    return replace(info, **of_training(read_record(record))) if record.is_file() else info
+    record = read_run(checkpoint.folder)
+    return info if record is None else replace(info, **of_training(record))
 
 
 def of_training(record: Mapping[str, Any]) -> dict[str, Any]:

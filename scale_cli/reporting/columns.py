@@ -127,8 +127,8 @@ def groups_of(results: Sequence[Result]) -> list[GroupSpec]:
     for result in results:
         try:
             groups |= dict.fromkeys(map(GroupSpec.read, result.record.get("groups") or ()))
-        except (KeyError, TypeError) as error:
-            raise RequestError(f"{result.path}: malformed groups in the record: {error!r}") from error
+        except ValueError as error:
+            raise RequestError(f"{result.path}: malformed groups in the record: {error}") from error
     return list(groups)
 
 

@@ -157,7 +157,8 @@ FIELDS = (
 """The columns of the CSV. A row of one run has `stderr`; a row of several seeds has `deviation` over them instead.
 Distinct texts of several runs are separated by spaces."""
 COLUMN = ("task", "metric", "filter", "task_version", "num_fewshot", "limit", "aggregation", "seed")
-CSV: dict[str, Any] = {"index": False, "lineterminator": "\n"}
+FORMULA = ("=", "+", "-", "@")
+"""The beginnings of formulas in spreadsheets."""
 MEASURED = ("samples", "routed", "dtype", "batch_size", "seconds", "command", "commit", "clean", "created")
 
 
@@ -168,7 +169,7 @@ def csv_text(table: Table, *, comparison: Comparison | None = None, verdicts: Se
     """
     if comparison is not None or verdicts:
         frame = requirements_frame(verdicts) if comparison is None else comparison.frame
-        return str(frame.to_csv(**CSV))
+        return _csv(frame)
     rows = pd.DataFrame(map(functools.partial(_row_fields, table), table.rows), dtype=object)
     columns = pd.DataFrame(
         [
@@ -190,7 +191,13 @@ def csv_text(table: Table, *, comparison: Comparison | None = None, verdicts: Se
     lines["paired"] = lines["paired"].where(lines["change"].notna())
     for name in ("pareto", "higher_is_better", "paired", "best"):
         lines[name] = lines[name].map({True: "true", False: "false"})
-    return str(lines.rename(columns={"row": "checkpoint"}).reindex(columns=list(FIELDS)).to_csv(**CSV))
+    return _csv(lines.rename(columns={"row": "checkpoint"}).reindex(columns=list(FIELDS)))
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """A frame as CSV. Texts that a spreadsheet would run as a formula begin with an apostrophe."""
+    quoted = frame.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell)
+    return str(quoted.to_csv(index=False, lineterminator="\n"))
 
 
 def _row_fields(table: Table, row: Row) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from scale_cli.core.files import parsed
+
 Role = Literal["stability", "plasticity"]
 ROLES: tuple[Role, ...] = ("stability", "plasticity")
 
@@ -17,6 +19,8 @@ class ColumnSpec:
     filter, num_fewshot: as measured, None for any.
     aggregation: average over the subtasks of a task group, "micro" or "macro"; None for a single task.
     """
+
+    __pydantic_config__ = {"extra": "forbid"}
 
     task: str
     metric: str
@@ -34,6 +38,8 @@ class GroupSpec:
     average: summarise the group by the mean of its columns; a single column is its own summary.
     """
 
+    __pydantic_config__ = {"extra": "forbid"}
+
     name: str
     title: str
     role: Role | None
@@ -42,8 +48,8 @@ class GroupSpec:
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> GroupSpec:
-        """Parse an entry of a record's `groups`. Raises KeyError or TypeError if it is malformed."""
-        return cls(**{**entry, "columns": tuple(ColumnSpec(**column) for column in entry["columns"])})
+        """Parse an entry of a record's `groups`. Raises ValueError if it is malformed."""
+        return parsed(cls, entry)
 
 
 BIOGRAPHIES = (

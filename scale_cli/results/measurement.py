@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scale_cli.core.files import to_json, write_text
+from scale_cli.core.files import parsed, to_json, write_text
 
 ITEMS = "items"
 HARNESS_SHARES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "f1", "mc1", "mc2", "pass@1")
@@ -55,6 +55,8 @@ class Measurement:
     details: other data, free in form. created: end of the measurement, UTC in ISO 8601.
     """
 
+    __pydantic_config__ = {"extra": "forbid"}
+
     task: str
     metric: str
     value: float
@@ -78,12 +80,14 @@ class Measurement:
     def read(cls, entry: Mapping[str, Any]) -> Measurement:
         """Parse an entry of a result's `measurements`, or of a run's `metrics`, which has a `name`.
 
-        A null value is read as NaN. Raises KeyError or TypeError for a missing or unknown field.
+        A null value is read as NaN. Raises ValueError for a missing or unknown field, or one of another type.
         """
         values = dict(entry)
         if "name" in values:
-            values["task"], _, values["metric"] = values.pop("name").partition("/")
-        return cls(**(values | {"value": math.nan if values["value"] is None else values["value"]}))
+            values["task"], _, values["metric"] = str(values.pop("name")).partition("/")
+        if "value" in values and values["value"] is None:
+            values["value"] = math.nan
+        return parsed(cls, values)
 
     @property
     def way(self) -> Way:

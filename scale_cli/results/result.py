@@ -14,10 +14,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import plain
+from scale_cli.core.files import check_fields, parsed, plain
 from scale_cli.core.records import digest, environment, git_state, read_record, write_record
 from scale_cli.results.measurement import Measurement, items_in, now
 from scale_cli.results.schema1 import upgraded
@@ -49,6 +51,8 @@ class CheckpointInfo:
         generation. None in results of earlier versions.
     router: the router that was chosen for the measurement, as on the command line; None for the checkpoint's own.
     """
+
+    __pydantic_config__ = {"extra": "forbid"}
 
     label: str
     source: str
@@ -236,7 +240,7 @@ def _read(path: Path) -> list[Result]:
         raise RequestError(f"{path} cannot be read: {error}") from error
     except KeyError as error:
         raise RequestError(f"{path} is not a result of scale eval: the field {error} is missing") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise RequestError(f"{path} is not a result of scale eval: {error}") from error
 
 
@@ -253,10 +257,38 @@ def parse_results(record: Mapping[str, Any], path: Path | None = None) -> list[R
     return [_parse(shared | entry, path) for entry in ([{}] if entries is None else entries)]
 
 
+class Circumstances(TypedDict):
+    """The circumstances of a command's call in a record; environment and git are free in form."""
+
+    created: NotRequired[str | None]
+    environment: NotRequired[dict[str, Any] | None]
+    git: NotRequired[dict[str, Any] | None]
+
+
+class Call(Circumstances):
+    """An earlier call in a record."""
+
+    command: NotRequired[str | None]
+
+
+class Fields(Circumstances):
+    """The fields of a result's file that are read, besides checkpoint and measurements, which are dataclasses."""
+
+    command: str
+    checkpoint: dict[str, Any]
+    measurements: list[dict[str, Any]]
+    earlier: NotRequired[list[Call]]
+    reported: NotRequired[str | None]
+    note: NotRequired[str | None]
+    groups: NotRequired[list[dict[str, Any]] | None]
+    curves: NotRequired[list[dict[str, Any]] | None]
+
+
 def _parse(entry: Mapping[str, Any], path: Path | None) -> Result:
+    check_fields(entry, Fields)
     measurements = tuple(map(Measurement.read, entry["measurements"]))
     rest = {name: value for name, value in entry.items() if name not in ("command", "checkpoint", "measurements")}
-    return Result(entry["command"], CheckpointInfo(**entry["checkpoint"]), measurements, path, rest)
+    return Result(entry["command"], parsed(CheckpointInfo, entry["checkpoint"]), measurements, path, rest)
 
 
 def repetitions(results: Sequence[Result]) -> list[list[int]]:

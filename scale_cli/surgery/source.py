@@ -7,17 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
-from scale_cli.checkpoints.card import CARD, LICENCES, POINTER
-from scale_cli.checkpoints.check import check_config, check_weights
+from scale_cli.checkpoints.card import CARD, LICENCES
+from scale_cli.checkpoints.check import check_config, check_weights, loading
 from scale_cli.checkpoints.companion_files import COMPANIONS, check_companions
+from scale_cli.checkpoints.schemas import POINTER
 from scale_cli.checkpoints.storage import StoredTensor, weight_files
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import read_json
@@ -93,11 +94,12 @@ class Base:
             return int(self.model_class(self.config).num_parameters())
 
     def identity(self, sha256: dict[str, str]) -> dict[str, Any]:
-        """The record's description of the base: hub id and revision, or path; sha256 of each weight file; config.
+        """The record's description of the base: hub id and revision, or folder name; sha256 of weight files; config.
 
         The config is the text of config.json, from which `scale export --base` restores the file byte for byte.
         """
-        source = {"id": self.given, "revision": self.revision} if self.revision else {"path": str(self.folder)}
+        name = {"name": self.folder.resolve().name}  # not its path, which a copy of the folder would publish
+        source = {"id": self.given, "revision": self.revision} if self.revision else name
         return source | {"weights_sha256": sha256, "config": (self.folder / "config.json").read_bytes().decode()}
 
 
@@ -154,6 +156,13 @@ def _locate(given: str, revision: str | None, patterns: Sequence[str]) -> tuple[
     return snapshot, snapshot.name
 
 
+class ConfigFields(TypedDict):
+    """The fields of a config.json that decide whether the model can be upscaled."""
+
+    model_type: NotRequired[str]
+    architectures: NotRequired[list[str] | None]
+
+
 def _read_config(given: str, folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
@@ -162,10 +171,10 @@ def _read_config(given: str, folder: Path) -> dict[str, Any]:
                 f"{given} is a run that stores trained tensors only; make it whole: scale export {given} OUT"
             )
         raise RequestError(f"{given} holds no config.json; give the folder of a Hugging Face model")
-    raw = read_json(file)
-    if not isinstance(raw.get("model_type"), str):
+    raw = read_json(file, ConfigFields)
+    if "model_type" not in raw:
         raise RequestError(f"{file} names no model_type; give the folder of a Hugging Face model")
-    return raw
+    return dict(raw)
 
 
 def _supported(given: str, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Family]:
@@ -186,8 +195,5 @@ def _supported(given: str, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Famil
         raise RequestError(f"{given}: {error}; give a base of one of these") from error
     if raw.get("use_bidirectional_attention"):
         raise RequestError(f"{given} has bidirectional attention (use_bidirectional_attention); give a causal model")
-    try:
+    with loading(f"{given}: its config.json", f"is not a valid {model_type} config"):
         return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(raw)), family
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(f"{given}: its config.json is not a valid {model_type} config: {reason}; fix it") from error

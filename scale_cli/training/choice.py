@@ -207,10 +207,6 @@ class Choice:
             )
         return best, None if best == last else self._folder(best)
 
-    def finish(self) -> None:
-        """Remove the folders of best steps, once the result is written."""
-        self._remove(all_but=())
-
     def _best(self) -> int | None:
         """The best step after 0 so far; None without one whose values are finite."""
         if self.rules.best is None:
@@ -223,8 +219,13 @@ class Choice:
         return self.folder / f"{BEST}{step}"
 
     def _remove(self, *, all_but: Collection[int | None]) -> None:
-        """Remove folders of best steps, and what a killed process has left of one."""
+        """Remove folders of best steps."""
         kept = {self._folder(step) for step in all_but if step is not None}
-        for folder in (*self.folder.glob(f"{BEST}*"), *self.folder.glob(f".{BEST}*.partial")):
+        for folder in best_folders(self.folder):
             if folder not in kept:
                 shutil.rmtree(folder)
+
+
+def best_folders(run: Path) -> list[Path]:
+    """The folders of best steps in a run folder, and what a killed process has left of one."""
+    return [*run.glob(f"{BEST}*"), *run.glob(f".{BEST}*.partial")]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
+from scale_cli.checkpoints.card import CARD
 from scale_cli.checkpoints.companion_files import check_companions
 from scale_cli.checkpoints.load import TRAINED_POINTER, Checkpoint, check, config_of, describe, tokenizer_folder
 from scale_cli.core.errors import RequestError
@@ -19,8 +20,9 @@ from scale_cli.data.examples import DEFAULT_LENGTH, Examples, check_data
 from scale_cli.data.sources import split_weight
 from scale_cli.data.windows import context_of
 from scale_cli.methods import METHODS
+from scale_cli.training.choice import best_folders
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
-from scale_cli.training.resume import last_checkpoint
+from scale_cli.training.resume import checkpoints, last_checkpoint
 
 RECIPE, RECORD = "recipe.yaml", "record.json"
 FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "report_to")
@@ -129,7 +131,7 @@ def default_length(checkpoint: Checkpoint) -> int:
 
 
 def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> None:
-    if (out / RECORD).is_file():
+    if (out / RECORD).is_file() and (out / CARD).is_file() and not passing_folders(out):
         raise RequestError(f"--resume: the run in {out} is finished; train from it, or choose another folder")
     if last_checkpoint(out) is None and not (out / RECIPE).is_file():
         raise RequestError(f"--resume: {out} holds no run that was begun; train without --resume")
@@ -148,6 +150,11 @@ def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> 
             f"--resume: {out} was started with data {','.join(first.data)}, not {','.join(recipe.data)}; give the same "
             "number of sources with the same weights (their paths may change)"
         )
+
+
+def passing_folders(out: Path) -> list[Path]:
+    """The folders in a run folder that a finished run does not have: its checkpoints and best steps."""
+    return [*checkpoints(out), *best_folders(out)]
 
 
 def _commit_of(run: Path | None) -> str | None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from scale_cli.checkpoints.card import UPSCALE, history, write_card
+from scale_cli.checkpoints.card import history, write_card
 from scale_cli.checkpoints.companion_files import copy_companions, copy_config
 from scale_cli.checkpoints.load import (
     Checkpoint,
@@ -27,6 +30,7 @@ from scale_cli.checkpoints.load import (
     save_trained,
     tokenizer_folder,
 )
+from scale_cli.checkpoints.schemas import UPSCALE
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import only_writer
 from scale_cli.core.recipe import save_recipe
@@ -34,6 +38,7 @@ from scale_cli.core.records import (
     fingerprint_folder,
     forget_peak_memory,
     peak_memory_bytes,
+    read_record,
     sha256_file,
     write_record,
 )
@@ -58,8 +63,9 @@ from scale_cli.training.request import (
     check_same_inputs,
     default_length,
     eval_folder,
+    passing_folders,
 )
-from scale_cli.training.resume import checkpoints, damaged_checkpoints, last_checkpoint
+from scale_cli.training.resume import damaged_checkpoints, last_checkpoint
 from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep
 
 
@@ -125,10 +131,24 @@ def train(
     checkpoint, recipe = check_request(source, out, recipe, resume=resume, revision=revision)
     arguments = training_arguments(recipe, out)  # joins the group of processes, if there are several
     PartialState().wait_for_everyone()  # no process writes before all have checked the request
-    with only_writer(out) if arguments.process_index == 0 else nullcontext():
+    with only_writer(out) if arguments.process_index == 0 else nullcontext(), _full_disk_as_request_error(out):
         check_out(out, recipe, checkpoint, resume=resume)  # again: another process may have written in between
+        if resume and (out / RECORD).is_file():  # killed between record and end
+            return _finished(checkpoint, recipe, out)
         shown: dict[str, Any] = {"progress": progress, "reading": reading, "sampling": sampling, "say": say}
         return _train(checkpoint, out, recipe, arguments, resume=resume, **shown)
+
+
+@contextmanager
+def _full_disk_as_request_error(out: Path) -> Iterator[None]:
+    """Turn the errors by which the system, torch and safetensors report a full disk into a RequestError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        signs = ("os error 28", "os error 122", "inline_container", "PytorchStreamWriter")
+        if getattr(error, "errno", None) in (ENOSPC, EDQUOT) or any(sign in str(error) for sign in signs):
+            raise RequestError(f"{out}: the disk is full; make room, and continue with --resume") from error
+        raise
 
 
 def _train(
@@ -235,11 +255,8 @@ def _train(
         if trainer.is_world_process_zero():
             _save_result(model, checkpoint, recipe, out, base)
             read = [examples] if extra is None else [examples, extra.examples]
-            _write_record(checkpoint, recipe, result, metrics, read, corpora)  # a run with a record is finished
-            _write_card(checkpoint, recipe, out)
-            for old in checkpoints(out):
-                shutil.rmtree(old)
-            choice.finish()
+            _write_record(checkpoint, recipe, result, metrics, read, corpora)  # with it a run is complete
+            _finish(checkpoint, recipe, out)
         if stop.asked:
             raise KeyboardInterrupt
     return result
@@ -411,6 +428,23 @@ def _write_card(checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
         steps=[*steps, history(out)[-1]],  # only the training: `steps` already has the earlier steps of `out`
         whole=METHODS[recipe.method].trains_all,
     )
+
+
+def _finish(checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> None:
+    """Write the card of a run that has its record, and remove the folders that only a resumed run needs."""
+    _write_card(checkpoint, recipe, out)
+    for folder in passing_folders(out):
+        shutil.rmtree(folder)
+
+
+def _finished(checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> TrainResult:
+    """Finish a run that was killed after its record, and return the result in the record."""
+    if PartialState().is_main_process:
+        _finish(checkpoint, recipe, out)
+    record = read_record(out / RECORD)
+    metrics = {entry["name"]: entry["value"] for entry in record["metrics"]}
+    names = (field.name for field in dataclasses.fields(TrainResult) if field.name not in ("out", "metrics"))
+    return TrainResult(out=out, metrics=metrics, **{name: record[name] for name in names})
 
 
 def _data_fingerprint(source: Path) -> str:

@@ -299,7 +299,7 @@ def test_the_card_of_an_unfinished_run(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-2"
     folder.mkdir()
     options = {"lora_r": 4, "adapt_modules": ["attention"]}
-    pointer = {"method": "lora", "options": options, "from_scratch": False}
+    pointer = {"base": "../base", "base_is_folder": True, "method": "lora", "options": options, "from_scratch": False}
     (folder / "trained.json").write_text(json.dumps(pointer), encoding="utf-8")
     (step,) = history(folder)
     assert step == {"step": "train", "recipe": {"method": "lora", "lora_r": 4}}

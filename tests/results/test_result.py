@@ -136,11 +136,11 @@ def test_results_are_found_in_files_folders_and_records(tmp_path: Path) -> None:
         ({"schema": 2, "command": "train"}, "PATH is not a result of scale eval: its kind is None, not 'evaluation'"),
         (
             {"schema": 2, "kind": "evaluation"},
-            "PATH is not a result of scale eval: the field 'measurements' is missing",
+            "PATH is not a result of scale eval: command: the field is missing",
         ),
         (
             {"schema": 2, "kind": "evaluation", "command": "", "checkpoint": {"x": 1}, "measurements": []},
-            "PATH is not a result of scale eval: CheckpointInfo.__init__() got an unexpected keyword argument 'x'",
+            "PATH is not a result of scale eval: label: the field is missing",
         ),
     ],
 )  # fmt: skip

@@ -396,7 +396,7 @@ def test_the_record(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "wide" / "upscale.json").read_text(encoding="utf-8"))
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     config = (folder / "config.json").read_text(encoding="utf-8")
-    assert record["base"] == {"path": str(folder), "weights_sha256": {"model.safetensors": digest}, "config": config}
+    assert record["base"] == {"name": folder.name, "weights_sha256": {"model.safetensors": digest}, "config": config}
     assert record["proof"] == {
         "max_delta_logit": 0.0,
         "max_logit": record["proof"]["max_logit"],

@@ -17,7 +17,7 @@ import torch
 from scale_cli.core.errors import RequestError
 from scale_cli.core.records import read_record
 from scale_cli.training import TrainRecipe
-from scale_cli.training.choice import PEOPLE_METRICS, TEXT_METRICS, Choice, Rules
+from scale_cli.training.choice import PEOPLE_METRICS, TEXT_METRICS, Choice, Rules, best_folders
 from scale_cli.training.train import train
 from scale_cli.training.trainer import PartTrainer
 from tests.helpers import refusal
@@ -338,8 +338,7 @@ def kept(folder: Path, chosen: Rules, *values: dict[str, float]) -> int:
         choice.add(step, measured, last=step == len(values) - 1, writes=True)
     step, found = choice.kept(len(values) - 1)
     assert found is None or found.is_dir()
-    choice.finish()
-    assert not any(folder.iterdir())
+    assert best_folders(folder) == ([] if found is None else [found])
     return step
 
 

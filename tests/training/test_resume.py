@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from scale_cli.training import TrainRecipe, trainer
 from scale_cli.training.resume import SEAL, damaged_checkpoints, drop_lines_after, last_checkpoint, step_of
 from scale_cli.training.train import train
 from scale_cli.training.trainer import StopAtStep
+from tests.helpers import refusal
 from tests.runs import World, lines, progress_that, reload, run, same_tensors, tree
 
 STEPS = 8
@@ -32,7 +34,7 @@ class Crash(Exception):
     """An error that no code of ours catches."""
 
 
-def crash() -> None:
+def crash(*arguments: object) -> None:
     raise Crash
 
 
@@ -165,6 +167,38 @@ def test_ctrl_c_after_the_last_step_comes_when_the_run_is_finished(
     assert outcome(out) == never_killed(recipe, source)
     with pytest.raises(RequestError, match=r"^--resume: the run in .* is finished; train from it, or choose"):
         train(source, out, recipe, resume=True)
+
+
+def test_a_run_killed_after_its_record_is_finished(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, never_killed: NeverKilled
+) -> None:
+    source, recipe, out = world.source("lora"), recipe_of(world, "lora", save_steps=2), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("scale_cli.training.train._write_card", crash)
+        with pytest.raises(Crash):
+            train(source, out, recipe)
+    result = train(source, out, recipe, resume=True)
+    assert without(outcome(out), "recipe.yaml") == without(never_killed(recipe, source), "recipe.yaml")
+    assert (result.steps, result.kept_step, result.tokens > 0) == (STEPS, STEPS, True)
+    assert (out / "README.md").is_file()
+    assert not list(out.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("inline_container")])
+def test_a_full_disk_while_training(
+    error: Exception, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, never_killed: NeverKilled
+) -> None:
+    source, recipe, out = world.source("lora"), recipe_of(world, "lora", save_steps=2), tmp_path / "run"
+
+    def full(*arguments: Any) -> NoReturn:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)  # of the optimizer
+        message = refusal(train, source, out, recipe)
+    assert message == f"{out}: the disk is full; make room, and continue with --resume"
+    train(source, out, recipe, resume=True)
+    assert without(outcome(out), "recipe.yaml") == without(never_killed(recipe, source), "recipe.yaml")
 
 
 def test_seconds_are_counted_over_all_parts(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
