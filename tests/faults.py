@@ -7,7 +7,6 @@ any. A cell is right if the command ends with 0, or with 2, one printable line o
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import random
@@ -78,25 +77,27 @@ def values_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
         yield from values_in(item, (*path, key))
 
 
-def changed(value: Any, path: Sequence[Any], new: Any) -> bytes:
-    """A JSON value with another value at a path, as a file's content. new: `...` removes it."""
-    whole = copy.deepcopy(value)
-    inner = whole
-    for key in path[:-1]:
-        inner = inner[key]
-    if new is ...:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = new
-    return json.dumps(whole).encode()
+def changing(path: Sequence[Any], new: Any) -> Fault:
+    """A fault that changes the value at a path in a JSON file. new: `...` removes it."""
+
+    def changed(content: bytes) -> bytes:
+        whole = inner = json.loads(content)
+        for key in path[:-1]:
+            inner = inner[key]
+        if new is ...:
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = new
+        return json.dumps(whole).encode()
+
+    return writing(changed)
 
 
 def changes_of(file: Path) -> dict[str, Fault]:
     """Each value of a JSON file removed, or replaced by another, often of another type."""
-    value = json.loads(file.read_text(encoding="utf-8"))
     return {
-        f"{'.'.join(map(str, path))} {'removed' if new is ... else f'= {new!r}'}": writing(changed(value, path, new))
-        for path in values_in(value)
+        f"{'.'.join(map(str, path))} {'removed' if new is ... else f'= {new!r}'}": changing(path, new)
+        for path in values_in(json.loads(file.read_text(encoding="utf-8")))
         for new in (..., *VALUES)
     }
 
@@ -175,9 +176,9 @@ def make_inputs(world: World, folder: Path) -> list[Input]:
 
 
 def _shorten(record: Path) -> None:
-    """Keep two results of a benchmark's record and two points of each of their curves."""
+    """Keep two results and one panel of a benchmark's record, with two curves of two points."""
     fields = json.loads(record.read_text(encoding="utf-8"))
-    fields["results"] = fields["results"][:2]
+    fields["results"], fields["curves"] = fields["results"][:2], fields["curves"][:1]
     for panel in fields["curves"]:
         panel["series"] = {
             label: {seed: points[:2] for seed, points in runs.items()}

@@ -100,6 +100,12 @@ def evaluate(
         bool, typer.Option("--apply-chat-template", help="Prompt the tasks through the tokenizer's chat template.")
     ] = False,
     system_instruction: Annotated[str | None, typer.Option(help="System prompt of the tasks.  [none]")] = None,
+    confirm_run_unsafe_code: Annotated[
+        bool,
+        typer.Option(
+            "--confirm-run-unsafe-code", help="Run Python functions that a suite's own task files name (!function)."
+        ),
+    ] = False,
     router: Annotated[
         list[str] | None,
         typer.Option(
@@ -157,6 +163,7 @@ def evaluate(
         limit=limit,
         chat=apply_chat_template,
         system=system_instruction,
+        confirm_run_unsafe_code=confirm_run_unsafe_code,
         say=say if first_process else lambda line: None,
     )
 

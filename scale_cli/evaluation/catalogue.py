@@ -26,6 +26,8 @@ from scale_cli.evaluation.quiet import quiet
 TASKS = Path(lm_eval.tasks.__file__).parent
 NAME = re.compile(r"^[\"']?(?:task|group)[\"']?:[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
 """A task's or group's name in a task file."""
+FUNCTION = "!function"
+"""The YAML tag for a function in a Python file beside the task file."""
 UNUSABLE = {
     "unsafe_code": "runs code that the model writes, which scale eval does not do",
     "doc_to_image": "needs images, and these models read only text",
@@ -148,6 +150,16 @@ def task_files(folder: Path) -> dict[str, str]:
     """The sha256 of each task file and its code in the user's folder, by path."""
     files = sorted(file for pattern in ("*.yaml", "*.py") for file in folder.rglob(pattern))
     return {str(file): sha256_file(file) for file in files}
+
+
+def check_functions(folder: Path) -> None:
+    """Raise RequestError if a task file in the user's folder names a Python function, which the harness would run."""
+    for file in map(Path, task_files(folder)):
+        if file.suffix == ".yaml" and FUNCTION in file.read_text(encoding="utf-8", errors="replace"):
+            raise RequestError(
+                f"{file} names Python functions ({FUNCTION}), which would run; read them, then give "
+                "--confirm-run-unsafe-code"
+            )
 
 
 def own_definition(folder: Path, manager: Any) -> str:

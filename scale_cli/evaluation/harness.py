@@ -20,6 +20,7 @@ from typing import Any
 import lm_eval.evaluator
 from accelerate import Accelerator, PartialState
 from datasets.exceptions import DatasetsError
+from jinja2 import TemplateError
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
@@ -99,7 +100,7 @@ class HarnessTask:
         try:
             with quiet():
                 self.manager.load([self.name])
-        except (OSError, ValueError, TypeError, ImportError, DatasetsError) as error:
+        except (OSError, ValueError, TypeError, ImportError, DatasetsError, TemplateError) as error:
             raise _data_error(self, error) from error
 
     def done(self, result: Result, target: Target, seed: int) -> bool:

@@ -1,8 +1,9 @@
-"""Silences the harness's output, and reports its progress and warnings to the caller."""
+"""Runs the harness without output and its templates in a sandbox; reports its progress and warnings to the caller."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import re
@@ -17,7 +18,9 @@ import lm_eval.api.model
 import lm_eval.api.task
 import lm_eval.evaluator
 import lm_eval.models.huggingface
+import lm_eval.utils
 import tqdm
+from jinja2.sandbox import SandboxedEnvironment
 
 from scale_cli.evaluation.evaluate import Advance
 
@@ -88,6 +91,17 @@ def progress_shown(lm: Any, advance: Advance, *, total_known: bool) -> Iterator[
         yield
 
 
+@functools.cache
+def _sandbox() -> SandboxedEnvironment:
+    """The harness's jinja environment as a sandbox."""
+    own = lm_eval.utils.env
+    environment = SandboxedEnvironment(
+        loader=own.loader, undefined=own.undefined, keep_trailing_newline=own.keep_trailing_newline
+    )
+    environment.filters = own.filters
+    return environment
+
+
 class _WarningCounter(logging.Handler):
     """Counts the harness's warnings. Warnings that differ only in numbers count as equal."""
 
@@ -105,6 +119,8 @@ class _WarningCounter(logging.Handler):
 def quiet(warned: Counter[str] | None = None) -> Iterator[None]:
     """Silence the harness in the block, and keep it from querying git for the commit of the current folder.
 
+    Templates of task files are rendered in jinja's sandbox, as they could otherwise call any Python function.
+
     warned: counts the harness's warnings.
     """
     harness = logging.getLogger("lm_eval")
@@ -120,6 +136,7 @@ def quiet(warned: Counter[str] | None = None) -> Iterator[None]:
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
             mock.patch.object(lm_eval.evaluator, "get_git_commit_hash", return_value=None),
+            mock.patch.object(lm_eval.utils, "env", _sandbox()),
         ):
             warnings.simplefilter("ignore")
             yield

@@ -41,6 +41,7 @@ def request(
     limit: int | None = None,
     chat: bool = False,
     system: str | None = None,
+    confirm_run_unsafe_code: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Request:
     """The jobs of an evaluation.
@@ -53,9 +54,11 @@ def request(
         for `drift.DEFAULT_TOKENS`.
     routers: those that the checkpoints are measured with.
     chat, system: whether the tasks' prompts go through the tokenizer's chat template, and the system prompt.
+    confirm_run_unsafe_code: whether Python functions that a suite's own task files name may run, in the harness's word.
     num_fewshot, limit: examples and items per task; None for the suite's or task's own, and for all.
     say: called with messages on skipped files.
-    Raises RequestError for an unknown suite or task, an unreadable text, and if nothing is requested.
+    Raises RequestError for an unknown suite or task, an unreadable text, and if nothing is requested, and for functions
+    in task files that are not confirmed.
     """
     if base is not None and not (drift or routers):
         raise RequestError(f"--base {base}: only --drift and --router need a base; add one of them")
@@ -84,8 +87,12 @@ def request(
     jobs: list[Job] = []
     names: list[str] = []
     if found or tasks:
+        from scale_cli.evaluation.catalogue import check_functions
         from scale_cli.evaluation.harness import find_tasks, suite_tasks, without_repetitions
 
+        if not confirm_run_unsafe_code:
+            for folder in filter(None, (suite.include_path for suite in found)):
+                check_functions(folder)
         prompts: dict[str, Any] = {"limit": limit, "chat": chat, "system": system}
         by_suite = [suite_tasks(suite, num_fewshot=num_fewshot, **prompts) for suite in found]
         single = find_tasks(dict.fromkeys(tasks, num_fewshot), **prompts)

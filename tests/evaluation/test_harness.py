@@ -18,6 +18,7 @@ import lm_eval
 import lm_eval.evaluator
 import pytest
 import torch
+import yaml
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
@@ -27,6 +28,7 @@ from scale_cli.evaluation import harness
 from scale_cli.evaluation.evaluate import evaluate
 from scale_cli.evaluation.harness import HarnessTask, find_tasks, suite_tasks, without_repetitions
 from scale_cli.evaluation.quiet import quiet
+from scale_cli.evaluation.request import request
 from scale_cli.evaluation.suites import Suite, load_suite
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result, read_items, read_result
@@ -678,6 +680,40 @@ def changed(**changes: Any) -> Suite:
 def test_a_suite_with_unknown_entries_is_refused(changes: dict[str, Any], message: str, tasks: Tasks) -> None:
     suite = dataclasses.replace(changed(**changes), include_path=tasks.include_path)
     assert refusal(suite_tasks, suite) == message
+
+
+def test_code_of_task_files_runs_only_when_confirmed(world: World, tasks: Tasks, tmp_path: Path) -> None:
+    folder, ran = tmp_path / "own", tmp_path / "ran"
+    shutil.copytree(tasks.folder, folder)
+    file = folder / "tasks" / "tiny_choice.yaml"
+    text = file.read_text(encoding="utf-8").replace("doc_to_target: label", "doc_to_target: !function own.label")
+    code = f"from pathlib import Path\n\ndef label(doc):\n    Path({str(ran)!r}).touch()\n    return doc['label']\n"
+    (folder / "tasks" / "own.py").write_text(code, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
+    message = refusal(request, suites=[str(folder)])
+    assert message == (
+        f"{file} names Python functions (!function), which would run; read them, then give --confirm-run-unsafe-code"
+    )
+    assert not ran.exists()
+    confirmed = request(suites=[str(folder)], confirm_run_unsafe_code=True)
+    plain = str(world.checkpoint("llama"))
+    jobs: tuple[Any, ...] = confirmed.jobs
+    with_code, without = (measure(plain, each) for each in (jobs[:1], tasks_of(tasks, "tiny_choice", shots=0)))
+    assert ran.exists()
+    assert with_code.find("tiny_choice")[0].value == without.find("tiny_choice")[0].value
+
+
+def test_templates_of_task_files_run_no_code(world: World, tasks: Tasks, tmp_path: Path) -> None:
+    folder, ran = tmp_path / "own", tmp_path / "ran"
+    shutil.copytree(tasks.folder, folder)
+    file = folder / "tasks" / "tiny_choice.yaml"
+    attack = "{{ cycler.__init__.__globals__.os.mkdir('RAN') }}".replace("RAN", str(ran))
+    definition = yaml.safe_load(file.read_text(encoding="utf-8")) | {"doc_to_text": attack}
+    file.write_text(yaml.safe_dump(definition), encoding="utf-8")
+    jobs = find_tasks({"tiny_choice": None}, include_path=folder / "tasks")
+    message = refusal(measure, str(world.checkpoint("llama")), jobs)
+    assert message == "tiny_choice: its data cannot be read: access to attribute '__init__' of 'type' object is unsafe."
+    assert not ran.exists()
 
 
 def test_a_task_that_is_asked_for_twice_is_run_once(tasks: Tasks, tmp_path: Path) -> None:
