@@ -8,9 +8,13 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import typer
 
 from scale_cli.cli.output import AsJson, say, show
+from scale_cli.core.errors import RequestError
+from scale_cli.core.files import CACHE_VARIABLE, default_cache
 from scale_cli.core.records import hardware
 from scale_cli.core.versions import EXTRAS, TESTED, install_extra, package_version, untested
 
@@ -23,27 +27,41 @@ class Check:
 
     name: str
     found: str
-    status: Literal["ok", "note", "missing"] = "ok"
+    status: Literal["ok", "note", "missing", "broken"] = "ok"
     advice: str = ""
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Check this machine: hardware, packages and hub access, with advice for missing parts."""
+def doctor(
+    self_test: Annotated[
+        bool,
+        typer.Option("--self-test/--no-self-test", help="Train a tiny widened model on each device."),
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine for a bug report: hardware, packages, folders, hub access, and that a base is preserved."""
+    packages = list(_packages(_requirements()))
     checks = [
         Check("Python", platform.python_version()),
-        *_packages(_requirements()),
+        *packages,
         *_devices(),
         *_machine(),
+        *_folders(),
+        *_launch(),
         *_hub(),
     ]
+    missing = [check.name for check in checks if check.status == "missing"]
+    if self_test and not missing:
+        checks += _preservation()
     from rich.table import Table
 
     table = Table("", "found", "", "what to do")
-    for check in checks:
+    as_required = [check for check in packages if check.status == "ok"]
+    for check in [Check("packages", f"{len(as_required)} as required"), *(c for c in checks if c not in as_required)]:
         table.add_row(check.name, check.found, check.status, check.advice)
     show({"checks": checks}, table, as_json=as_json)
-    missing = [check.name for check in checks if check.status == "missing"]
     say(f"missing: {', '.join(missing)}" if missing else "nothing is missing")
+    if broken := [check.name for check in checks if check.status == "broken"]:
+        raise RequestError(f"{', '.join(broken)}: training changed the base; report it")
 
 
 def _requirements() -> list[str] | None:
@@ -119,6 +137,42 @@ def _machine() -> Iterator[Check]:
     yield Check("CPU", f"{machine['cpu']}, {machine['cores']} cores")
     yield Check("memory", f"{machine['memory_bytes'] / GIB:.0f} GiB")
     yield Check("disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.0f} GiB free here")
+
+
+def _folders() -> Iterator[Check]:
+    """Whether files can be written here and into the cache."""
+    for name, folder in (("this folder", Path.cwd()), ("cache", default_cache())):
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if os.access(there, os.W_OK | os.X_OK):
+            yield Check(name, str(folder))
+        else:
+            advice = f"write elsewhere, or set {CACHE_VARIABLE}" if name == "cache" else "write elsewhere"
+            yield Check(name, f"{folder} cannot be written", "note", advice)
+
+
+def _launch() -> Iterator[Check]:
+    """The variables by which a launcher or a shell sets processes and threads."""
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID")
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    given |= {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_USE_")}
+    yield Check("launch", ", ".join(f"{name}={value}" for name, value in given.items()) or "one process")
+
+
+def _preservation() -> Iterator[Check]:
+    """The self-test on the CPU and on every GPU, in float32 and in bfloat16 where the device computes in it."""
+    import torch
+
+    from scale_cli.checkpoints.libraries import quiet_libraries
+    from scale_cli.methods.self_test import STEPS, changed_logits
+
+    quiet_libraries()
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    for device in devices:
+        for dtype in (torch.float32, torch.bfloat16):
+            base, whole = changed_logits(torch.device(device), dtype)
+            name = f"base kept on {device}, {str(dtype).removeprefix('torch.')}"
+            found = f"{base} of its logits and {whole:,} of the model's changed in {STEPS} steps"
+            yield Check(name, found, "ok" if whole and not base else "broken")
 
 
 def _hub() -> Iterator[Check]:

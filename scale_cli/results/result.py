@@ -257,12 +257,19 @@ def parse_results(record: Mapping[str, Any], path: Path | None = None) -> list[R
     return [_parse(shared | entry, path) for entry in ([{}] if entries is None else entries)]
 
 
+class Git(TypedDict):
+    """The state of the package's repository in a record."""
+
+    commit: NotRequired[str | None]
+    clean: NotRequired[bool | None]
+
+
 class Circumstances(TypedDict):
-    """The circumstances of a command's call in a record; environment and git are free in form."""
+    """The circumstances of a command's call in a record; the environment is free in form."""
 
     created: NotRequired[str | None]
     environment: NotRequired[dict[str, Any] | None]
-    git: NotRequired[dict[str, Any] | None]
+    git: NotRequired[Git | None]
 
 
 class Call(Circumstances):

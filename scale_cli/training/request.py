@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import torch
@@ -38,6 +39,12 @@ def check_request(
 
     Raises RequestError for contradictory arguments.
     """
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true"):
+            raise RequestError(
+                f"launched with {name}: scale train copies the model to every process (DDP); launch without it, as "
+                "torchrun or accelerate launch --multi_gpu"
+            )
     commit = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None
     checkpoint = describe(source, from_scratch=recipe.from_scratch, revision=revision or commit)
     if commit is not None and checkpoint.revision != commit:

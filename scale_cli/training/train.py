@@ -52,6 +52,7 @@ from scale_cli.methods import METHODS, ExtraData, Request
 from scale_cli.methods.step import halve_frozen, recompute_argument
 from scale_cli.results.measurement import Measurement
 from scale_cli.training.choice import Choice
+from scale_cli.training.guards import check_frozen, check_trains, frozen_sums
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.rehearsal import check_rehearsal, load_rehearsal
 from scale_cli.training.request import (
@@ -190,6 +191,8 @@ def _train(
         rehearsal = load_rehearsal(recipe, checkpoint, tokenizer, model, arguments, identity=base, **shown)
         extra = ExtraData(rehearsal.examples, rehearsal.rows)
 
+    check_trains(model, examples, given=checkpoint.source)
+    frozen = frozen_sums(model)
     if arguments.process_index == 0:
         out.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, out / RECIPE)
@@ -238,6 +241,7 @@ def _train(
             writer.last = measure(model, True)
             trainer.accelerator.wait_for_everyone()  # before the first process removes the folder
         trainer.check_finite()
+        check_frozen(model, frozen)
         examples = examples.first(len(examples) * steps // recipe.steps)
         result = TrainResult(
             out=out,

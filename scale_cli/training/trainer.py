@@ -129,14 +129,16 @@ class PartTrainer(Trainer):
         """Raise RequestError if a loss or a stored weight is NaN or infinite. It names the last good checkpoint."""
         self._check_loss()
         if not all(torch.isfinite(tensor).all() for tensor in self.method.stored(self.model).values()):
-            self._stop("a weight is NaN or infinite")
+            self._stop(f"a weight is NaN or infinite at step {self.state.global_step}")
 
     def _check_loss(self) -> None:
         if (bad_step := int(self._bad_step.item())) != NEVER:
             for checkpoint in checkpoints(Path(str(self.args.output_dir))):
                 if step_of(checkpoint) >= bad_step:  # contains the weights that gave this loss, or later ones
                     shutil.rmtree(checkpoint)
-            self._stop("the loss is NaN or infinite")
+            rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            sequences = f"sequences {bad_step * rows} to {(bad_step + 1) * rows - 1} of the run"
+            self._stop(f"the loss is NaN or infinite at step {bad_step + 1} ({sequences})")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_finite()
@@ -177,7 +179,7 @@ class PartTrainer(Trainer):
         if last is None:
             advice = "no good checkpoint was written; train anew"
         rate = f"a lower --lr (given {self.args.learning_rate:g})"
-        raise RequestError(f"{reason} at step {self.state.global_step}; {advice} with {rate} or a longer --warmup")
+        raise RequestError(f"{reason}; {advice} with {rate} or a longer --warmup")
 
 
 class MetricsWriter(TrainerCallback):

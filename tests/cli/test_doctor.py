@@ -1,5 +1,6 @@
 """`scale doctor` reports hardware and packages, missing parts, and advice."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from scale_cli.cli import doctor
+from scale_cli.methods import METHODS
 
 RunCli = Callable[..., Any]
 
@@ -24,6 +26,23 @@ def test_json_holds_the_same_checks(run_cli: RunCli) -> None:
     checks = {check["name"]: check for check in json.loads(ended.stdout)["checks"]}
     assert {"Python", "CPU", "memory", "disk"} < set(checks)
     assert checks["CPU"].keys() == {"name", "found", "status", "advice"}
+
+
+def test_the_self_test_finds_a_base_that_changes(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = run_cli("doctor", "--json")
+    checks = [check for check in json.loads(ended.stdout)["checks"] if check["name"].startswith("base kept on")]
+    assert [check["name"] for check in checks] == ["base kept on cpu, float32", "base kept on cpu, bfloat16"]
+    assert {check["status"] for check in checks} == {"ok"}
+    assert all(check["found"].startswith("0 of its logits and") for check in checks)
+
+    def trains_all(model: Any, *arguments: Any) -> Any:
+        return model.requires_grad_(True)
+
+    monkeypatch.setitem(METHODS, "scale-preserve", dataclasses.replace(METHODS["scale-preserve"], apply=trains_all))
+    ended = run_cli("doctor")
+    assert ended.code == 2
+    assert "base kept on cpu, float32, base kept on cpu, bfloat16: training changed the base" in ended.stderr
+    assert "base kept" not in run_cli("doctor", "--no-self-test").stdout
 
 
 def test_packages_are_compared_with_the_requirements() -> None:

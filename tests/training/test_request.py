@@ -38,6 +38,12 @@ def test_one_process_writes_a_run(resume: bool, world: World, tmp_path: Path) ->
     assert not (out / ".lock").exists()
 
 
+def test_a_launch_with_fsdp_is_refused(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    message = refusal(train, world.source("fft"), tmp_path / "run", world.recipe("fft"))
+    assert message.startswith("launched with FSDP: scale train copies the model to every process (DDP); launch without")
+
+
 def test_a_refused_request_leaves_no_folder(world: World, tmp_path: Path) -> None:
     recipe = world.recipe("fft", objective="lm", people=None, seq_length=10**6)
     with pytest.raises(RequestError, match=r"--seq-length 1000000: .* takes 2048 tokens at most"):

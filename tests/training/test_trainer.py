@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from scale_cli.core.errors import RequestError
+from scale_cli.data.examples import PaddedQuestions
 from scale_cli.methods import METHODS
 from scale_cli.training.resume import last_checkpoint
 from scale_cli.training.train import train
 from tests.helpers import refusal
-from tests.runs import World, lines, progress_that, reload
+from tests.runs import World, lines, progress_that, reload, save
 
 STEPS = 8
 
@@ -94,20 +95,26 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[[], No
 
 
 @pytest.mark.parametrize(
-    ("value", "at", "good"),
+    ("value", "at", "good", "sequences"),
     [
-        (math.nan, 5, 4),
-        (3e38, 4, 2),  # checkpoint 4 has finite weights that give NaN in the next step
+        (math.nan, 5, 4, "20 to 23"),
+        (3e38, 4, 2, "16 to 19"),  # checkpoint 4 has finite weights that give NaN in the next step
     ],
 )
 def test_a_loss_that_is_nan_or_infinite_stops_the_run(
-    value: float, at: int, good: int, world: World, tmp_path: Path, poison: Callable[[float], Callable[[], None]]
+    value: float,
+    at: int,
+    good: int,
+    sequences: str,
+    world: World,
+    tmp_path: Path,
+    poison: Callable[[float], Callable[[], None]],
 ) -> None:
     out = tmp_path / "run"
     recipe = world.recipe("fft", steps=8, save_steps=2, logging_steps=2 * at)
     assert refusal(train, world.source("fft", "neox"), out, recipe, progress=progress_that(poison(value), at=at)) == (
-        f"the loss is NaN or infinite at step 6; the last good checkpoint is {out}/checkpoint-{good}; train from "
-        "it or anew with a lower --lr (given 0.01) or a longer --warmup"
+        f"the loss is NaN or infinite at step {at + 1} (sequences {sequences} of the run); the last good checkpoint is "
+        f"{out}/checkpoint-{good}; train from it or anew with a lower --lr (given 0.01) or a longer --warmup"
     )
     assert last_checkpoint(out) == out / f"checkpoint-{good}"
     assert {path.name for path in out.iterdir()} == {"recipe.yaml", *(f"checkpoint-{step}" for step in (2, good))}
@@ -117,10 +124,57 @@ def test_a_loss_that_is_nan_or_infinite_stops_the_run(
 @pytest.mark.parametrize("logging_steps", [1, 100])
 def test_a_rate_that_is_far_too_high_ends_in_one_line(logging_steps: int, world: World, tmp_path: Path) -> None:
     recipe = world.recipe("fft", lr=1e30, logging_steps=logging_steps)
-    message = r" is NaN or infinite at step .; no good checkpoint was written; .* \(given 1e\+30\)"
+    message = r" is NaN or infinite at step .( \(sequences .*\))?; no good checkpoint was written; .* \(given 1e\+30\)"
     with pytest.raises(RequestError, match=message):
         train(world.source("fft", "neox"), tmp_path / "run", recipe)
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"recipe.yaml", "metrics.jsonl"}
+
+
+def test_a_base_with_a_weight_that_is_nan_is_refused(world: World, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    model = reload(world.checkpoint("llama"))
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 5] = math.nan
+    save(model, base, world.tokenizer)
+    assert refusal(train, str(base), tmp_path / "run", world.recipe("fft")) == (
+        f"{base}: model.layers.1.mlp.up_proj.weight holds NaN or infinite values; fetch the checkpoint again"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_would_train_nothing_is_refused(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, recipe = world.source("scale-preserve"), world.recipe("scale-preserve")
+    method = METHODS["scale-preserve"]
+
+    def frozen(*arguments: Any) -> Any:
+        return method.apply(*arguments).requires_grad_(False)
+
+    monkeypatch.setitem(METHODS, "scale-preserve", dataclasses.replace(method, apply=frozen))
+    assert "the method has nothing to train in it" in refusal(train, source, tmp_path / "run", recipe)
+    monkeypatch.undo()
+    monkeypatch.setattr(PaddedQuestions, "predicted_tokens", 0)
+    assert refusal(train, source, tmp_path / "run", recipe).startswith("--data: no token of it is predicted")
+
+
+def test_a_frozen_tensor_that_changes_is_found(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models: list[Any] = []
+    method = METHODS["scale-preserve"]
+
+    def watched(*arguments: Any) -> Any:
+        models.append(method.apply(*arguments))
+        return models[-1]
+
+    monkeypatch.setitem(METHODS, "scale-preserve", dataclasses.replace(method, apply=watched))
+
+    def flip_a_bit() -> None:
+        weight = models[-1].base.model.layers[0].mlp.up_proj.weight.detach()
+        weight.view(torch.int32)[0, 0] ^= 1
+
+    recipe = world.recipe("scale-preserve")
+    with pytest.raises(RuntimeError, match=r"changed 1 frozen tensors, among them base\.model\.layers\.0\.mlp"):
+        train(world.source("scale-preserve"), tmp_path / "run", recipe, progress=progress_that(flip_a_bit, at=2))
 
 
 @pytest.mark.parametrize("at", [4, 8])

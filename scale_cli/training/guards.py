@@ -1,0 +1,44 @@
+"""Checks around a training run: that its base is finite, that it trains something, and that frozen tensors stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scale_cli.core.errors import RequestError
+from scale_cli.data.examples import Examples
+
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integers with as many bytes as a tensor's element."""
+
+
+def check_trains(model: Any, examples: Examples, *, given: str) -> None:
+    """Raise RequestError if a run would train nothing, or from a base that is not finite.
+
+    given: the checkpoint in messages. Reads every parameter once.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.numel() and not torch.stack(torch.aminmax(parameter.detach())).isfinite().all():
+            raise RequestError(f"{given}: {name} holds NaN or infinite values; fetch the checkpoint again")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RequestError(f"{given}: the method has nothing to train in it; choose another method or checkpoint")
+    if examples.predicted_tokens == 0:
+        raise RequestError("--data: no token of it is predicted, so nothing can be learnt; give longer texts")
+
+
+def frozen_sums(model: Any) -> dict[str, Tensor]:
+    """For each frozen parameter the sum of its elements' bits as integers, on the parameter's device.
+
+    Any change of a single element changes the sum. It is exact, so it depends on no order of summation.
+    """
+    frozen = ((name, p.detach()) for name, p in model.named_parameters() if not p.requires_grad)
+    return {name: p.contiguous().view(BITS[p.element_size()]).sum(dtype=torch.int64) for name, p in frozen}
+
+
+def check_frozen(model: Any, sums: dict[str, Tensor]) -> None:
+    """Raise RuntimeError if a frozen parameter has changed since `frozen_sums`; that is a fault of this package."""
+    now = frozen_sums(model)
+    if changed := [name for name, total in sums.items() if not torch.equal(now[name].cpu(), total.cpu())]:
+        raise RuntimeError(f"training changed {len(changed)} frozen tensors, among them {changed[0]}; please report it")
