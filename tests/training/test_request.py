@@ -15,6 +15,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.files import only_writer
 from scale_cli.training.request import check_request
 from scale_cli.training.train import train
+from tests.helpers import refusal
 from tests.runs import World, progress_that, tree
 
 
