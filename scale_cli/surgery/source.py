@@ -136,7 +136,10 @@ def open_config(given: str, *, revision: str | None = None, patterns: Sequence[s
     raw = _read_config(given, folder)
     check_config(given, folder, raw)
     config, family = _supported(given, raw)
-    return Base(given, folder, commit, raw, config, family, LayerShape.of(config), files=[], tensors={})
+    with loading(f"{given}: its config.json", "makes no model"):
+        base = Base(given, folder, commit, raw, config, family, LayerShape.of(config), files=[], tensors={})
+        base.parameters  # noqa: B018  (it builds the model without weights)
+    return base
 
 
 def _begins(names: Iterable[str], beginning: str) -> bool:
