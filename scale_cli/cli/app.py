@@ -22,6 +22,7 @@ from scale_cli.cli.gen_bios import gen_bios
 from scale_cli.cli.plan import plan
 from scale_cli.cli.push import push
 from scale_cli.cli.report import report
+from scale_cli.cli.run import run
 from scale_cli.cli.sweep import sweep
 from scale_cli.cli.train import train
 from scale_cli.cli.upscale import upscale
@@ -29,6 +30,7 @@ from scale_cli.core.errors import RequestError, printable
 from scale_cli.core.files import expand_home
 
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "run": run,
     "gen-bios": gen_bios,
     "plan": plan,
     "upscale": upscale,

@@ -194,9 +194,21 @@ def _options(recipe: TrainRecipe, source: Any) -> DataOptions:
         raise RequestError(f"--rehearse {name}: {error}") from error
 
 
-def _sampled(
+def _sampled(model: Any, file: Path, **options: Any) -> np.ndarray:
+    """The texts of `sampled_texts`, kept in a file of the cache."""
+    if file.is_file():
+        return np.asarray(np.load(file))
+    texts = sampled_texts(model, **options)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{PartialState().process_index}.partial")
+    with partial.open("wb") as stream:
+        np.save(stream, texts)
+    partial.replace(file)
+    return texts
+
+
+def sampled_texts(
     model: Any,
-    file: Path,
     *,
     lead: int,
     size: tuple[int, int],
@@ -205,9 +217,10 @@ def _sampled(
     bfloat16: bool,
     sampling: Callable[..., None],
 ) -> np.ndarray:
-    """Texts that the model samples after `lead`, int32 of this size (rows, length), kept in a file of the cache."""
-    if file.is_file():
-        return np.asarray(np.load(file))
+    """Texts that the model samples after the token `lead`, int32 of this size (rows, length).
+
+    sampling: called with the number of tokens `done` and their `total`.
+    """
     rows, length = size
     model.to(device)
     config = GenerationConfig(do_sample=True, top_k=0, max_new_tokens=length - 1, pad_token_id=lead)
@@ -223,10 +236,4 @@ def _sampled(
             batches.append(texts.cpu().numpy().astype(np.int32))
             sampling(done=(start + len(begun)) * length, total=rows * length)
         model.train(was_training)
-    texts = np.concatenate(batches)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{PartialState().process_index}.partial")
-    with partial.open("wb") as stream:
-        np.save(stream, texts)
-    partial.replace(file)
-    return texts
+    return np.concatenate(batches)
