@@ -19,6 +19,8 @@ GUIDES = {
     "upscale": ("own-model", "From my model and my corpus"),
     "train": ("own-model", "From my model and my corpus"),
     "eval": ("evaluation", "Evaluation"),
+    "generate": ("own-model", "From my model and my corpus"),
+    "chat": ("own-model", "From my model and my corpus"),
     "export": ("elsewhere", "Use elsewhere"),
     "push": ("elsewhere", "Use elsewhere"),
     "bench": ("benchmarks", "Benchmarks"),

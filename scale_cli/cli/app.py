@@ -14,11 +14,13 @@ import typer
 
 from scale_cli import __version__
 from scale_cli.cli.bench import bench
+from scale_cli.cli.chat import chat
 from scale_cli.cli.doctor import doctor
 from scale_cli.cli.evaluate import evaluate
 from scale_cli.cli.export import export
 from scale_cli.cli.fetch import fetch
 from scale_cli.cli.gen_bios import gen_bios
+from scale_cli.cli.generate import generate
 from scale_cli.cli.plan import plan
 from scale_cli.cli.push import push
 from scale_cli.cli.report import report
@@ -34,6 +36,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "upscale": upscale,
     "train": train,
     "eval": evaluate,
+    "generate": generate,
+    "chat": chat,
     "export": export,
     "push": push,
     "bench": bench,
