@@ -15,6 +15,7 @@ COMMANDS = Path(__file__).parent / "commands"
 WIDTH = 120
 GUIDES = {
     "gen-bios": ("benchmarks", "Benchmarks"),
+    "data": ("own-model", "From my model and my corpus"),
     "plan": ("own-model", "From my model and my corpus"),
     "upscale": ("own-model", "From my model and my corpus"),
     "train": ("own-model", "From my model and my corpus"),

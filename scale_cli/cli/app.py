@@ -15,6 +15,7 @@ import typer
 from scale_cli import __version__
 from scale_cli.cli.bench import bench
 from scale_cli.cli.chat import chat
+from scale_cli.cli.data import data
 from scale_cli.cli.doctor import doctor
 from scale_cli.cli.evaluate import evaluate
 from scale_cli.cli.export import export
@@ -32,6 +33,7 @@ from scale_cli.core.files import expand_home
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "gen-bios": gen_bios,
+    "data": data,
     "plan": plan,
     "upscale": upscale,
     "train": train,
