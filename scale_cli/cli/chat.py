@@ -54,7 +54,8 @@ def chat(
     where = find_device(None if device == "auto" else device)
     chosen: dict[str, Any] = {"routers": [] if router is None else [router], "base": base, "revision": revision}
     (target,) = targets([model], dtype=None if dtype == "auto" else dtype, device=where, **chosen)
-    chat_ids(load_tokenizer(target.checkpoint), [{"role": "user", "content": "Hello."}], target)  # before it is loaded
+    checkpoint = target.checkpoint
+    chat_ids(load_tokenizer(checkpoint), [{"role": "user", "content": "Hello."}], checkpoint)  # before it is loaded
     with contextlib.suppress(KeyboardInterrupt, EOFError):
         (subject,) = subjects([target], device=where)
         say(f"{target.label}: {RESET} forgets the conversation, {EXIT} or Ctrl-D ends it")
@@ -66,8 +67,8 @@ def chat(
                 say("forgotten")
             elif text:
                 asked: list[Message] = [*conversation, {"role": "user", "content": text}]
-                ids = chat_ids(subject.tokenizer, asked, target)
-                if problem := too_long(ids, sampling, target):
+                ids = chat_ids(subject.tokenizer, asked, checkpoint)
+                if problem := too_long(ids, sampling, checkpoint):
                     say(f"{problem}; the message is left out: {RESET} begins a new conversation")
                     continue
                 answer = continuation(subject, Prompt(text, tuple(ids)), sampling, write=stream)

@@ -18,14 +18,14 @@ from scale_cli.data.options import DataOptions
 if TYPE_CHECKING:
     from scale_cli.data.statistics import DataReport
 
-OF_TRAINING = ("people", "bos", "seq_length", "steps", "batch_size", "gradient_accumulation_steps", "seed")
+OF_STEPS = ("batch_size", "gradient_accumulation_steps")
+OF_TRAINING = ("people", "bos", "seq_length", *OF_STEPS)
 """The options that have the meaning that they have in `scale train`."""
-NEED_TOKENS = ("bos", "seq_length", "steps", "batch_size", "gradient_accumulation_steps")
 KEYS = {name: key for name, key in keys_of(DataOptions).items() if name in OF_TRAINING}
 SAMPLE_CHARACTERS = 400
 
 
-@key_options(KEYS, defaults=False)
+@key_options(KEYS)
 def data(
     sources: Annotated[
         list[str],
@@ -39,9 +39,8 @@ def data(
         str | None,
         typer.Option(help="Count tokens with the tokenizer of this folder or hub id of a model.", metavar="MODEL"),
     ] = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="Tokens of the training, for the epochs of each source; or --steps.")
-    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of the training, for the epochs of each source.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of the training, in place of --tokens.")] = None,
     documents: Annotated[
         int | None,
         typer.Option(help="Number of documents of each source, from the first; required for hub datasets.  [all]"),
@@ -55,6 +54,7 @@ def data(
         typer.Option(help="Number of documents of each --eval-text; required for hub datasets.  [all]"),
     ] = None,
     samples: Annotated[int, typer.Option(help="Print this many documents of each source, drawn by --seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
     revision: Annotated[str | None, typer.Option(help="--tokenizer: branch, tag or commit of a hub id.")] = None,
     as_json: AsJson = False,
     *,
@@ -64,21 +64,23 @@ def data(
 
     Nothing is written. Documents are equal if they differ in whitespace only.
     """
-    if tokens is not None and "steps" in given:
-        raise RequestError(f"--tokens {tokens}: the tokens follow from --steps {given['steps']}; give one of them")
-    if tokens is not None and tokens < 1:
-        raise RequestError(f"--tokens {tokens}: at least 1")
-    needing = [name for name in NEED_TOKENS if name in given] + ["tokens"] * (tokens is not None)
-    if tokenizer is None and needing:
-        flag = f"--{needing[0].replace('_', '-')}"
-        raise RequestError(f"{flag}: sequences and epochs are counted in tokens; add --tokenizer MODEL")
+    for name, value in (("tokens", tokens), ("steps", steps)):
+        if value is not None and value < 1:
+            raise RequestError(f"--{name} {value}: at least 1")
+    if tokens is not None and steps is not None:
+        raise RequestError(f"--tokens {tokens}: the tokens follow from --steps {steps}; give one of them")
+    if steps is None and (unused := [name for name in OF_STEPS if name in given]):
+        raise RequestError(f"{_flag(unused[0])}: only --steps needs it; add --steps N, or leave it out")
+    counted = {"tokens": tokens, "steps": steps} | {name: given.get(name) for name in ("bos", "seq_length")}
+    if tokenizer is None and (needing := [name for name, value in counted.items() if value is not None]):
+        raise RequestError(f"{_flag(needing[0])}: sequences and epochs are counted in tokens; add --tokenizer MODEL")
     try:
         report = _report(
-            load_recipe(DataOptions, None, given | {"data": list(sources)}),
+            load_recipe(DataOptions, None, given | {"data": list(sources), "seed": seed, "steps": steps}),
             tokenizer=tokenizer,
             revision=revision,
             tokens=tokens,
-            steps_given="steps" in given,
+            steps=steps,
             held_out=eval_text or (),
             limit=documents,
             held_out_limit=eval_documents,
@@ -102,13 +104,17 @@ def data(
         say(f"warning: {warning}")
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _report(
     recipe: DataOptions,
     *,
     tokenizer: str | None,
     revision: str | None,
     tokens: int | None,
-    steps_given: bool,
+    steps: int | None,
     **options: Any,
 ) -> DataReport:
     """The statistics, with the tokenizer of a checkpoint. options: of `describe_data`."""
@@ -127,8 +133,8 @@ def _report(
     if recipe.seq_length is not None:
         check_length(recipe.seq_length, checkpoint)
     length = recipe.seq_length or default_length(checkpoint)
-    if steps_given:
-        tokens = recipe.steps * recipe.batch_size * recipe.gradient_accumulation_steps * length
+    if steps is not None:
+        tokens = steps * recipe.batch_size * recipe.gradient_accumulation_steps * length
     return describe_data(
         recipe, tokenizer=load_tokenizer(checkpoint), default_length=length, run_tokens=tokens, **options
     )

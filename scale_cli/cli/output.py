@@ -70,11 +70,12 @@ class Stream:
         from rich.console import Console
 
         self._console = Console(markup=False, emoji=False, highlight=False)
+        self._is_terminal = sys.stdout.isatty()
         self._column = 0
         self._word = ""
 
     def __call__(self, text: str, *, style: str = "") -> None:
-        if not self._console.is_terminal:
+        if not self._is_terminal:
             sys.stdout.write(text)
             return
         *parts, self._word = re.split(r"(\s)", self._word + printable(text))

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from scale_cli.checkpoints.load import config_of, load_tokenizer
+from scale_cli.checkpoints.load import Checkpoint, config_of, load_tokenizer
 from scale_cli.core.errors import RequestError
 from scale_cli.data.tokens import check_ids
 from scale_cli.data.windows import context_of
@@ -110,8 +110,8 @@ def find_device(name: str | None) -> torch.device:
 
 def prepare(
     described: Sequence[Target], prompts: Sequence[str], sampling: Sampling, *, chat: bool = False
-) -> list[list[Prompt]]:
-    """The prompts of each target, tokenised. No weights are loaded.
+) -> dict[str, list[Prompt]]:
+    """The prompts, tokenised, by the source of each target's checkpoint. No weights are loaded.
 
     chat: each prompt is the first message to an assistant, written by the tokenizer's chat template.
     Raises RequestError for a prompt without tokens, for one that with its continuation is longer than a model's
@@ -119,45 +119,46 @@ def prepare(
     """
     if not prompts:
         raise RequestError("no prompt: give --prompt TEXT, or --prompts FILE")
-    prepared: list[list[Prompt]] = []
-    for target in described:
-        tokenizer = load_tokenizer(target.checkpoint)
-        row = []
+    prepared: dict[str, list[Prompt]] = {}
+    for checkpoint in (target.checkpoint for target in described):
+        if checkpoint.source in prepared:
+            continue
+        tokenizer = load_tokenizer(checkpoint)
+        row = prepared[checkpoint.source] = []
         for text in prompts:
             if chat:
-                ids = chat_ids(tokenizer, [{"role": "user", "content": text}], target)
+                ids = chat_ids(tokenizer, [{"role": "user", "content": text}], checkpoint)
             else:
                 ids = tokenizer(text)["input_ids"]
-            check_ids(max(ids, default=0), tokenizer)
             if not ids:
                 raise RequestError(f"--prompt {text!r}: it has no token; give at least one word")
-            if problem := too_long(ids, sampling, target):
+            check_ids(max(ids), tokenizer)
+            if problem := too_long(ids, sampling, checkpoint):
                 raise RequestError(f"{problem}; give a shorter prompt, or fewer --max-new-tokens")
             row.append(Prompt(text, tuple(ids)))
-        prepared.append(row)
     return prepared
 
 
-def too_long(ids: Sequence[int], sampling: Sampling, target: Target) -> str | None:
+def too_long(ids: Sequence[int], sampling: Sampling, checkpoint: Checkpoint) -> str | None:
     """Why tokens and their continuation do not fit into a model's context; None if they do."""
-    most = context_of(config_of(target.checkpoint))
+    most = context_of(config_of(checkpoint))
     if most is None or len(ids) + sampling.max_new_tokens <= most:
         return None
     return (
         f"the prompt has {len(ids):,} tokens, and with --max-new-tokens {sampling.max_new_tokens} that is more than "
-        f"the {most:,} that {target.checkpoint.source} takes"
+        f"the {most:,} that {checkpoint.source} takes"
     )
 
 
-def chat_ids(tokenizer: Any, messages: Sequence[Message], target: Target) -> list[int]:
+def chat_ids(tokenizer: Any, messages: Sequence[Message], checkpoint: Checkpoint) -> list[int]:
     """The tokens of a conversation up to the beginning of the assistant's next message.
 
     The library runs templates in a sandbox. Raises RequestError if there is no template, or if it refuses the messages.
     """
-    source = target.checkpoint.source
+    source = checkpoint.source
     if not tokenizer.chat_template:
         raise RequestError(
-            f"{source} has no chat template; leave --chat out (scale generate continues text), or give a model that "
+            f"{source} has no chat template; continue text with scale generate without --chat, or give a model that "
             "was tuned for conversation"
         )
     from jinja2 import TemplateError
@@ -172,7 +173,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message], target: Target) -> lis
 
 def generate(
     described: Sequence[Target],
-    prepared: Sequence[Sequence[Prompt]],
+    prepared: Mapping[str, Sequence[Prompt]],
     sampling: Sampling,
     *,
     device: torch.device,
@@ -184,9 +185,8 @@ def generate(
     prepared: of `prepare` for the same targets. begin: called with each prompt before its continuation.
     write: called with each part of the text as it is written.
     """
-    numbered = {id(target): prompts for target, prompts in zip(described, prepared, strict=True)}
     for subject in subjects(described, device=device):
-        for prompt in numbered[id(subject.target)]:
+        for prompt in prepared[subject.target.checkpoint.source]:
             begin(prompt.text)
             yield continuation(subject, prompt, sampling, write=write)
 

@@ -73,7 +73,7 @@ def test_models_and_routers_in_lines_and_as_json(run_cli: RunCli, finished: Call
     ("words", "message"),
     [
         (["BASE"], "no prompt: give --prompt TEXT, or --prompts FILE"),
-        (["BASE", "--prompt", "a", "--chat"], "BASE has no chat template; leave --chat out"),
+        (["BASE", "--prompt", "a", "--chat"], "BASE has no chat template; continue text with scale generate"),
         (["BASE", "--prompt", "a", "--base", "BASE"], "--base BASE: only --router needs a base; add --router mix"),
         (["BASE", "--prompt", "a", "--device", "cuda:9"], "--device cuda:9: choose cpu"),
         (["BASE", "--prompt", "a", "--router", "cosine:1"], "--router cosine:1: BASE is not width-upscaled"),
@@ -123,7 +123,7 @@ def test_ctrl_c_ends_a_conversation(run_cli: RunCli, talker: Path, monkeypatch: 
 def test_a_model_without_a_template_is_named_the_other_command(run_cli: RunCli, world: World) -> None:
     ended = run_cli("chat", world.checkpoint("llama"))
     assert (ended.code, ended.stderr.count("\n")) == (2, 1)
-    assert "has no chat template; leave --chat out (scale generate continues text)" in ended.stderr
+    assert "has no chat template; continue text with scale generate without --chat" in ended.stderr
 
 
 def test_a_terminal(talker: Path, world: World, finished: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,9 +153,9 @@ def test_a_message_goes_through_the_chat_template(world: World, tmp_path: Path) 
     assert result.text == own(model, tokenizer, f"[user]{PROMPTS[0]}[assistant]")
     (target,) = targets([str(tmp_path / "chat")], dtype=None, device=CPU)
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    assert tokenizer.decode(chat_ids(tokenizer, messages, target)) == "[user]a[assistant]b[assistant]"
+    assert tokenizer.decode(chat_ids(tokenizer, messages, target.checkpoint)) == "[user]a[assistant]b[assistant]"
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    assert "the chat template of" in refusal(chat_ids, tokenizer, messages, target)
+    assert "the chat template of" in refusal(chat_ids, tokenizer, messages, target.checkpoint)
 
 
 def test_a_checkpoint_is_loaded_once(
@@ -189,9 +189,10 @@ def test_requests_are_refused_before_weights_are_loaded(world: World) -> None:
     sampling = Sampling()
     assert "no prompt: give --prompt TEXT" in refusal(prepare, described, [], sampling)
     assert "--prompt '': it has no token" in refusal(prepare, described, [""], sampling)
-    assert "has no chat template; leave --chat out" in refusal(prepare, described, ["a"], sampling, chat=True)
+    message = refusal(prepare, described, ["a"], sampling, chat=True)
+    assert "has no chat template; continue text with scale generate without --chat" in message
     most = reload(world.checkpoint("llama")).config.max_position_embeddings
-    (row,) = prepare(described, ["a"], Sampling(most - 1))
+    (row,) = prepare(described, ["a"], Sampling(most - 1)).values()
     assert row == [Prompt("a", tuple(world.tokenizer("a")["input_ids"]))]
     message = refusal(prepare, described, ["a"], Sampling(most))
     assert f"--max-new-tokens {most} that is more than the {most:,} that" in message
