@@ -165,7 +165,10 @@ def table(prompt: str, results: Sequence[Continuation]) -> Table:
     made.add_column(ratio=1, overflow="fold")
     for result in results:
         name = Text.assemble((result.label, "bold"), "\n", ("\n".join(facts(result)), "dim"))
-        made.add_row(name, Text.assemble(printable(result.text.strip()), ("" if result.ended else " ...", "dim")))
+        text = result.text.strip()
+        if not result.ended:  # in the middle of a character, perhaps
+            text = text.rstrip("\N{REPLACEMENT CHARACTER} ") + " ..."
+        made.add_row(name, Text(printable(text)))
     return made
 
 

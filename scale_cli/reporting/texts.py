@@ -109,4 +109,4 @@ def _count(value: float) -> str:
 
 
 def _ratio(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:,.2f}"
+    return "-" if pd.isna(value) else f"{value:,.2f}" if value >= 0.1 else f"{value:.1g}"
