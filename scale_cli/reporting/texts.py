@@ -30,7 +30,7 @@ def _texts(report: DataReport) -> Sheet:
         columns.insert(1, ("", "empty", frame["empty"].map(_count)))
         legend.append(("empty", "left out; not among the documents"))
     if report.length is not None:
-        over = f"> {report.length:,}"
+        over = f">{report.length:,}"
         columns += [
             ("tokens", "all", frame["tokens_total"].map(compact)),
             ("tokens", "per byte", frame["tokens_per_byte"].map("{:.3f}".format)),
