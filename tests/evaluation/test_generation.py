@@ -103,7 +103,7 @@ def test_the_checkpoints_own_settings_are_not_used_but_its_stop_tokens_are(world
     second = next(token for token in new[1:] if token != new[0])
     save(model, tmp_path / "model", tokenizer)
     settings = copy.deepcopy(model.generation_config)
-    settings.update(do_sample=True, temperature=5.0, repetition_penalty=9.0, eos_token_id=[second])
+    settings.update(do_sample=True, temperature=5.0, suppress_tokens=new[:1], eos_token_id=[second])
     settings.save_pretrained(tmp_path / "model")
     (result,) = written([tmp_path / "model"], PROMPTS[:1])
     assert (result.tokens, result.ended) == (new.index(second) + 1, True)
