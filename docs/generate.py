@@ -14,11 +14,15 @@ from scale_cli.cli.app import app
 COMMANDS = Path(__file__).parent / "commands"
 WIDTH = 120
 GUIDES = {
+    "run": ("own-model", "From my model and my corpus"),
     "gen-bios": ("benchmarks", "Benchmarks"),
+    "data": ("own-model", "From my model and my corpus"),
     "plan": ("own-model", "From my model and my corpus"),
     "upscale": ("own-model", "From my model and my corpus"),
     "train": ("own-model", "From my model and my corpus"),
     "eval": ("evaluation", "Evaluation"),
+    "generate": ("own-model", "From my model and my corpus"),
+    "chat": ("own-model", "From my model and my corpus"),
     "export": ("elsewhere", "Use elsewhere"),
     "push": ("elsewhere", "Use elsewhere"),
     "bench": ("benchmarks", "Benchmarks"),

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "report", "train", "upscale"]
+__all__ = ["evaluate", "generate", "load", "report", "train", "upscale"]
 
 if TYPE_CHECKING:
-    from scale_cli.api import evaluate, load, report, train, upscale
+    from scale_cli.api import evaluate, generate, load, report, train, upscale
 
 
 def __getattr__(name: str) -> Any:

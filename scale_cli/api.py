@@ -6,6 +6,7 @@
     results = scale_cli.evaluate(["base", "run"], texts=["old=english.jsonl", "new=korean.jsonl"])
     columns = {"stability": ["perplexity:old=bits_per_byte"], "plasticity": ["perplexity:new=bits_per_byte"]}
     print(scale_cli.report(results, **columns))
+    print(scale_cli.generate(["run"], ["The law"], routers=["none", "mixture:0"])[0].text)
 
 Everything else in this package may change between releases.
 """
@@ -20,7 +21,10 @@ from scale_cli.checkpoints.load import check, describe, load_model, load_tokeniz
 from scale_cli.core.recipe import load_recipe
 from scale_cli.evaluation.evaluate import DEFAULT_SEED
 from scale_cli.evaluation.evaluate import evaluate as run_jobs
+from scale_cli.evaluation.generation import Continuation, Sampling, find_device, prepare
+from scale_cli.evaluation.generation import generate as run_generation
 from scale_cli.evaluation.request import request
+from scale_cli.evaluation.subject import targets
 from scale_cli.reporting.render import Format, rendered
 from scale_cli.results.result import Result, read_results
 from scale_cli.surgery import upscale
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["evaluate", "load", "report", "train", "upscale"]
+__all__ = ["evaluate", "generate", "load", "report", "train", "upscale"]
 
 
 def load(
@@ -104,6 +108,41 @@ def evaluate(
         seed=seed,
         command="scale_cli.evaluate",
     )
+
+
+def generate(
+    checkpoints: Sequence[str | Path],
+    prompts: Sequence[str],
+    *,
+    chat: bool = False,
+    routers: Sequence[str] = (),
+    base: str | Path | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> list[Continuation]:
+    """Continue prompts. Returns the continuations of all prompts by the first checkpoint and router, then the next.
+
+    checkpoints, routers, base, dtype, revision: as in `evaluate`. device: as in "cuda:1"; None for the GPU, if any.
+    chat: each prompt is a message, written by the tokenizer's chat template.
+    temperature: 0 is greedy. top_p: sample among the most probable tokens with this total probability.
+    Raises RequestError for prompts, options and checkpoints that do not fit, before weights are loaded.
+    """
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    where = find_device(device)
+    described = targets(
+        list(map(str, checkpoints)),
+        routers=routers,
+        base=None if base is None else str(base),
+        revision=revision,
+        dtype=dtype,
+        device=where,
+    )
+    return list(run_generation(described, prepare(described, prompts, sampling, chat=chat), sampling, device=where))
 
 
 def report(

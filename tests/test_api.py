@@ -50,6 +50,11 @@ def test_from_a_base_to_a_table(world: World, run_cli: Callable[..., Any], tmp_p
                 assert json.loads(made)["rows"] == json.loads(printed.stdout)["rows"]
             else:
                 assert made == printed.stdout
+    routers = ["none", "mixture:0"]
+    (own, mixed) = scale_cli.generate([tmp_path / "run"], ["Ann Lee"], routers=routers, max_new_tokens=3, device="cpu")
+    words = ["--prompt", "Ann Lee", "--router", "none", "--max-new-tokens", 3]
+    assert run_cli("generate", tmp_path / "run", *words).stdout == f"{own.text}\n"
+    assert (own.weights, len(mixed.weights or ())) == (None, 3)
     asked = ["new.gain>=99", "old.forgetting<=99"]
     document = json.loads(scale_cli.report(results, format="json", require=asked, **columns))
     assert [line["verdict"] for line in document["requirements"]] == ["not met", "met"]

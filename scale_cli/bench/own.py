@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ import yaml
 from scale_cli.bench.continual_recipe import ContinualRecipe, load_preset
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import contents, new_folder, plain, write_text
-from scale_cli.core.recipe import option
+from scale_cli.core.recipe import option, parse_count
 from scale_cli.methods import METHODS
 from scale_cli.training.recipe import SELF
 
@@ -60,8 +59,6 @@ MATRIX_SHARE = 0.6
 """The assumed rate of a training step, as a share of the rate of a large matrix product on the same device."""
 OPTIONS, RECIPE, TEXTS, RUN, REPORT = "options.yaml", "recipe.yaml", "texts", "run", "report.html"
 NEW, OLD = "new", "old"
-COUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[kKmMbBgG]?)")
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +101,6 @@ class OwnRecipe:
         for flag, count, least in (("--held-out", self.held_out, 2), ("--batch-size", self.batch_size, 1)):
             if count is not None and count < least:
                 raise ValueError(f"{flag} {count}: at least {least}")
-
-
-def parse_count(flag: str, text: str) -> int:
-    """The number in "20M": digits, and k, M or B for 10^3, 10^6 and 10^9. Raises ValueError for anything else."""
-    found = COUNT.fullmatch(text.strip())
-    if found is None or (count := round(float(found["number"]) * UNITS[found["unit"].lower()])) < 1:
-        raise ValueError(f"{flag} {text}: write a number above 0, as in 500k, 20M or 1.5B")
-    return count
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,14 @@ import typer
 
 from scale_cli import __version__
 from scale_cli.cli.bench import bench
+from scale_cli.cli.chat import chat
+from scale_cli.cli.data import data
 from scale_cli.cli.doctor import doctor
 from scale_cli.cli.evaluate import evaluate
 from scale_cli.cli.export import export
 from scale_cli.cli.fetch import fetch
 from scale_cli.cli.gen_bios import gen_bios
+from scale_cli.cli.generate import generate
 from scale_cli.cli.plan import plan
 from scale_cli.cli.push import push
 from scale_cli.cli.report import report
@@ -32,10 +35,13 @@ from scale_cli.core.files import expand_home
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run,
     "gen-bios": gen_bios,
+    "data": data,
     "plan": plan,
     "upscale": upscale,
     "train": train,
     "eval": evaluate,
+    "generate": generate,
+    "chat": chat,
     "export": export,
     "push": push,
     "bench": bench,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,53 @@ def show_sheets(sheets: Sequence[Sheet]) -> None:
 
     for number, sheet in enumerate(sheets):
         Console(markup=False, emoji=False, highlight=False).print(*([""] if number else []), SheetText(sheet), sep="\n")
+
+
+class Stream:
+    """Prints text as it arrives, on a terminal with lines broken between words."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(markup=False, emoji=False, highlight=False)
+        self._is_terminal = sys.stdout.isatty()
+        self._column = 0
+        self._word = ""
+
+    def __call__(self, text: str, *, style: str = "") -> None:
+        if not self._is_terminal:
+            sys.stdout.write(text)
+            return
+        *parts, self._word = re.split(r"(\s)", self._word + printable(text))
+        for part in parts:
+            self._print(part, style)
+
+    def end(self, *, style: str = "") -> None:
+        """Print what is left, and end the line."""
+        self.flush(style=style)
+        self._column = 0
+        print(flush=True)
+
+    def flush(self, *, style: str = "") -> None:
+        """Print what is left."""
+        self._print(self._word, style)
+        self._word = ""
+
+    def _print(self, part: str, style: str) -> None:
+        from rich.cells import cell_len
+        from rich.text import Text
+
+        width = cell_len(part)
+        if part != "\n" and self._column + width > self._console.width:
+            print()
+            self._column = 0
+            if part.isspace():
+                return
+        self._console.print(Text(part, style), end="", soft_wrap=True)
+        if part == "\n":
+            self._column = 0
+        else:  # a word that is longer than a line is broken by the terminal
+            self._column += width if width <= self._console.width else width % self._console.width
 
 
 class Advance(Protocol):

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -27,6 +27,18 @@ INLINE = "inline"
 def expand_home(words: str) -> str:
     """The text with the home folder for `~` at the beginning of a path: at its start, behind `=` and behind a comma."""
     return re.sub(r"(^|[=,])(~[^/,]*)", lambda found: found[1] + os.path.expanduser(found[2]), words)
+
+
+def shortest_ends(paths: Sequence[Sequence[str]], separator: str) -> list[str] | None:
+    """The ends of paths that tell all of them apart, with as few parts as possible; None if two are equal.
+
+    paths: the parts of each, as in `Path.parts`. separator: between two parts of an end.
+    """
+    for depth in range(1, max(map(len, paths)) + 1):
+        ends = [separator.join(parts[-depth:]) for parts in paths]
+        if len(set(ends)) == len(ends):
+            return ends
+    return None
 
 
 def default_cache() -> Path:

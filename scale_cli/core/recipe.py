@@ -17,6 +17,7 @@ import contextlib
 import csv
 import dataclasses
 import difflib
+import re
 import reprlib
 import types
 from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.files import INLINE, expand_home, plain, write_text
 
 Recipe = TypeVar("Recipe")
+_COUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[kmb]?)", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 Choices = tuple[str, ...] | Callable[[], tuple[str, ...]] | None
 """The allowed words, or a function that returns them."""
 
@@ -232,6 +235,14 @@ def split_list(text: str) -> list[str]:
     """The items of a list with commas. An item in double quotes may contain a comma, as in CSV."""
     (items,) = csv.reader([text], skipinitialspace=True)
     return [item.strip() for item in items if item.strip()]
+
+
+def parse_count(flag: str, text: str) -> int:
+    """The number in "20M": digits, and k, M or B for 10^3, 10^6 and 10^9. Raises ValueError for anything else."""
+    found = _COUNT.fullmatch(text.strip())
+    if found is None or (count := round(float(found["number"]) * _UNITS[found["unit"].lower()])) < 1:
+        raise ValueError(f"{flag} {text}: write a number above 0, as in 500k, 20M or 1.5B")
+    return count
 
 
 def _coerce(value: Any, kind: Any, choices: tuple[str, ...] | None) -> Any:

@@ -25,7 +25,7 @@ from scale_cli.checkpoints.load import (
 from scale_cli.checkpoints.router import check_reading, label_under, parse_router, router_of, set_router
 from scale_cli.checkpoints.schemas import read_run
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import read_json
+from scale_cli.core.files import read_json, shortest_ends
 from scale_cli.core.records import digest
 from scale_cli.evaluation.base import BasePlan, plan_base
 from scale_cli.evaluation.pair import Pair
@@ -211,12 +211,13 @@ def _split(source: str) -> tuple[str | None, str]:
 
 def _labels(pairs: Sequence[tuple[str | None, str]]) -> list[str]:
     """The given labels, and for the others the shortest ends of their paths that make all labels unique."""
-    paths = [Path(source).absolute().parts if label is None else (label,) for label, source in pairs]
-    longest = max(map(len, paths))
-    for depth in range(1, longest + 1):
-        labels = ["-".join(parts[-depth:]).replace("/", "") for parts in paths]
-        if len(set(labels)) == len(labels):
-            return labels
+    paths = [
+        tuple(part.replace("/", "") for part in Path(source).absolute().parts) if label is None else (label,)
+        for label, source in pairs
+    ]
+    if (labels := shortest_ends(paths, "-")) is not None:
+        return labels
+    labels = ["-".join(parts) for parts in paths]
     repeated = next(label for label in labels if labels.count(label) > 1)
     raise RequestError(f"{repeated} occurs twice among the checkpoints; give each once, or name them: LABEL=CHECKPOINT")
 
