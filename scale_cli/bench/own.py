@@ -360,7 +360,12 @@ def _documents(flag: str, given: Iterable[str]) -> Iterator[tuple[int, str]]:
     for source in _sources(flag, given):
         for text in source.texts():
             if text.strip():
-                yield int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]), text
+                yield _key(text), text
+
+
+def _key(text: str) -> int:
+    """The first eight bytes of a document's sha256."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 def _read(flag: str, given: Iterable[str], tokenizer: Any) -> Corpus:
