@@ -37,17 +37,6 @@ if TYPE_CHECKING:
     from scale_cli.reporting.requirements import Verdict
     from scale_cli.reporting.table import Row, Table
 
-RATES = {
-    "fft": 1e-4,
-    "lora": 1e-3,
-    "freeze": 1e-4,
-    "llama-pro": 1e-3,
-    "scale-preserve": 3e-3,
-    "scale-adapt": 1e-3,
-    "scale-route": 1e-3,
-}
-"""Peak learning rates: each method's best in benchmarks/records/korean-demo-sweep.json, on a base of 135M parameters.
-Larger bases may need lower ones, so a conclusion needs a sweep of one's own."""
 MANY_EPOCHS = 4
 """Up to about this number, repeated text is worth nearly as much as new text (arXiv 2305.16264)."""
 ESTIMATED_BYTES = 2_000_000
@@ -276,7 +265,7 @@ def bench_fields(base: str, out: Path, recipe: OwnRecipe, plan: OwnPlan) -> dict
             "logging_steps": max(1, plan.steps // 100),
         },
         "precision": recipe.precision,
-        "methods": {method: {"lr": RATES.get(method, METHODS[method].lr)} for method in recipe.methods},
+        "methods": {method: {"lr": METHODS[method].lr} for method in recipe.methods},
         "routers": [router for router in recipe.router if router],
         "suites": list(recipe.suite),
         "limit": recipe.suite_limit,

@@ -21,7 +21,7 @@ FFT = Method(
     group="baseline",
     # Not "width": the base of a widened checkpoint always stays frozen.
     needs=("plain", "depth"),
-    lr=1e-5,
+    lr=1e-4,
     apply=apply,
     cost=by_layers,  # 6N
     trains_all=True,

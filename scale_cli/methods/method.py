@@ -113,7 +113,8 @@ class Method:
     name: the value of `--method`, and the name in records and checkpoints. title: the name in tables. group: the
         section of tables.
     needs: the kinds of checkpoints that can be trained, the usual kind first.
-    lr: default of `--lr`, the peak learning rate.
+    lr: default of `--lr`, the peak learning rate. For our methods it is the best of the sweep in
+        benchmarks/records/korean-demo-sweep.json, on a base of 135M parameters; larger bases need lower ones.
     apply: (model, options, new_layers) -> the model, in which exactly the trained parameters require a gradient.
         `new_layers` are the indices of the blocks that depth upscaling added. Raises RequestError for options that do
         not fit the model.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scale_cli.bench.sweep import BENCHES, best_rates
 from scale_cli.core.recipe import load_recipe
 from scale_cli.data.options import parse_people
 from scale_cli.methods import METHODS
+from scale_cli.reporting.columns import groups_of
+from scale_cli.results.result import read_results
 from scale_cli.training import TrainRecipe
 from scale_cli.training.recipe import parse_eval_people
 
@@ -49,16 +53,11 @@ def test_values_are_checked(options: dict[str, Any], message: str) -> None:
         load_recipe(TrainRecipe, None, {"data": ("x",)} | options)
 
 
-def test_the_default_rate_is_the_methods() -> None:
-    assert {name: TrainRecipe(data=("x",), method=name).learning_rate for name in METHODS} == {
-        "fft": 1e-5,
-        "lora": 1e-5,
-        "freeze": 1e-5,
-        "llama-pro": 2e-4,
-        "scale-preserve": 1e-3,
-        "scale-adapt": 1e-3,
-        "scale-route": 1e-3,
-    }
+def test_the_default_rate_is_the_best_of_the_recorded_sweep() -> None:
+    record = Path(__file__).parents[2] / "benchmarks" / "records" / "korean-demo-sweep.json"
+    results = read_results([record])
+    best = best_rates(results, groups_of(results), BENCHES["korean"])
+    assert {name: TrainRecipe(data=("x",), method=name).learning_rate for name in METHODS} == best
     assert TrainRecipe(data=("x",), lr=0.5).learning_rate == 0.5
 
 

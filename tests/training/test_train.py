@@ -124,8 +124,8 @@ def test_lora_unmerged_is_lora_merged(finished: RunOf, tolerance: Callable[[torc
 @pytest.mark.parametrize(
     ("method", "resolved"),
     [
-        ("fft", {"lr": 1e-5}),
-        ("lora", {"lr": 1e-5, "lora_r": 4, "lora_alpha": 4}),
+        ("fft", {"lr": 1e-4}),
+        ("lora", {"lr": 1e-3, "lora_r": 4, "lora_alpha": 4}),
         ("scale-route", {"lr": 1e-3, "preserve_layers": 0, "adapt_modules": ["attention"], "threshold": 0.5}),
     ],
 )
