@@ -25,7 +25,7 @@ LICENCE_FIELDS = ("license", "license_name", "license_link")
 TEMPLATES = Path(__file__).with_name("templates")
 
 Form = Literal["width", "depth", "plain"]
-_UPSCALE = ("by", "sizes", "initialisation", "new_layers", "seed", "parameters", "proof")
+_UPSCALE = ("by", "sizes", "initialisation", "svd_solver", "new_layers", "seed", "parameters", "proof")
 _RUN = ("tokens", "seconds", "trained_parameters", "total_parameters", "metrics")
 """The fields of upscale.json and of a run's record that a card shows."""
 _RECIPE = ("objective", "steps", "batch_size", "gradient_accumulation_steps", "seq_length", "lr", "schedule", "seed")
