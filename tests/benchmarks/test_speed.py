@@ -57,11 +57,13 @@ def test_the_cost_model_gets_the_true_counts() -> None:
     counts = {method: train_step.prepare(method, TINY, device="cpu").cost for method in METHODS}
     base = 4 * BLOCK + HEAD
     assert {cost.base for cost in counts.values()} == {base}
-    adapt = counts["scale-adapt"]
-    assert adapt.training == 2 * base * 1.25 + 6 * adapt.added
     wide, up = 32 + 16, 16  # each added row reads both halves: q 16 rows, k and v 8, o 16, gate and up 24, down 16
     per_layer = up * wide + 2 * 8 * wide + up * wide + 2 * 24 * wide + up * (48 + 24)
-    assert counts["scale-preserve"].added == 4 * per_layer + 64 * up
+    preserve, adapt = counts["scale-preserve"], counts["scale-adapt"]
+    assert preserve.added == 4 * per_layer + 64 * up
+    w21 = (16 + 2 * 8 + 2 * 24 + 16) * 32 + 16 * 48  # what each role's added rows read of the base's half
+    assert preserve.training == 2 * base + 6 * preserve.added - 2 * 4 * w21
+    assert adapt.training == 2 * base * 1.25 + 6 * adapt.added - 2 * 3 * w21
     lora = train_step.prepare("lora", TINY, device="cpu")
     assert counts["lora"].added == lora.trained_parameters
     assert counts["llama-pro"].added == BLOCK * round(counts["scale-preserve"].added / BLOCK)
