@@ -28,11 +28,11 @@ from scale_cli.core.records import peak_memory_bytes
 COPY: Final = "copy"
 WIDTH: Final = "width"
 DEPTH: Final = "depth"
-SOLVER_COLUMNS = "name maps rows columns directions solver full_cpu_seconds randomized_cpu_seconds energy_kept"
+SOLVER_COLUMNS = "name columns directions full_cpu_seconds randomized_cpu_seconds energy_kept"
 SOLVER_HEADINGS = {
     "name": "map",
-    "full_cpu_seconds": "full, CPU s",
-    "randomized_cpu_seconds": "randomized, CPU s",
+    "full_cpu_seconds": "full",
+    "randomized_cpu_seconds": "randomized",
     "energy_kept": "energy kept",
 }
 
@@ -271,7 +271,7 @@ def main(
     return Result(
         [
             summary_table(lines, title=title),
-            frame.table(solvers, SOLVER_COLUMNS, title="SVD", headings=SOLVER_HEADINGS),
+            frame.table(solvers, SOLVER_COLUMNS, title="The SVD's solvers, CPU seconds", headings=SOLVER_HEADINGS),
         ],
         {
             "shape": size,

@@ -20,8 +20,8 @@ FLOAT64_LIMIT = 1024
 """The Gram matrix of up to this many columns is computed and decomposed in float64, on the matrix's own device. Larger
 ones are computed in float32, which is twice as fast, and on a GPU if there is one."""
 RANDOMIZED_SHARE = 1 / 8
-"""Above FLOAT64_LIMIT columns "auto" is "randomized" up to this share of the directions: LAPACK takes twice the time at
-2048 columns, and the advantage grows with the columns. At a share of a quarter the two take the same time."""
+"""Above FLOAT64_LIMIT columns "auto" is "randomized" up to this share of the directions: there LAPACK takes 1.2 to 2
+times as long at 2048 columns, and more at 4096. At a share of a quarter the two take the same time."""
 CHUNK_ROWS = 1024
 """Number of rows of a matrix that are converted to that precision at once."""
 GRAM_BLOCK = 256
