@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ShapeName = Literal["tiny", "llama-small", "pythia-160m", "smollm2-135m", "llama-1b"]
+ShapeName = Literal["tiny", "llama-small", "pythia-160m", "smollm2-135m", "llama-1b", "llama-8b"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,20 @@ SHAPES: dict[ShapeName, Shape] = {
         layers=20,
         seq_length=2048,
     ),
+    "llama-8b": _wider(
+        {
+            "vocab_size": 128256,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "tie_word_embeddings": False,
+        },
+        layers=40,
+        seq_length=2048,
+    ),
 }
 """Shapes by name. `tiny` only tries the scripts, `llama-small` is the first benchmark's model, and `llama-1b` is
-Llama-3.2-1B's shape, widened and deepened as in the paper (arXiv 2511.03270, section 6)."""
+Llama-3.2-1B's shape, widened and deepened as in the paper (arXiv 2511.03270, section 6).
+`llama-8b` is Llama-3.1-8B's."""

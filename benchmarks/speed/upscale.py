@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -26,6 +28,13 @@ from scale_cli.core.records import peak_memory_bytes
 COPY: Final = "copy"
 WIDTH: Final = "width"
 DEPTH: Final = "depth"
+SOLVER_COLUMNS = "name columns directions full_cpu_seconds randomized_cpu_seconds energy_kept"
+SOLVER_HEADINGS = {
+    "name": "map",
+    "full_cpu_seconds": "full",
+    "randomized_cpu_seconds": "randomized",
+    "energy_kept": "energy kept",
+}
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,56 @@ def upscale(kind: Literal["width", "depth"], shape: Shape, base: Path, out: Path
     return Run(kind, result.seconds, result.cpu_seconds, wall, cpu, result.peak_bytes)
 
 
-def measure(shape: Shape, work: Path, *, repetitions: int, threads: int) -> tuple[list[Run], list[Run]]:
-    """The runs without the proof, in their order, and one run of each kind with the proof.
+def decompositions(shape: Shape, base: Path, *, threads: int) -> list[dict[str, Any]]:
+    """Seconds of both SVD solvers and the energy that the randomised one keeps, for the embedding and one layer's maps.
+
+    Maps of one size share a row. name: the map that is measured. maps: the number of such maps in the base. rows,
+    columns: of the matrix whose right-singular directions are computed. solver: the one that "auto" chooses. The
+    randomised solver is measured only if it is that one. energy_kept: the sum of its squared singular values over that
+    of the full solver's.
+    """
+    import torch
+
+    from scale_cli.model.families import ROLES, LayerShape
+    from scale_cli.surgery.directions import leading_right, solver_for
+    from scale_cli.surgery.source import open_base
+
+    torch.set_num_threads(threads)
+    opened = open_base(str(base))
+    added = LayerShape(**shape.expansion, head_dim=opened.shape.head_dim)
+    tensors = {"embedding": (opened.embedding_name, added.hidden_size)}
+    for role in ROLES:
+        if path := opened.family.path(role):
+            tensors[role] = (opened.layer_name(0, path, "weight"), added.features(role)[0])
+    lines: dict[tuple[int, ...], dict[str, Any]] = {}
+    for name, (tensor, count) in tensors.items():
+        matrix: Any = opened.tensors[tensor]
+        if name != "embedding":  # which is read some rows at a time
+            weight = matrix.read()
+            matrix = weight if len(weight) >= weight.shape[1] else weight.T
+        rows, columns = matrix.shape
+        maps = 1 if name == "embedding" else opened.num_layers
+        if (rows, columns, count) in lines:
+            lines[rows, columns, count]["maps"] += maps
+            continue
+        line = {"name": name, "maps": maps, "rows": rows, "columns": columns, "directions": count}
+        line |= {"solver": solver_for(columns, count)}
+        energy = {}
+        for solver in ("full", "randomized"):
+            cpu, wall = None, None
+            if solver in ("full", line["solver"]):
+                (values, _), cpu, wall = clocked(partial(leading_right, matrix, count, solver))
+                energy[solver] = values.double().square().sum().item()
+            line |= {f"{solver}_cpu_seconds": cpu, f"{solver}_wall_seconds": wall}
+        line["energy_kept"] = energy["randomized"] / energy["full"] if "randomized" in energy else None
+        lines[rows, columns, count] = line
+    return list(lines.values())
+
+
+def measure(
+    shape: Shape, work: Path, *, repetitions: int, threads: int
+) -> tuple[list[Run], list[Run], list[dict[str, Any]]]:
+    """The runs without the proof, in their order, one run of each kind with the proof, and `decompositions`.
 
     work: a folder that is kept. Its subfolder base is the checkpoint, which is written if it is missing. A first copy
     is not counted; it brings the base into the page cache.
@@ -123,7 +180,8 @@ def measure(shape: Shape, work: Path, *, repetitions: int, threads: int) -> tupl
     for _ in range(repetitions):
         plain.append(run(copy_folder))
         plain += [run(upscale, kind, shape, verify=False, threads=threads) for kind in (WIDTH, DEPTH)]
-    return plain, [run(upscale, kind, shape, verify=True, threads=threads) for kind in (WIDTH, DEPTH)]
+    proved = [run(upscale, kind, shape, verify=True, threads=threads) for kind in (WIDTH, DEPTH)]
+    return plain, proved, in_own_process(decompositions, shape, base, threads=threads)
 
 
 def summarise(plain: Sequence[Run], proved: Sequence[Run]) -> list[dict[str, Any]]:
@@ -187,6 +245,7 @@ def main(
         Path | None, typer.Option(help="Folder of the checkpoints, whose base is kept.  [a temporary one]")
     ] = None,
     threads: frame.Threads = frame.CORES,
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers of the base.  [the shape's]")] = None,
 ) -> Result:
     """Time upscaling a checkpoint, against copying its folder.
 
@@ -196,22 +255,31 @@ def main(
     files are flushed to the disk between two measurements: the work is compared, not the disk.
 
     Printed are medians: wall seconds by stage, peak resident memory (torch alone takes about 400 MB of it, in the plain
-    copy too), and the seconds without the SVD's as a multiple of the plain copy's, by wall and by CPU time.
+    copy too), and the seconds without the SVD's as a multiple of the plain copy's, by wall and by CPU time. A second
+    table compares the SVD's two solvers on the embedding and the maps of one layer.
     """
-    size = SHAPES[shape]
+    size, name = SHAPES[shape], str(shape)
+    if layers is not None:
+        size = dataclasses.replace(size, config=size.config | {"num_hidden_layers": layers}, layers=layers + 1)
+        name += f", {layers} layers"
     with contextlib.ExitStack() as stack:
         parent = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        plain, proved = measure(size, parent / shape, repetitions=repetitions, threads=threads)
+        folder = parent / (shape if layers is None else f"{shape}-{layers}")
+        plain, proved, solvers = measure(size, folder, repetitions=repetitions, threads=threads)
     lines = summarise(plain, proved)
-    title = f"Upscaling {shape}, bfloat16, medians of {repetitions}, {threads} threads"
+    title = f"Upscaling {name}, bfloat16, medians of {repetitions}, {threads} threads"
     return Result(
-        [summary_table(lines, title=title)],
+        [
+            summary_table(lines, title=title),
+            frame.table(solvers, SOLVER_COLUMNS, title="The SVD's solvers, CPU seconds", headings=SOLVER_HEADINGS),
+        ],
         {
             "shape": size,
             "threads": threads,
             "repetitions": repetitions,
             "targets": [],
             "lines": lines,
+            "decompositions": solvers,
             "runs": [*plain, *proved],
         },
     )

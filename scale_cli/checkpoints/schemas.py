@@ -74,6 +74,7 @@ class UpscaleFields(TypedDict):
     seed: NotRequired[int]
     proof: NotRequired[Proof | None]
     initialisation: NotRequired[dict[str, str]]
+    svd_solver: NotRequired[dict[str, str]]
     new_layers: NotRequired[list[int]]
 
 

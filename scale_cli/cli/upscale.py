@@ -26,6 +26,14 @@ def upscale(
     init: Annotated[
         str, typer.Option(help="Width: initial W21 and W22, each zero, random or svd. A single word sets both.")
     ] = "svd,zero",
+    svd_solver: Annotated[
+        Literal["auto", "full", "randomized"],
+        typer.Option(
+            help="Width: how singular directions are computed. full: by LAPACK. randomized: by a block Krylov method, "
+            "with at least 0.97 of their energy. auto: randomized for up to an eighth of the directions of maps of "
+            "more than 1024 rows and columns, else full."
+        ),
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of random values and of the proof's tokens.")] = 0,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Load the result and check that its logits equal the base's.")
@@ -47,6 +55,7 @@ def upscale(
             ffn=ffn,
             layers=layers,
             init=init,
+            svd_solver=svd_solver,
             seed=seed,
             verify=verify,
             revision=revision,

@@ -60,10 +60,11 @@ def by_layers(model: Any) -> Cost:
 def two_streams(model: Any) -> Cost:
     """The cost of a widened model with a frozen base and a trained expansion.
 
-    s = (L - L_fp) / L is the share of collaborating layers. Training costs
+    s = (L - L_fp) / L is the share of collaborating layers. E21 is the number of the weights W21 in the layers below
+    the first of them, where the base's stream depends on nothing trained and needs no gradient. Training costs
 
-        on one path     2N + 2N s + 6E
-        on two paths    2N + 4N s + 6E + 6E s: both run forward and backward above the fork
+        on one path     2N + 2N s + 6E - 2 E21
+        on two paths    2N + 4N s + 6E + 6E s - 2 E21: both run forward and backward above the fork
 
     Under a router, layers that collaborate run on two paths.
     """
@@ -71,7 +72,9 @@ def two_streams(model: Any) -> Cost:
     base = linear_weights(model) - added
     layers = model.config.collaborative["layers"]
     share = len(layers) / model.config.num_hidden_layers
-    training, generation = 2 * base + 2 * base * share + 6 * added, base + added
+    frozen = model.expansion.layers[: min(layers, default=None)]
+    training = 2 * base + 2 * base * share + 6 * added - 2 * numel(named(frozen, ".w21"))
+    generation = base + added
     if model.config.router is not None:
         training += 2 * base * share + 6 * added * share
         generation += second_path(model)

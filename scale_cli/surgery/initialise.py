@@ -9,32 +9,27 @@ are zero, and the gradient of each contains the other as a factor.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol, get_args
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from scale_cli.surgery import directions
+from scale_cli.surgery.directions import Rows, SvdSolver, chunks, leading_right
+
 Init = Literal["zero", "random", "svd"]
 INITS: tuple[Init, ...] = get_args(Init)
 
-FLOAT64_LIMIT = 1024
-"""Up to this many singular values are computed in float64. More are computed in float32, which is twice as fast."""
-CHUNK_ROWS = 1024
-"""Number of rows of a matrix that are converted to that precision at once."""
-
-
-class Rows(Protocol):
-    """A matrix with row slices: a tensor, or a stored tensor that reads only the requested rows."""
-
-    @property
-    def shape(self) -> Sequence[int]: ...
-
-    def __getitem__(self, rows: slice, /) -> Tensor: ...
-
 
 def expand_linear(
-    weight: Tensor, *, extra_in: int, extra_out: int, init: tuple[Init, Init], generator: torch.Generator
+    weight: Tensor,
+    *,
+    extra_in: int,
+    extra_out: int,
+    init: tuple[Init, Init],
+    generator: torch.Generator,
+    solver: SvdSolver = "auto",
 ) -> tuple[Tensor, Tensor]:
     """W21 and W22 of the widened map [[W, W12], [W21, W22]] (SCALE, arXiv 2511.03270, eq. 1).
 
@@ -43,7 +38,8 @@ def expand_linear(
     init: one of "zero", "random", "svd" for each of W21 and W22. With W = U S V^T and k = extra_out, m = extra_in:
         "svd" is U_k^T W = S_k V_k^T for W21 and U_k^T W V_m, the corner (k, m) of S, for W22; "random" is normal with
         standard deviation sqrt(2 / (in_features + extra_in)), from the fan-in of the whole widened row.
-    generator: a CPU generator for the random values.
+    generator: a CPU generator for the random values; "svd" takes none from it.
+    solver: how the directions are computed, as in `leading_right`.
     Returns w21 (extra_out, in_features) and w22 (extra_out, extra_in) in weight's dtype and device.
     Raises ValueError if weight is not two-dimensional, a count is negative, an init is unknown, or "svd" needs more
     directions than W has.
@@ -63,7 +59,7 @@ def expand_linear(
             f"{extra_in} added columns: svd has {in_features} directions in a map of {in_features} columns"
         )
 
-    projected = _projected(weight.detach(), extra_out) if "svd" in init else None
+    projected = _projected(weight.detach(), extra_out, solver) if "svd" in init else None
     std = (2.0 / (in_features + extra_in)) ** 0.5
 
     if init[0] == "svd":
@@ -81,7 +77,9 @@ def expand_linear(
     return w21.to(weight.device, weight.dtype), w22.to(weight.device, weight.dtype)
 
 
-def expand_embedding(weight: Rows, *, extra: int, init: Init, generator: torch.Generator) -> Tensor:
+def expand_embedding(
+    weight: Rows, *, extra: int, init: Init, generator: torch.Generator, solver: SvdSolver = "auto"
+) -> Tensor:
     """The added columns W_in_up of the embedding W_in. The paper leaves their initial values open.
 
     weight: W_in, (vocabulary, hidden_size), any float dtype; read in chunks of rows, never changed.
@@ -89,6 +87,7 @@ def expand_embedding(weight: Rows, *, extra: int, init: Init, generator: torch.G
     init: the init of W21. "svd" is W_in V_k, the projection of the rows onto the leading k = extra right-singular
         directions. "random" and "zero" are normal with W_in's own standard deviation. The columns are never zero: with
         a zero W21 and the zero head the added half would stay zero, and no parameter would get a gradient.
+    solver: how the directions are computed, as in `leading_right`.
     Returns (vocabulary, extra) in weight's dtype and device.
     Raises ValueError if weight is not two-dimensional or holds NaN or infinite values, the count is negative, or svd
     needs too many directions.
@@ -97,51 +96,26 @@ def expand_embedding(weight: Rows, *, extra: int, init: Init, generator: torch.G
     if init == "svd":
         if extra > min(weight.shape):
             raise ValueError(f"{extra} added columns: svd has {min(weight.shape)} directions in {tuple(weight.shape)}")
-        _, directions = _leading_right(weight, extra)
-        return _by_chunks(weight, extra, lambda rows: rows.to(directions) @ directions)
+        _, v = leading_right(weight, extra, solver)
+        return _by_chunks(weight, extra, lambda rows: rows.to(v) @ v)
     std = _std(weight)
     return _by_chunks(weight, extra, lambda rows: std * torch.randn(len(rows), extra, generator=generator))
 
 
-def _projected(weight: Tensor, count: int) -> Tensor:
-    """U_k^T W = S_k V_k^T of W = U S V^T, k = count: orthogonal rows, longest first, (k, in_features), on the CPU."""
+def _projected(weight: Tensor, count: int, solver: SvdSolver) -> Tensor:
+    """U_k^T W = S_k V_k^T of W = U S V^T, k = count: orthogonal rows, longest first, (k, in_features)."""
     if weight.shape[0] >= weight.shape[1]:
-        s, v = _leading_right(weight, count)
+        s, v = leading_right(weight, count, solver)
         return (v * s).T
-    _, u = _leading_right(weight.T, count)
-    return torch.cat([rows.to(u) @ u for rows in _chunks(weight.T)]).T
-
-
-def _leading_right(matrix: Rows, count: int) -> tuple[Tensor, Tensor]:
-    """The largest singular values S_k and their right-singular vectors V_k of W = U S V^T, k = count, on the CPU.
-
-    They come from the eigendecomposition of W^T W. Rounding hides singular values that are smaller than the root of the
-    precision times the largest: 1.5e-8 in float64, 3.5e-4 in float32. The largest entry of every vector is positive.
-    matrix: W, (rows, columns), preferably with at least as many rows as columns.
-    """
-    columns = matrix.shape[1]
-    gram = torch.zeros(columns, columns, dtype=torch.float64 if columns <= FLOAT64_LIMIT else torch.float32)
-    for rows in _chunks(matrix):
-        rows = rows.to(gram)
-        gram.addmm_(rows.T, rows)
-    if not gram.isfinite().all():
-        raise ValueError("holds NaN or infinite values, so it has no singular directions")
-    squares, vectors = torch.linalg.eigh(gram)  # ascending
-    leading = vectors[:, columns - count :].flip(1)
-    largest = leading.gather(0, leading.abs().argmax(dim=0, keepdim=True))
-    return squares[columns - count :].flip(0).clamp_min(0.0).sqrt(), leading * torch.where(largest < 0, -1.0, 1.0)
-
-
-def _chunks(matrix: Rows) -> Iterator[Tensor]:
-    for start in range(0, matrix.shape[0], CHUNK_ROWS):
-        yield matrix[start : start + CHUNK_ROWS]
+    _, u = leading_right(weight.T, count, solver)
+    return torch.cat([rows.to(u) @ u for rows in chunks(weight.T)]).T
 
 
 def _by_chunks(matrix: Rows, columns: int, function: Callable[[Tensor], Tensor]) -> Tensor:
     """The results of `function` for all chunks of rows, concatenated, in the matrix's dtype and device."""
     like = matrix[0:0]
     result = torch.empty(matrix.shape[0], columns, dtype=like.dtype, device=like.device)
-    for start, rows in zip(range(0, matrix.shape[0], CHUNK_ROWS), _chunks(matrix), strict=True):
+    for start, rows in zip(range(0, matrix.shape[0], directions.CHUNK_ROWS), chunks(matrix), strict=True):
         result[start : start + len(rows)] = function(rows)
     return result
 
@@ -149,7 +123,7 @@ def _by_chunks(matrix: Rows, columns: int, function: Callable[[Tensor], Tensor])
 def _std(matrix: Rows) -> float:
     """The standard deviation of all entries."""
     entries = squares = 0.0
-    for chunk in _chunks(matrix):
+    for chunk in chunks(matrix):
         rows = chunk.double()
         entries, squares = entries + rows.sum().item(), squares + rows.square().sum().item()
     if not math.isfinite(squares):

@@ -20,7 +20,7 @@ from scale_cli.core.files import new_folder, require_room, to_json, write_text
 from scale_cli.core.records import peak_memory_bytes
 from scale_cli.data.tokens import token_ids
 from scale_cli.model import ScaleForCausalLM
-from scale_cli.surgery import depth, width
+from scale_cli.surgery import depth, directions, width
 from scale_cli.surgery.source import Base, open_base
 from scale_cli.surgery.stopwatch import Stopwatch
 from scale_cli.surgery.verify import prove_unchanged
@@ -37,6 +37,8 @@ class UpscaleResult:
 
     sizes: by width the added hidden_size, num_attention_heads, num_key_value_heads and intermediate_size; by depth
         num_hidden_layers of the whole model.
+    svd_solver: the solver that computed the singular directions of the embedding and of each role's maps, "full" or
+        "randomized", for tensors initialised by them; by depth empty.
     base_parameters, added_parameters: a tied head counts once.
     max_delta_logit, tolerance: of the proof; None without a proof.
     has_tokenizer: whether the base has one. vocab_size: rows of the base's embedding. token_ids: number of the
@@ -50,6 +52,7 @@ class UpscaleResult:
     out: Path
     by: Literal["width", "depth"]
     sizes: dict[str, int]
+    svd_solver: dict[str, directions.SvdSolver]
     base_parameters: int
     added_parameters: int
     max_delta_logit: float | None
@@ -72,6 +75,7 @@ def upscale(
     ffn: int | None = None,
     layers: int | None = None,
     init: str = DEFAULT_INIT,
+    svd_solver: directions.SvdSolver = "auto",
     seed: int = 0,
     verify: bool = True,
     revision: str | None = None,
@@ -82,12 +86,14 @@ def upscale(
     base: a folder or a hub id; `revision` may name the hub id's commit. Only its safetensors are read.
     by: "width" (SCALE) adds `hidden` features, `heads` query heads and `ffn` feed-forward features, initialised by
         `init` (W21, W22) from `seed`. `heads` and `ffn` default to sizes that fit `hidden`.
+        svd_solver: how the singular directions of "svd" are computed: by LAPACK ("full"), by a block Krylov method
+        ("randomized"), or by whichever takes less time ("auto").
         "depth" (LLaMA Pro) adds blocks up to `layers` layers.
     verify: load the written checkpoint and compare its logits with the base's.
     progress: called with the number of written layers and of all layers.
     Raises RequestError for a request that cannot be met and RuntimeError if the proof fails; `out` is then not written.
     """
-    _check_request(by, hidden=hidden, heads=heads, ffn=ffn, layers=layers, init=init, seed=seed)
+    _check_request(by, hidden=hidden, heads=heads, ffn=ffn, layers=layers, init=init, svd_solver=svd_solver, seed=seed)
     init_pair = width.parse_init(init)
     with new_folder(out) as folder:
         opened = open_base(base, revision=revision)
@@ -95,7 +101,8 @@ def upscale(
         with clock("write"):
             if by == "width":
                 assert hidden is not None
-                plan = _by_width(opened, hidden=hidden, heads=heads, ffn=ffn, init=init_pair, seed=seed, clock=clock)
+                options: dict[str, Any] = {"init": init_pair, "svd_solver": svd_solver, "seed": seed}
+                plan = _by_width(opened, hidden=hidden, heads=heads, ffn=ffn, clock=clock, **options)
             else:
                 assert layers is not None
                 plan = _by_depth(opened, layers=layers)
@@ -135,6 +142,7 @@ def upscale(
             out=out,
             by=by,
             sizes=plan.sizes,
+            svd_solver=plan.record.get("svd_solver", {}),
             base_parameters=opened.parameters,
             added_parameters=added.parameters,
             max_delta_logit=proof.max_delta_logit if proof else None,
@@ -166,7 +174,15 @@ class _Plan:
 
 
 def _by_width(
-    base: Base, *, hidden: int, heads: int | None, ffn: int | None, init: width.InitPair, seed: int, clock: Stopwatch
+    base: Base,
+    *,
+    hidden: int,
+    heads: int | None,
+    ffn: int | None,
+    init: width.InitPair,
+    svd_solver: directions.SvdSolver,
+    seed: int,
+    clock: Stopwatch,
 ) -> _Plan:
     vocab_size = base.config.vocab_size
     added = width.plan_width(
@@ -175,12 +191,16 @@ def _by_width(
     return _Plan(
         model_class=ScaleForCausalLM,
         sizes=width.expansion_sizes(added),
-        record={"method": "scale", "initialisation": dict(zip(("w21", "w22"), init, strict=True))},
+        record={
+            "method": "scale",
+            "initialisation": dict(zip(("w21", "w22"), init, strict=True)),
+            "svd_solver": width.svd_solvers(base, added, init=init, solver=svd_solver),
+        },
         stem="expansion",
         rename=width.base_name,
         write_config=lambda folder: width.write_config(base, added, folder),
         write_added=lambda writer, progress: width.write_expansion(
-            base, added, writer, init=init, seed=seed, clock=clock, progress=progress
+            base, added, writer, init=init, svd_solver=svd_solver, seed=seed, clock=clock, progress=progress
         ),
     )
 
@@ -222,22 +242,29 @@ def _check_request(
     ffn: int | None,
     layers: int | None,
     init: str,
+    svd_solver: str,
     seed: int,
 ) -> None:
     """Refuse contradictory options before any file is read."""
     if by not in ("width", "depth"):
         raise RequestError(f"--by {by}: choose width or depth")
+    if svd_solver not in directions.SVD_SOLVERS:
+        raise RequestError(f"--svd-solver {svd_solver}: choose auto, full or randomized")
     if by == "width":
         if layers is not None:
             raise RequestError(f"--layers {layers} belongs to --by depth; by width choose --hidden, --heads and --ffn")
         if hidden is None:
             raise RequestError("--by width needs --hidden, the number of features to add, as in --hidden 256")
+        if svd_solver != "auto" and "svd" not in width.parse_init(init):
+            raise RequestError(f"--svd-solver {svd_solver} belongs to the init svd, which --init {init} lacks")
     else:
         for flag, value in (("--hidden", hidden), ("--heads", heads), ("--ffn", ffn)):
             if value is not None:
                 raise RequestError(f"{flag} {value} belongs to --by width; by depth choose --layers")
         if init != DEFAULT_INIT:
             raise RequestError(f"--init {init} belongs to --by width; by depth the copies' output matrices are zero")
+        if svd_solver != "auto":
+            raise RequestError(f"--svd-solver {svd_solver} belongs to --by width; by depth nothing is decomposed")
         if layers is None:
             raise RequestError("--by depth needs --layers, the total number of layers")
     if not 0 <= seed < 2**63:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from scale_cli.checkpoints.storage import ShardWriter
 from scale_cli.core.errors import RequestError
 from scale_cli.model import ScaleConfig
 from scale_cli.model.families import FFN_ROLES, NORMS, ROLES, LayerShape, split_fused_rows
+from scale_cli.surgery.directions import SvdSolver, solver_for
 from scale_cli.surgery.initialise import INITS, Init, expand_embedding, expand_linear
 from scale_cli.surgery.source import Base
 from scale_cli.surgery.stopwatch import Stopwatch
@@ -95,6 +97,18 @@ def _check_svd(base: LayerShape, added: LayerShape, *, vocab_size: int, w22: boo
             )
 
 
+def svd_solvers(base: Base, added: LayerShape, *, init: InitPair, solver: SvdSolver) -> dict[str, SvdSolver]:
+    """The solver that computes the singular directions of the embedding and of each map, "full" or "randomized".
+
+    The maps are given by role, as their sizes are equal in all layers. Tensors without "svd" in `init` are left out.
+    """
+    sizes = {"embedding": (base.shape.hidden_size, added.hidden_size)} if init[0] == "svd" else {}
+    if "svd" in init:
+        roles = [role for role in ROLES if role != "gate" or base.family.gate]
+        sizes |= {role: (min(base.shape.features(role)), added.features(role)[0]) for role in roles}
+    return {name: solver_for(columns, count, solver) for name, (columns, count) in sizes.items()}
+
+
 def expansion_sizes(added: LayerShape) -> dict[str, int]:
     """The added sizes under the names of the checkpoint's config."""
     return {
@@ -116,20 +130,22 @@ def write_expansion(
     writer: ShardWriter,
     *,
     init: InitPair,
+    svd_solver: SvdSolver,
     seed: int,
     clock: Stopwatch,
     progress: Callable[[int, int], None],
 ) -> None:
     """Write the tensors of the expansion, layer by layer.
 
-    seed: of the random values.
+    svd_solver: how singular directions are computed. seed: of the random values.
     clock: counts the initialisation as the stage "svd".
     progress: called with the number of written layers and of all layers.
     """
     generator = torch.Generator().manual_seed(seed)
+    options: dict[str, Any] = {"generator": generator, "solver": svd_solver}
     with clock("svd"), _naming(base, base.embedding_name):
         embedding = base.tensors[base.embedding_name]
-        extra = expand_embedding(embedding, extra=added.hidden_size, init=init[0], generator=generator)
+        extra = expand_embedding(embedding, extra=added.hidden_size, init=init[0], **options)
     writer.add("expansion.embedding.weight", extra)
     writer.add("expansion.head.weight", torch.zeros_like(extra))  # zero: the logits stay the base's
     del extra
@@ -137,7 +153,7 @@ def write_expansion(
     for tensor, values in _new_norm(base, final_norm, added.hidden_size):
         writer.add(f"expansion.norm.{tensor}", values)
     for layer in range(base.num_layers):
-        for name, values in _expand_layer(base, layer, added, init, generator, clock):
+        for name, values in _expand_layer(base, layer, added, init, options, clock):
             writer.add(f"expansion.layers.{layer}.{name}", values)
         progress(layer + 1, base.num_layers)
 
@@ -160,13 +176,16 @@ def _naming(base: Base, tensor: str) -> Iterator[None]:
 
 
 def _expand_layer(
-    base: Base, layer: int, added: LayerShape, init: InitPair, generator: torch.Generator, clock: Stopwatch
+    base: Base, layer: int, added: LayerShape, init: InitPair, options: dict[str, Any], clock: Stopwatch
 ) -> Iterator[tuple[str, Tensor]]:
-    """The expansion's tensors of one layer, with their names below `expansion.layers.{i}.`."""
+    """The expansion's tensors of one layer, with their names below `expansion.layers.{i}.`.
+
+    options: of `expand_linear`, the same for all maps.
+    """
     for role, weight in _maps(base, layer):
         extra_out, extra_in = added.features(role)
         with clock("svd"), _naming(base, f"the {role} map of layer {layer}"):
-            w21, w22 = expand_linear(weight, extra_in=extra_in, extra_out=extra_out, init=init, generator=generator)
+            w21, w22 = expand_linear(weight, extra_in=extra_in, extra_out=extra_out, init=init, **options)
         yield f"{role}.w21", w21
         yield f"{role}.w22", w22
         path = base.family.path(role)

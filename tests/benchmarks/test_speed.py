@@ -1,6 +1,7 @@
 """The speed measurements time real work: methods take training steps, the cost model gets true counts, checkpoints are
 copied, widened and deepened; and their common frame."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -16,6 +17,7 @@ from benchmarks.speed import frame, train_step, upscale
 from benchmarks.speed.shapes import Shape
 from benchmarks.speed.upscale import Run, summarise, summary_table
 from scale_cli.methods import METHODS
+from scale_cli.surgery import directions
 from tests.helpers import load
 
 ROOT = Path(__file__).parent.parent.parent
@@ -55,11 +57,13 @@ def test_the_cost_model_gets_the_true_counts() -> None:
     counts = {method: train_step.prepare(method, TINY, device="cpu").cost for method in METHODS}
     base = 4 * BLOCK + HEAD
     assert {cost.base for cost in counts.values()} == {base}
-    adapt = counts["scale-adapt"]
-    assert adapt.training == 2 * base * 1.25 + 6 * adapt.added
     wide, up = 32 + 16, 16  # each added row reads both halves: q 16 rows, k and v 8, o 16, gate and up 24, down 16
     per_layer = up * wide + 2 * 8 * wide + up * wide + 2 * 24 * wide + up * (48 + 24)
-    assert counts["scale-preserve"].added == 4 * per_layer + 64 * up
+    preserve, adapt = counts["scale-preserve"], counts["scale-adapt"]
+    assert preserve.added == 4 * per_layer + 64 * up
+    w21 = (16 + 2 * 8 + 2 * 24 + 16) * 32 + 16 * 48  # what each role's added rows read of the base's half
+    assert preserve.training == 2 * base + 6 * preserve.added - 2 * 4 * w21
+    assert adapt.training == 2 * base * 1.25 + 6 * adapt.added - 2 * 3 * w21
     lora = train_step.prepare("lora", TINY, device="cpu")
     assert counts["lora"].added == lora.trained_parameters
     assert counts["llama-pro"].added == BLOCK * round(counts["scale-preserve"].added / BLOCK)
@@ -147,6 +151,27 @@ def test_the_folders_are_copied_widened_and_deepened(base: Path, tmp_path: Path)
     assert set(runs["depth"].seconds) == set(runs["depth"].peak_bytes) | {"copy"} == {"copy", "write", "verify"}
     for run in runs.values():
         assert sum(run.seconds.values()) <= run.total_seconds
+
+
+def test_the_svd_solvers_are_compared_on_maps_of_each_size(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of one size share a row, and a map that "auto" decomposes in full has no second solver."""
+    monkeypatch.setattr(directions, "FLOAT64_LIMIT", 31)
+    shape = dataclasses.replace(TINY, expansion=TINY.expansion | {"hidden_size": 4})
+    lines = upscale.decompositions(shape, base, threads=1)
+    assert [(line["name"], line["maps"], line["rows"], line["columns"], line["directions"]) for line in lines] == [
+        ("embedding", 1, 64, 32, 4),
+        ("q", 4, 32, 32, 16),
+        ("k", 8, 32, 16, 8),
+        ("o", 4, 32, 32, 4),
+        ("gate", 8, 48, 32, 24),
+        ("down", 4, 48, 32, 4),
+    ]
+    for line in lines:
+        randomized = line["directions"] == 4
+        assert line["solver"] == ("randomized" if randomized else "full")
+        assert line["full_cpu_seconds"] > 0
+        assert (line["randomized_wall_seconds"] is not None) == randomized
+        assert 0.9 < line["energy_kept"] < 1 if randomized else line["energy_kept"] is None
 
 
 def run_of(kind: str, total: float, peak: int, **seconds: float) -> Run:

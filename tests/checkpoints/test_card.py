@@ -89,6 +89,7 @@ separately.
 | added num_attention_heads | 2 |
 | added num_key_value_heads | 1 |
 | initial values | W21 svd, W22 zero |
+| singular directions | full: down, embedding, gate, k, o, q, up, v |
 | seed | 3 |
 | parameters | 25,216 of the base, {added:,} added ({added / 25_216:.1%}) |
 | max \\|delta logit\\| | 0 on 2 x 64 random tokens in float32 (tolerance {tolerance:.3g}) |

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scale_cli.surgery import expand_embedding, expand_linear, initialise
+from scale_cli.surgery import directions, expand_embedding, expand_linear, initialise
+from scale_cli.surgery.directions import SvdSolver
 from scale_cli.surgery.initialise import Init
 
 Tolerance = Callable[[torch.dtype], Any]
@@ -62,12 +63,12 @@ def test_signs_do_not_hang_on_the_machine() -> None:
 @pytest.mark.parametrize("shape", [(200, 160), (160, 200), (160, 160)])
 def test_float32_is_close_to_float64(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The method for large maps, on a small one in several chunks, against the library's own decomposition."""
-    monkeypatch.setattr(initialise, "CHUNK_ROWS", 64)
+    monkeypatch.setattr(directions, "CHUNK_ROWS", 64)
     weight, k = decaying(*shape), 24
     arguments: dict[str, Any] = {"extra_in": 30, "extra_out": k, "init": ("svd", "svd"), "generator": seeded()}
     u, s, vt = torch.linalg.svd(weight.double(), full_matrices=False)
     for limit, precision in ((1024, 1e-7), (100, 1e-4)):
-        monkeypatch.setattr(initialise, "FLOAT64_LIMIT", limit)
+        monkeypatch.setattr(directions, "FLOAT64_LIMIT", limit)
         w21, w22 = (values.double() for values in expand_linear(weight, **arguments))
         expected = up_to_signs(w21, s[:k, None] * vt[:k])
         torch.testing.assert_close(w21, expected, rtol=0.0, atol=precision)
@@ -76,12 +77,14 @@ def test_float32_is_close_to_float64(shape: tuple[int, int], monkeypatch: pytest
     assert not torch.equal(expected, w21)  # float32 was asked for in the end
 
 
-def test_no_chance_is_in_the_svd() -> None:
+@pytest.mark.parametrize("solver", ["full", "randomized"])
+def test_no_chance_is_in_the_svd(solver: SvdSolver) -> None:
     """It uses neither the given nor the global random generator."""
     weight, generator = matrix(200, 160, dtype=torch.bfloat16), seeded()
     states = torch.get_rng_state(), generator.get_state()
-    added = [expand_linear(weight, extra_in=3, extra_out=8, init=("svd", "svd"), generator=generator) for _ in range(2)]
-    columns = [expand_embedding(weight, extra=5, init="svd", generator=generator) for _ in range(2)]
+    options: dict[str, Any] = {"generator": generator, "solver": solver}
+    added = [expand_linear(weight, extra_in=3, extra_out=8, init=("svd", "svd"), **options) for _ in range(2)]
+    columns = [expand_embedding(weight, extra=5, init="svd", **options) for _ in range(2)]
     assert torch.equal(torch.get_rng_state(), states[0])
     assert torch.equal(generator.get_state(), states[1])
     assert all(torch.equal(first, second) for first, second in zip(*added, strict=True))
@@ -106,7 +109,7 @@ class FewRows:
 def test_the_embedding_is_read_some_rows_at_a_time(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = matrix(50, 12, dtype=torch.bfloat16)
     whole = expand_embedding(weight, extra=4, init=init, generator=seeded())
-    monkeypatch.setattr(initialise, "CHUNK_ROWS", 8)
+    monkeypatch.setattr(directions, "CHUNK_ROWS", 8)
     few = FewRows(weight)
     found = expand_embedding(few, extra=4, init=init, generator=seeded())
     assert few.most == 8

@@ -232,8 +232,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "a broken index": (
         sharded(write("model.safetensors.index.json", "{}")),
         WIDTH,
-        "BASE/model.safetensors.index.json is not an index of safetensors files: KeyError('weight_map'); fetch it "
-        "again",
+        "BASE/model.safetensors.index.json is damaged: weight_map: the field is missing; restore it, or make it again",
     ),
     "an absent shard": (
         edit_index(lambda weight_map: weight_map.update(other="more.safetensors")),
@@ -311,6 +310,21 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         nothing,
         WIDTH | {"init": "svd,he"},
         "--init svd,he: give one word for W21 and one for W22, each of zero, random, svd, as in svd,zero",
+    ),
+    "an unknown solver": (
+        nothing,
+        WIDTH | {"svd_solver": "arpack"},
+        "--svd-solver arpack: choose auto, full or randomized",
+    ),
+    "a solver without directions": (
+        nothing,
+        WIDTH | {"svd_solver": "full", "init": "random,zero"},
+        "--svd-solver full belongs to the init svd, which --init random,zero lacks",
+    ),
+    "a solver by depth": (
+        nothing,
+        DEPTH | {"svd_solver": "full"},
+        "--svd-solver full belongs to --by width; by depth nothing is decomposed",
     ),
     "a seed below zero": (nothing, WIDTH | {"seed": -1}, "--seed -1: choose a whole number from 0 to 2^63 - 1"),
     "no way": (nothing, {"by": "height"}, "--by height: choose width or depth"),
@@ -405,10 +419,11 @@ def test_the_record(tmp_path: Path) -> None:
         "probe_seed": 5,
         "probe_shape": [2, 64],
     }
-    assert {key: record[key] for key in ("by", "method", "initialisation", "seed", "sizes")} == {
+    assert {key: record[key] for key in ("by", "method", "initialisation", "svd_solver", "seed", "sizes")} == {
         "by": "width",
         "method": "scale",
         "initialisation": {"w21": "random", "w22": "random"},
+        "svd_solver": {},
         "seed": 5,
         "sizes": result.sizes,
     }

@@ -21,7 +21,7 @@ from scale_cli.checkpoints import storage
 from scale_cli.checkpoints.storage import copy_renamed
 from scale_cli.model import ScaleForCausalLM
 from scale_cli.model.families import LayerShape
-from scale_cli.surgery import upscale
+from scale_cli.surgery import directions, upscale
 from scale_cli.surgery.initialise import INITS
 from scale_cli.surgery.source import open_base
 from scale_cli.surgery.verify import compare, prove_unchanged
@@ -296,6 +296,33 @@ def test_one_seed_one_checkpoint(tmp_path: Path) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
     changed = {key for key in first if not torch.equal(first[key], other[key])}
     assert changed == {key for key in first if key.endswith(("w21", "w22", "expansion.embedding.weight"))}
+
+
+def test_the_record_names_the_solver_of_every_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the solver is used: above a limit "auto" is randomised for few directions; --svd-solver names another."""
+    base = str(base_folder(tmp_path / "base", "llama"))
+    monkeypatch.setattr(directions, "FLOAT64_LIMIT", 20)
+    monkeypatch.setattr(directions, "BASIS", (1, 0))  # few vectors, so that the results differ visibly
+
+    def widened(solver: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        folder = tmp_path / "-".join([solver, *options.values()])
+        result = upscale(base, folder, by="width", hidden=4, heads=1, ffn=4, svd_solver=solver, **options)
+        record = json.loads((folder / "upscale.json").read_text(encoding="utf-8"))
+        assert record["svd_solver"] == result.svd_solver
+        return load_file(folder / "expansion-00001.safetensors"), record["svd_solver"]
+
+    (auto, by_auto), (full, by_full), (random, by_randomized) = map(widened, ("auto", "full", "randomized"))
+    roles = ("embedding", "q", "k", "v", "o", "gate", "up", "down")
+    few = ("embedding", "o", "gate", "up", "down")  # 4 directions of 32, where q, k and v take 8
+    assert by_auto == {role: "randomized" if role in few else "full" for role in roles}
+    assert (set(by_full.values()), set(by_randomized.values())) == ({"full"}, {"randomized"})
+    for role in roles:
+        key = "expansion.embedding.weight" if role == "embedding" else f"expansion.layers.1.{role}.w21"
+        same, other = (random, full) if role in few else (full, random)
+        assert torch.equal(auto[key], same[key]), role
+        assert not torch.equal(auto[key], other[key]), role
+    assert set(widened("auto", init="random,svd")[1]) == set(roles[1:])
+    assert widened("auto", init="random,zero")[1] == {}
 
 
 def test_a_copied_file_keeps_its_metadata_and_opens(tmp_path: Path) -> None:
