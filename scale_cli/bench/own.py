@@ -41,9 +41,12 @@ MANY_EPOCHS = 4
 """Up to about this number, repeated text is worth nearly as much as new text (arXiv 2305.16264)."""
 ESTIMATED_BYTES = 2_000_000
 """Bytes of the new texts from whose tokens those of all are estimated."""
-MEASUREMENTS = 10
+MEASUREMENTS = 8
 """The number of measurements while training."""
-DOCUMENTS_WHILE_TRAINING = 12
+MEASURED_SHARE = 0.25
+"""The most that all measurements while training cost, as a share of the training's forward and backward passes."""
+DOCUMENTS_WHILE_TRAINING = (2, 12)
+"""The least and the most documents of each text that are measured while training."""
 MATRIX_SHARE = 0.6
 """The assumed rate of a training step, as a share of the rate of a large matrix product on the same device."""
 OPTIONS, RECIPE, TEXTS, RUN, REPORT = "options.yaml", "recipe.yaml", "texts", "run", "report.html"
@@ -136,6 +139,17 @@ class OwnPlan:
     def epochs(self) -> float:
         """The passes over the new texts."""
         return self.tokens / self.new_tokens
+
+    @property
+    def documents_while_training(self) -> int:
+        """The number of documents of each text that are measured while training.
+
+        A measured token costs a forward pass, a third of a trained token; two texts are measured.
+        """
+        document_tokens = self.new_tokens / self.documents
+        affordable = MEASURED_SHARE * 3 * self.tokens / (2 * MEASUREMENTS * document_tokens)
+        least, most = DOCUMENTS_WHILE_TRAINING
+        return min(self.held_out, max(least, min(most, int(affordable))))
 
 
 def prepare(base: str, out: Path, recipe: OwnRecipe, *, say: Callable[[str], None]) -> ContinualRecipe:
@@ -242,10 +256,7 @@ def bench_fields(base: str, out: Path, recipe: OwnRecipe, plan: OwnPlan) -> dict
     """The fields of the recipe for `scale bench korean`."""
     texts = (out / TEXTS).resolve()
     here = Path(base).expanduser()
-    measured = {
-        "documents": plan.held_out,
-        "documents_while_training": min(plan.held_out, DOCUMENTS_WHILE_TRAINING),
-    }
+    measured = {"documents": plan.held_out, "documents_while_training": plan.documents_while_training}
     return {
         "base": str(here.resolve()) if here.exists() else base,
         "train_data": [str(texts / "train.jsonl")],

@@ -26,7 +26,7 @@ from scale_cli.checkpoints.check import (
 from scale_cli.checkpoints.companion_files import COMPANIONS, check_companions, companions
 from scale_cli.checkpoints.schemas import POINTER, UPSCALE, Pointer, Upscale, read_pointer, read_upscale
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import plain, read_json, to_json, write_text
+from scale_cli.core.files import as_a_new_file, plain, read_json, to_json, write_text
 from scale_cli.core.hub import fetch
 from scale_cli.core.recipe import load_recipe
 from scale_cli.core.records import digest, fingerprint_folder, sha256_file
@@ -322,6 +322,7 @@ def save_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(copies, folder / TRAINED_TENSORS, metadata={"format": "pt"})
+    as_a_new_file(folder / TRAINED_TENSORS)
 
 
 def load_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:

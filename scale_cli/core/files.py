@@ -156,6 +156,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def as_a_new_file(file: Path) -> None:
+    """Give a file the permissions that new files have here. safetensors gives its files to their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
+
+
 @contextlib.contextmanager
 def reading(file: Path) -> Iterator[None]:
     """Raise a RequestError that names `file` for an OSError inside the context."""

@@ -32,7 +32,7 @@ from scale_cli.checkpoints.load import (
 )
 from scale_cli.checkpoints.schemas import UPSCALE
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import only_writer
+from scale_cli.core.files import as_a_new_file, only_writer
 from scale_cli.core.recipe import save_recipe
 from scale_cli.core.records import (
     fingerprint_folder,
@@ -371,6 +371,8 @@ def _save_result(model: Any, checkpoint: Checkpoint, recipe: TrainRecipe, out: P
     if method.trains_all:
         root = checkpoint.chain[0].folder
         model.save_pretrained(out)
+        for file in out.glob("*.safetensors"):
+            as_a_new_file(file)
         # The library has written a config with changes of its own: in training the cache is off, for example.
         copy_config(root / "config.json", out, dtype=str(model.dtype).removeprefix("torch."))
         if checkpoint.kind == "depth":

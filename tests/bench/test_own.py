@@ -84,6 +84,8 @@ def test_the_number_of_tokens(world: World, texts: dict[str, str], monkeypatch: 
     tokens = sum(len(tokenizer(text)["input_ids"]) + 1 for text in kept)
     assert plan.new_tokens == pytest.approx(tokens, rel=0.02)  # estimated from all documents
     assert plan.tokens == plan.steps * ROWS * LENGTH
+    assert plan.documents_while_training == 9  # of 9
+    assert make_plan(base, recipe_of(texts, tokens="1k", held_out=9), say=quiet)[0].documents_while_training == 2
     assert 6 * plan.new_tokens <= plan.tokens < 6 * plan.new_tokens + ROWS * LENGTH
     assert [line.partition(";")[0] for line in said] == [
         f"note: {plan.epochs:.1f} epochs of the new texts",

@@ -121,6 +121,13 @@ def test_lora_unmerged_is_lora_merged(finished: RunOf, tolerance: Callable[[torc
     torch.testing.assert_close(logits(done.model), logits(reload(done.folder)), **tolerance(torch.float32))
 
 
+@pytest.mark.parametrize("method", ["fft", "lora"])
+def test_files_of_a_run_have_the_usual_permissions(method: str, finished: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    usual = (tmp_path / "new").stat().st_mode
+    assert {file.name for file in finished(method).folder.iterdir() if file.stat().st_mode != usual} == set()
+
+
 @pytest.mark.parametrize(
     ("method", "resolved"),
     [
