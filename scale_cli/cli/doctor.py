@@ -163,7 +163,7 @@ def _preservation() -> Iterator[Check]:
     import torch
 
     from scale_cli.checkpoints.libraries import quiet_libraries
-    from scale_cli.methods.self_test import STEPS, changed_logits
+    from scale_cli.training.self_test import STEPS, changed_logits
 
     quiet_libraries()
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scale_cli.bench.own import OwnRecipe
+from scale_cli.bench.own_recipe import OwnRecipe
 from scale_cli.checkpoints.libraries import quiet_libraries
 from scale_cli.cli.options import recipe_options
 from scale_cli.cli.output import AsJson, progress, say, show, show_sheets

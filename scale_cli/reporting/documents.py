@@ -196,8 +196,12 @@ def csv_text(table: Table, *, comparison: Comparison | None = None, verdicts: Se
 
 def _csv(frame: pd.DataFrame) -> str:
     """A frame as CSV. Texts that a spreadsheet would run as a formula begin with an apostrophe."""
-    quoted = frame.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell)
-    return str(quoted.to_csv(index=False, lineterminator="\n"))
+
+    def quoted(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+    frame = pd.DataFrame({name: pd.Series(map(quoted, frame[name]), dtype=frame[name].dtype) for name in frame})
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _row_fields(table: Table, row: Row) -> dict[str, Any]:

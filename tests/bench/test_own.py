@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from scale_cli.bench import own
-from scale_cli.bench.own import OwnRecipe, best_kept, judged, make_plan, prepare
+from scale_cli.bench.own import best_kept, judged, make_plan, prepare
+from scale_cli.bench.own_recipe import OwnRecipe
 from scale_cli.checkpoints.load import describe, load_tokenizer
 from scale_cli.core.recipe import load_recipe
 from tests.helpers import refusal, tiny_base

@@ -434,5 +434,5 @@ class TestGroups:
         entry = plain(STABLE)
         results = [result(label, "fft", [measured("a", 0.5)], groups=[entry]) for label in "xy"]
         assert groups_of(results) == [STABLE]
-        with pytest.raises(RequestError, match=r"^None: malformed groups in the record: KeyError\('columns'\)$"):
+        with pytest.raises(RequestError, match=r"^None: malformed groups in the record: title: the field is missing$"):
             groups_of([result("x", "fft", [], groups=[{"name": "x"}])])
