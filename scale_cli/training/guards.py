@@ -1,10 +1,15 @@
-"""Checks around a training run: that its base is finite, that it trains something, and that frozen tensors stay."""
+"""Checks around a training run: a finite base, something to train, frozen tensors that stay, a disk with room."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from scale_cli.core.errors import RequestError
@@ -42,3 +47,15 @@ def check_frozen(model: Any, sums: dict[str, Tensor]) -> None:
     now = frozen_sums(model)
     if changed := [name for name, total in sums.items() if not torch.equal(now[name].cpu(), total.cpu())]:
         raise RuntimeError(f"training changed {len(changed)} frozen tensors, among them {changed[0]}; please report it")
+
+
+@contextmanager
+def full_disk_as_request_error(out: Path) -> Iterator[None]:
+    """Turn the errors by which the system, torch and safetensors report a full disk into a RequestError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        signs = ("os error 28", "os error 122", "inline_container", "PytorchStreamWriter")
+        if getattr(error, "errno", None) in (ENOSPC, EDQUOT) or any(sign in str(error) for sign in signs):
+            raise RequestError(f"{out}: the disk is full; make room, and continue with --resume") from error
+        raise

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from scale_cli.checkpoints.card import history, write_card
@@ -52,7 +50,7 @@ from scale_cli.methods import METHODS, ExtraData, Request
 from scale_cli.methods.step import halve_frozen, recompute_argument
 from scale_cli.results.measurement import Measurement
 from scale_cli.training.choice import Choice
-from scale_cli.training.guards import check_frozen, check_trains, frozen_sums
+from scale_cli.training.guards import check_frozen, check_trains, frozen_sums, full_disk_as_request_error
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.rehearsal import check_rehearsal, load_rehearsal
 from scale_cli.training.request import (
@@ -132,24 +130,12 @@ def train(
     checkpoint, recipe = check_request(source, out, recipe, resume=resume, revision=revision)
     arguments = training_arguments(recipe, out)  # joins the group of processes, if there are several
     PartialState().wait_for_everyone()  # no process writes before all have checked the request
-    with only_writer(out) if arguments.process_index == 0 else nullcontext(), _full_disk_as_request_error(out):
+    with only_writer(out) if arguments.process_index == 0 else nullcontext(), full_disk_as_request_error(out):
         check_out(out, recipe, checkpoint, resume=resume)  # again: another process may have written in between
         if resume and (out / RECORD).is_file():  # killed between record and end
             return _finished(checkpoint, recipe, out)
         shown: dict[str, Any] = {"progress": progress, "reading": reading, "sampling": sampling, "say": say}
         return _train(checkpoint, out, recipe, arguments, resume=resume, **shown)
-
-
-@contextmanager
-def _full_disk_as_request_error(out: Path) -> Iterator[None]:
-    """Turn the errors by which the system, torch and safetensors report a full disk into a RequestError."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        signs = ("os error 28", "os error 122", "inline_container", "PytorchStreamWriter")
-        if getattr(error, "errno", None) in (ENOSPC, EDQUOT) or any(sign in str(error) for sign in signs):
-            raise RequestError(f"{out}: the disk is full; make room, and continue with --resume") from error
-        raise
 
 
 def _train(
