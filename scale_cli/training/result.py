@@ -59,7 +59,7 @@ def course(out: Path, recipe: TrainRecipe, config: Any) -> dict[str, Any]:
     weight = recipe.rehearsal_weight
     losses = [line["loss"] - weight * line.get("rehearsal_loss", 0.0) for line in lines if "loss" in line]
     first, last = (losses[0], losses[-1]) if losses else (None, None)
-    before = next((line for line in lines if line["step"] == 0), {})
+    before: dict[str, float] = next((line for line in lines if line["step"] == 0), {})
     return {
         "first_loss": first,
         "last_loss": last,
@@ -74,15 +74,15 @@ def _warning(losses: list[float], vocabulary: int, rate: float) -> str | None:
         return None
     first, last, guess = losses[0], losses[-1], math.log(vocabulary)
     guessing = f"{guess:.3f}, that of a uniform guess among {vocabulary:,} tokens"
+    lower = f"with a lower --lr (given {rate:g})"
     if last > first:
         above = f"the first, {first:.3f}" + (f", and above {guessing}" if last > guess else "")
-        advice = f"the training has probably diverged; train anew with a lower --lr (given {rate:g})"
-        return f"the last loss, {last:.3f}, is above {above}: {advice} or a longer --warmup"
-    if last > guess:
-        return (
-            f"the last loss, {last:.3f}, is above {guessing}: train with a lower --lr (given {rate:g}) or more --steps"
-        )
-    return None
+        advice = f"the training has probably diverged; train anew {lower} or a longer --warmup"
+    elif last > guess:
+        above, advice = guessing, f"train {lower} or more --steps"
+    else:
+        return None
+    return f"the last loss, {last:.3f}, is above {above}: {advice}"
 
 
 def change(name: str, value: float, before: float) -> str:

@@ -18,6 +18,8 @@ import pytest
 import scale_cli.cli.train as command
 from scale_cli.core.recipe import load_recipe
 from scale_cli.core.records import read_record
+from scale_cli.data.biographies import read_biographies
+from scale_cli.data.tokens import tokenise
 from scale_cli.training import TrainRecipe
 from tests.runs import World, korean_texts, lines, tree
 
@@ -68,14 +70,20 @@ def test_the_changes_of_texts_and_the_epochs_of_sources(run_cli: RunCli, world: 
     assert ended.code == 0, ended.stderr
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
     record = read_record(tmp_path / "run" / "record.json")
-    before, after = lines(tmp_path / "run")[0], lines(tmp_path / "run")[-1]
     name = "old/bits_per_byte"
+    before, after = (line for line in lines(tmp_path / "run") if name in line)
     changed = f"{after[name] / before[name] - 1:+.1%}"
     assert [name, f"{before[name]:.3f}", f"{after[name]:.3f}", changed] in rows
     assert f"fft, step 3: {name} {after[name]:.3f} ({changed})" in ended.stderr.splitlines()
-    epochs = [f"{epochs:.2f} of {source}" for source, epochs in record["epochs"].items()]
-    assert [row[1] for row in rows if row[0] == "epochs"] == epochs
-    assert list(record["epochs"]) == data.split(",")
+    korean = [json.loads(line)["text"] for line in texts["train"].read_text(encoding="utf-8").splitlines()]
+    sizes = [
+        sum(len(ids) + 1 for ids in tokenise(each, world.tokenizer)) // 32
+        for each in (read_biographies(world.data), korean)
+    ]
+    epochs = {source: count / size for source, count, size in zip(data.split(","), (9, 3), sizes, strict=True)}
+    assert record["epochs"] == epochs
+    shown = [f"{number:.2f} of {source}" for source, number in epochs.items()]
+    assert [row[1] for row in rows if row[0] == "epochs"] == shown
 
 
 def test_the_kept_step_and_the_early_end_for_people(run_cli: RunCli, world: World, tmp_path: Path) -> None:
@@ -239,15 +247,15 @@ def test_a_run_that_diverges_ends_with_one_line(run_cli: RunCli, world: World, t
 
 
 def test_a_finite_loss_that_rises_is_a_warning(run_cli: RunCli, world: World, tmp_path: Path) -> None:
-    ended = run_cli(*words(world, "scale-preserve", tmp_path / "run", "--lr", "100", "--steps", 2))
+    ended = run_cli(*words(world, "scale-preserve", tmp_path / "run", "--lr", "100"))
     assert ended.code == 0
     (line,) = (line for line in ended.stderr.splitlines() if line.startswith("warning: "))
     first, *_, last = (line["loss"] for line in lines(tmp_path / "run"))
     assert last > first
     guess = math.log(len(world.tokenizer))
+    guess_of = f"{guess:.3f}, that of a uniform guess among {len(world.tokenizer)} tokens"
     assert line == (
-        f"warning: the last loss, {last:.3f}, is above the first, {first:.3f}, and above {guess:.3f}, that of a uniform "
-        f"guess among {len(world.tokenizer)} tokens: the training has probably diverged; train anew with a lower --lr "
-        "(given 100) or a longer --warmup"
+        f"warning: the last loss, {last:.3f}, is above the first, {first:.3f}, and above {guess_of}: the training has "
+        "probably diverged; train anew with a lower --lr (given 100) or a longer --warmup"
     )
     assert "the training has probably diverged" in ended.stdout

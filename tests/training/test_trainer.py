@@ -71,7 +71,9 @@ def test_losses_and_measurements_are_written_down(world: World, tmp_path: Path) 
 
 
 def test_a_report_has_every_line_and_those_before_a_resumed_beginning(world: World, tmp_path: Path) -> None:
-    out, reported, said = tmp_path / "run", [], []
+    out = tmp_path / "run"
+    reported: list[dict[str, float]] = []
+    said: list[str] = []
     recipe = world.recipe("fft", eval_people=("a=0:1",), eval_steps=2, save_steps=2)
     with pytest.raises(ZeroDivisionError):
         train(world.source("fft"), out, recipe, progress=progress_that(lambda: 1 / 0, at=3))  # type: ignore[arg-type]
