@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -129,12 +130,12 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
 
 FOREIGN: dict[str, tuple[str, ...]] = {
     "--learning-rate": ("--lr",),
-    "--max-steps": ("--steps",),
-    "--num-train-epochs": ("--epochs", "--steps"),
-    "--epochs": ("--steps",),
+    "--max-steps": ("--steps", "--tokens, a number of tokens"),
+    "--num-train-epochs": ("--epochs", "--steps, a number of steps (scale data prints the epochs)"),
+    "--epochs": ("--steps, a number of steps (scale data prints the epochs)",),
     "--per-device-train-batch-size": ("--batch-size",),
     "--per-device-batch-size": ("--batch-size",),
-    "--max-length": ("--seq-length",),
+    "--max-length": ("--seq-length", "--max-new-tokens"),
     "--max-seq-length": ("--seq-length",),
     "--output-dir": ("--out", "OUT"),
     "--model-name-or-path": ("CHECKPOINT", "BASE", "CHECKPOINTS", "MODELS", "MODEL", "--base", "--model"),
@@ -156,7 +157,7 @@ def _foreign_name(error: typer.TyperException) -> str | None:
     for ours in FOREIGN.get(name.replace("_", "-"), ()):
         if ours in arguments:
             return f"No such option: {name}; here it is an argument: {' '.join([context.command_path, *arguments])}"
-        if ours.split()[0] in options:
+        if re.split(r"[ ,]", ours)[0] in options:
             return f"No such option: {name}; here it is {ours}"
     return None
 

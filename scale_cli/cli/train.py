@@ -95,10 +95,11 @@ def _summary(result: TrainResult, recipe: TrainRecipe) -> Table:
     share = result.trained_parameters / result.total_parameters
     table.add_row("method", recipe.method)
     table.add_row("trained parameters", f"{result.trained_parameters:,} of {result.total_parameters:,} ({share:.1%})")
-    warmup = f"{recipe.warmup:.0%} of the steps" if recipe.warmup < 1 else f"{recipe.warmup:.0f} steps"
-    table.add_row("learning rate", f"{recipe.learning_rate:g}, {recipe.schedule}, warm-up {warmup}")
+    warmup = f"a warm-up of {f'{recipe.warmup:.0%} of the' if recipe.warmup < 1 else f'{recipe.warmup:.0f}'} steps"
+    shown = f"{recipe.learning_rate:g}, {recipe.schedule}, {warmup if recipe.warmup else 'no warm-up'}"
+    table.add_row("learning rate", shown)
     if result.last_loss is not None:
-        table.add_row("loss", f"{result.first_loss:.3f} at first, {result.last_loss:.3f} at last")
+        table.add_row("loss", f"{result.first_loss:,.3f} at first, {result.last_loss:,.3f} at last")
     if result.warning is not None:
         table.add_row("warning", result.warning)
     if recipe.keep_best is not None:
@@ -123,6 +124,6 @@ def _measured(result: TrainResult) -> Table:
     for name, value in result.metrics.items():
         if name.count("/") == 1:
             before = result.before.get(name)
-            cells = ("", "") if before is None else (f"{before:.3f}", change(name, value, before))
-            table.add_row(name, cells[0], f"{value:.3f}", cells[1])
+            cells = ("", "") if before is None else (f"{before:,.3f}", change(name, value, before))
+            table.add_row(name, cells[0], f"{value:,.3f}", cells[1])
     return table

@@ -73,23 +73,23 @@ def _warning(losses: list[float], vocabulary: int, rate: float) -> str | None:
     if not losses:
         return None
     first, last, guess = losses[0], losses[-1], math.log(vocabulary)
-    guessing = f"{guess:.3f}, that of a uniform guess among {vocabulary:,} tokens"
+    guessing = f"{guess:,.3f}, that of a uniform guess among {vocabulary:,} tokens"
     lower = f"with a lower --lr (given {rate:g})"
     if last > first:
-        above = f"the first, {first:.3f}" + (f", and above {guessing}" if last > guess else "")
+        above = f"the first, {first:,.3f}" + (f", and above {guessing}" if last > guess else "")
         advice = f"the training has probably diverged; train anew {lower} or a longer --warmup"
     elif last > guess:
         above, advice = guessing, f"train {lower} or more --steps"
     else:
         return None
-    return f"the last loss, {last:.3f}, is above {above}: {advice}"
+    return f"the last loss, {last:,.3f}, is above {above}: {advice}"
 
 
 def change(name: str, value: float, before: float) -> str:
     """The change of a measured value since step 0: a difference of shares, else relative."""
     if is_share(name.partition("/")[2]):
         return f"{value - before:+.3f}"
-    return f"{value / before - 1:+.1%}" if before else ""
+    return f"{value / before - 1:+,.1%}" if before else ""
 
 
 class Watch:
@@ -116,9 +116,9 @@ class Watch:
 
 def _state(line: Mapping[str, float]) -> str:
     """A log line in words."""
-    parts = [f"loss {line['loss']:.3f}"]
+    parts = [f"loss {line['loss']:,.3f}"]
     if "rehearsal_loss" in line:
-        parts.append(f"rehearsal {line['rehearsal_loss']:.3f}")
+        parts.append(f"rehearsal {line['rehearsal_loss']:,.3f}")
     parts.append(f"lr {line['learning_rate']:.3g}")
     if "tokens_per_second" in line:
         parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
@@ -131,5 +131,5 @@ def _measured(line: Mapping[str, float], before: Mapping[str, float]) -> str:
     for name, value in line.items():
         if name.partition("/")[2] in (TEXT_METRICS[0], PEOPLE_METRICS[0]):
             changed = "" if line is before or name not in before else change(name, value, before[name])
-            shown.append(f"{name} {value:.3f}" + (f" ({changed})" if changed else ""))
+            shown.append(f"{name} {value:,.3f}" + (f" ({changed})" if changed else ""))
     return ", ".join(shown)

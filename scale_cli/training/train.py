@@ -429,7 +429,7 @@ def _finished(checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> TrainRe
     if PartialState().is_main_process:
         _finish(checkpoint, recipe, out)
     record = {"epochs": {}} | read_record(out / RECORD)  # records of earlier versions do not hold them
-    metrics = {entry["name"]: entry["value"] for entry in record["metrics"]}
+    metrics = {metric.name: metric.value for metric in map(Measurement.read, record["metrics"])}
     followed = course(out, recipe, config_of(checkpoint))
     names = {field.name for field in dataclasses.fields(TrainResult)} - {"out", "metrics", *followed}
     return TrainResult(out=out, metrics=metrics, **followed, **{name: record[name] for name in names})

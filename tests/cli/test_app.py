@@ -83,7 +83,10 @@ def test_every_option_is_documented(name: str) -> None:
         (["gen-bios", "x", "--people"], "Option '--people' requires an argument."),
         (["train", "--learning_rate=1"], "No such option: --learning_rate; here it is --lr (see: scale train --help)"),
         (["run", "--epoch", "1"], "No such option: --epoch (Possible options: --epochs) (see: scale run --help)"),
-        (["train", "--epochs", "1"], "No such option: --epochs; here it is --steps (see: scale train --help)"),
+        (
+            ["run", "--max_steps=1"],
+            "No such option: --max_steps; here it is --tokens, a number of tokens (see: scale run --help)",
+        ),
         (
             ["run", "--num-train-epochs", "1"],
             "No such option: --num-train-epochs; here it is --epochs (see: scale run --help)",

@@ -46,7 +46,7 @@ def test_result_for_people(run_cli: RunCli, world: World, tmp_path: Path) -> Non
     assert table["trained parameters"] == f"{trained:,} of {total:,} ({trained / total:.1%})"
     assert table["tokens"].startswith(f"{record['tokens']:,} in ")
     values = {metric["name"]: metric["value"] for metric in record["metrics"]}
-    assert table["learning rate"] == "0.01, cosine, warm-up 0% of the steps"
+    assert table["learning rate"] == "0.01, cosine, no warm-up"
     losses = [line["loss"] for line in lines(tmp_path / "run") if "loss" in line]
     assert table["loss"] == f"{losses[0]:.3f} at first, {losses[-1]:.3f} at last"
     assert table["epochs"] == f"{3 * 4 / (4 * 6):.2f} of {world.data}"  # 4 people have 6 questions each
@@ -245,15 +245,18 @@ def test_a_run_that_diverges_ends_with_one_line(run_cli: RunCli, world: World, t
 
 
 def test_a_finite_loss_that_rises_is_a_warning(run_cli: RunCli, world: World, tmp_path: Path) -> None:
-    ended = run_cli(*words(world, "scale-preserve", tmp_path / "run", "--lr", "100"))
+    (tmp_path / "old.txt").write_text("Ann Lee was born in Lima. " * 9, encoding="utf-8")
+    measured = ("--eval-text", f"old={tmp_path}/old.txt")
+    ended = run_cli(*words(world, "scale-preserve", tmp_path / "run", "--lr", "100", *measured))
     assert ended.code == 0
     (line,) = (line for line in ended.stderr.splitlines() if line.startswith("warning: "))
-    first, *_, last = (line["loss"] for line in lines(tmp_path / "run"))
+    first, *_, last = (line["loss"] for line in lines(tmp_path / "run") if "loss" in line)
     assert last > first
+    assert "| old/perplexity | not finite | " in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     guess = math.log(len(world.tokenizer))
     guess_of = f"{guess:.3f}, that of a uniform guess among {len(world.tokenizer)} tokens"
     assert line == (
-        f"warning: the last loss, {last:.3f}, is above the first, {first:.3f}, and above {guess_of}: the training has "
+        f"warning: the last loss, {last:,.3f}, is above the first, {first:.3f}, and above {guess_of}: the training has "
         "probably diverged; train anew with a lower --lr (given 100) or a longer --warmup"
     )
-    assert f"│ warning            │ the last loss, {last:.3f}, is above the first, {first:.3f}, " in ended.stdout
+    assert f"│ warning            │ the last loss, {last:,.3f}, is above the first, {first:.3f}, " in ended.stdout
