@@ -79,7 +79,7 @@ def _warning(losses: list[float], vocabulary: int, rate: float) -> str | None:
         above = f"the first, {first:,.3f}" + (f", and above {guessing}" if last > guess else "")
         advice = f"the training has probably diverged; train anew {lower} or a longer --warmup"
     elif last > guess:
-        above, advice = guessing, f"train {lower} or more --steps"
+        above, advice = guessing, f"train with more --steps, or {lower}"
     else:
         return None
     return f"the last loss, {last:,.3f}, is above {above}: {advice}"

@@ -66,6 +66,28 @@ def test_version_and_help(run_cli: RunCli) -> None:
     assert "completion" not in ended.stdout
 
 
+def test_the_options_of_train_are_in_groups(run_cli: RunCli) -> None:
+    text = run_cli("train", "--help").stdout
+    headings = [line.removesuffix(":") for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+    assert headings == [
+        "Arguments",
+        "Options",
+        "Data",
+        "Steps and batches",
+        "Method",
+        "Optimiser",
+        "Precision and memory",
+        "Rehearsal of old text",
+        "Measurements during training",
+        "Choice of the result",
+        "Logs and checkpoints",
+    ]
+    groups = dict(zip(headings, re.split(r"(?m)^[A-Z][a-z ]+:$", text)[1:], strict=True))
+    assert "--help" in groups["Options"]
+    assert "--lora-r" in groups["Method"]
+    assert "--lr" in groups["Optimiser"]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_documented(name: str) -> None:
     group = typer.main.get_command(app)

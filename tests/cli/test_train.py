@@ -59,7 +59,7 @@ def test_result_for_people(run_cli: RunCli, world: World, tmp_path: Path) -> Non
     first, *_, last, warning = ended.stderr.splitlines()
     assert first == f"scale-route, step 0: a/hard {before['a/hard']:.3f}, b/hard {before['b/hard']:.3f}"
     assert last.startswith("scale-route: 3 of 3 (100%), ")
-    assert warning.endswith("guess among 512 tokens: train with a lower --lr (given 0.01) or more --steps")
+    assert warning.endswith("guess among 512 tokens: train with more --steps, or with a lower --lr (given 0.01)")
 
 
 def test_the_changes_of_texts_and_the_epochs_of_sources(run_cli: RunCli, world: World, tmp_path: Path) -> None:
