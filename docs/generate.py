@@ -7,9 +7,10 @@ import textwrap
 from pathlib import Path
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from scale_cli.cli.app import app
+from scale_cli.cli.options import GroupedCommand
 
 COMMANDS = Path(__file__).parent / "commands"
 WIDTH = 120
@@ -45,27 +46,21 @@ def pages() -> dict[str, str]:
     return {"index.md": index(group)} | written
 
 
-def commands_of(group: TyperGroup) -> dict[str, TyperCommand]:
+def commands_of(group: TyperGroup) -> dict[str, GroupedCommand]:
     """The commands by name, in the order of `scale --help`."""
-    return {name: command for name, command in group.commands.items() if isinstance(command, TyperCommand)}
+    return {name: command for name, command in group.commands.items() if isinstance(command, GroupedCommand)}
 
 
-def page(name: str, command: TyperCommand) -> str:
-    """The page of one command: its purpose, usage, arguments and options."""
+def page(name: str, command: GroupedCommand) -> str:
+    """The page of one command: its purpose, usage, arguments and options in their groups."""
     context = typer.Context(command, info_name=f"scale {name}", terminal_width=10_000, max_content_width=10_000)
     usage = " ".join(command.collect_usage_pieces(context))
     guide, title = GUIDES[name]
     parts = [f"# scale {name}", *paragraphs(command), f"```\nscale {name} {usage}\n```"]
     parts.append(f"Guide: [{title}](../{guide}.md).")
-    for heading, kind in (("Arguments", "argument"), ("Options", "option")):
-        records = [
-            record
-            for parameter in command.get_params(context)
-            if parameter.param_type_name == kind and (record := parameter.get_help_record(context)) is not None
-        ]
-        if records:
-            parts.append(f"## {heading}")
-            parts.append("\n".join(item(f"`{names}`", text) for names, text in records))
+    for heading, records in command.groups(context).items():
+        parts.append(f"## {heading}")
+        parts.append("\n".join(item(f"`{names}`", text) for names, text in records))
     return "\n\n".join(parts) + "\n"
 
 
@@ -85,7 +80,7 @@ def index(group: TyperGroup) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def paragraphs(command: TyperCommand | TyperGroup) -> list[str]:
+def paragraphs(command: GroupedCommand | TyperGroup) -> list[str]:
     """The paragraphs of a command's help, wrapped."""
     return ["\n".join(wrapped(escaped(text))) for text in re.split(r"\n\s*\n", command.help or "")]
 

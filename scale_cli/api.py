@@ -29,7 +29,7 @@ from scale_cli.reporting.render import Format, rendered
 from scale_cli.results.result import Result, read_results
 from scale_cli.surgery import upscale
 from scale_cli.training import TrainRecipe
-from scale_cli.training.train import TrainResult
+from scale_cli.training.result import TrainResult
 from scale_cli.training.train import train as run_training
 
 if TYPE_CHECKING:

@@ -191,7 +191,7 @@ def interrupting(stage: str, step: int | None) -> Any:
     def progress(label: str, total: int | None, *, done: int) -> Iterator[Callable[..., None]]:
         begun.append((label, total, done))
 
-        def advance(done: int, total: int | None = None) -> None:
+        def advance(done: int, total: int | None = None, note: str = "") -> None:
             if label.startswith(stage) and step in (None, done):
                 os.kill(os.getpid(), signal.SIGINT)
 

@@ -119,7 +119,7 @@ def _run_row(
     folder = out / f"seed-{seed}"
     trained = _training(recipe, seed, label, out)
     source = source_of(recipe, label, recipe.base, out)
-    train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress)
+    train_stage(source, folder / label, trained, label=f"{label} (seed {seed})", progress=progress, say=say)
     drift = recipe.drift or METHODS[trained.method].keeps_base
     _measure(recipe, str(folder / label), label, out, folder / EVALUATION, progress=progress, drift=drift)
     measure_row(

@@ -252,7 +252,8 @@ class Progress(Protocol):
     """Displays the progress of one stage.
 
     total: number of steps, None if unknown. done: steps that an earlier call has finished.
-    The block receives a function to call with `done=`, and with `total=` if that was unknown.
+    The block receives a function to call with `done=`, with `total=` if that was unknown, and with a `note=` on the
+    state of the work.
     """
 
     def __call__(self, label: str, total: int | None, *, done: int) -> AbstractContextManager[Callable[..., None]]: ...
@@ -355,13 +356,22 @@ def matching_size(method: str, base: str, width: Path) -> dict[str, Any]:
     return {size.option: size.nearest(open_config(base).config, added)}
 
 
-def train_stage(source: str, out: Path, recipe: TrainRecipe, *, label: str, progress: Progress) -> dict[str, Any]:
+def train_stage(
+    source: str,
+    out: Path,
+    recipe: TrainRecipe,
+    *,
+    label: str,
+    progress: Progress,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """The record of a training stage in `out`. The stage is trained if it has no record, from its last checkpoint if it
     was interrupted.
 
-    source: checkpoint to train. label: for `progress`.
+    source: checkpoint to train. label: for `progress` and lines. say: called with each measurement and a warning.
     """
     from scale_cli.training.request import RECORD
+    from scale_cli.training.result import Watch
     from scale_cli.training.resume import last_checkpoint, step_of
     from scale_cli.training.train import train
 
@@ -371,8 +381,12 @@ def train_stage(source: str, out: Path, recipe: TrainRecipe, *, label: str, prog
         if last is None and processes().is_main_process:
             shutil.rmtree(out, ignore_errors=True)
         processes().wait_for_everyone()
+        watch = Watch(label, say, resumed_at=step_of(last))
         with progress(label, recipe.steps, done=step_of(last)) as advance:
-            train(source, out, recipe, resume=last is not None, progress=lambda done, total: advance(done=done))
+            shown: dict[str, Any] = {"progress": lambda done, total: advance(done=done, note=watch.note)}
+            result = train(source, out, recipe, resume=last is not None, report=watch, **shown)
+        if result.warning is not None and processes().is_main_process:
+            say(f"{label}: {result.warning}")
         processes().wait_for_everyone()  # until the first process has written the record
     return read_record(out / RECORD)
 

@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from scale_cli.cli.export import export
 from scale_cli.cli.fetch import fetch
 from scale_cli.cli.gen_bios import gen_bios
 from scale_cli.cli.generate import generate
+from scale_cli.cli.options import GroupedCommand
 from scale_cli.cli.plan import plan
 from scale_cli.cli.push import push
 from scale_cli.cli.report import report
@@ -71,7 +73,7 @@ def _scale(
 # Plain help: rich truncates long option names at 80 columns and parses brackets and colons in texts as markup.
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, callback=_scale)
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name, cls=GroupedCommand)(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,7 +102,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
     """Run a Typer app. Returns the exit code: 0 done, 2 a mistake in the request, 3 a requirement that is not met
     or not decided, 130 interrupted, 143 terminated.
 
-    program: the name that begins the usage line and error messages.
+    program: the name that begins the usage line and error messages. With the arguments it is the `obj` of the contexts.
     A mistake in the request prints one line on stderr. Any other exception propagates with its traceback (exit code 1).
     SIGTERM ends a command as Ctrl-C does, with the same clean-up.
     """
@@ -111,18 +113,53 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
     terminated: list[int] = []
     try:
         with _sigterm_interrupts(terminated):
-            code = app(list(arguments), prog_name=program, standalone_mode=False) or 0
+            words = list(arguments)
+            code = app(words, prog_name=program, standalone_mode=False, obj=[program, *words]) or 0
     except RequestError as error:
         return _fail(program, str(error), code=2)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see: {context.command_path} --help)" if context else ""
-        return _fail(program, f"{error.format_message()}{hint}", code=2)
+        return _fail(program, f"{_foreign_name(error) or error.format_message()}{hint}", code=2)
     except KeyboardInterrupt:
         code = 130
     if code == 130:
         return _fail(program, "terminated", code=143) if terminated else _fail(program, "interrupted", code=code)
     return int(code)
+
+
+FOREIGN: dict[str, tuple[str, ...]] = {
+    "--learning-rate": ("--lr",),
+    "--max-steps": ("--steps", "--tokens, a number of tokens"),
+    "--num-train-epochs": ("--epochs", "--steps, a number of steps (scale data prints the epochs)"),
+    "--epochs": ("--steps, a number of steps (scale data prints the epochs)",),
+    "--per-device-train-batch-size": ("--batch-size",),
+    "--per-device-batch-size": ("--batch-size",),
+    "--max-length": ("--seq-length", "--max-new-tokens"),
+    "--max-seq-length": ("--seq-length",),
+    "--output-dir": ("--out", "OUT"),
+    "--model-name-or-path": ("CHECKPOINT", "BASE", "CHECKPOINTS", "MODELS", "MODEL", "--base", "--model"),
+    "--dataset": ("--data", "--new", "SOURCES"),
+    "--dataset-name": ("--data", "--new", "SOURCES"),
+    "--bf16": ("--precision bfloat16", "--dtype bfloat16"),
+    "--fp16": ("--precision bfloat16", "--dtype float16"),
+}
+"""Options of other tools, and what they are here: options, or arguments in capitals. The first that a command has."""
+
+
+def _foreign_name(error: typer.TyperException) -> str | None:
+    """The message for an option that another tool has and this command has under another name."""
+    name, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if name is None or context is None:
+        return None
+    options = {option for parameter in context.command.params for option in parameter.opts}
+    arguments = [p.name.upper() for p in context.command.params if p.param_type_name == "argument"]
+    for ours in FOREIGN.get(name.replace("_", "-"), ()):
+        if ours in arguments:
+            return f"No such option: {name}; here it is an argument: {' '.join([context.command_path, *arguments])}"
+        if re.split(r"[ ,]", ours)[0] in options:
+            return f"No such option: {name}; here it is {ours}"
+    return None
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from scale_cli.core.recipe import Key, choices_of, keys_of
 
@@ -27,7 +28,10 @@ def recipe_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., N
 def key_options(
     keys: Mapping[str, Key], *, defaults: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """As `recipe_options`, for these keys. defaults: whether `--help` shows their defaults."""
+    """As `recipe_options`, for these keys. defaults: whether `--help` shows their defaults.
+
+    A command with a parameter `context` receives Typer's context.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -37,12 +41,18 @@ def key_options(
             sources = {name: context.get_parameter_source(name) for name in read}
             given = {name: read[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
             given |= {name: ",".join(value) for name, value in given.items() if isinstance(value, list)}
+            if passes_context:
+                values["context"] = context
             command(**values, given=given)
 
         command_parameters = dict(inspect.signature(command, eval_str=True).parameters)
         del command_parameters["given"]
+        passes_context = command_parameters.pop("context", None) is not None
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        key_parameters = [_parameter(key, default=defaults) for key in keys.values()]
+        group, key_parameters = None, []
+        for key in keys.values():
+            group = key.field.metadata["group"] or group
+            key_parameters.append(_parameter(key, default=defaults, group=group))
         parameters = [*command_parameters.values(), context, *key_parameters]
         keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
         with_options.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
@@ -52,7 +62,26 @@ def key_options(
     return decorate
 
 
-def _parameter(key: Key, *, default: bool) -> inspect.Parameter:
+class GroupedCommand(TyperCommand):
+    """A command whose `--help` has a heading per group of options. Typer has them only in help drawn by rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for heading, records in self.groups(ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+    def groups(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """Names and help of the parameters by heading."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                groups.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
+        first = {name: groups.pop(name) for name in ("Arguments", "Options") if name in groups}  # --help is last
+        return first | groups
+
+
+def _parameter(key: Key, *, default: bool, group: str | None) -> inspect.Parameter:
     """The keyword parameter that Typer turns into the key's option. default: whether it has the key's default."""
     field, kind = key
     choices, metavar = choices_of(field), None
@@ -72,5 +101,6 @@ def _parameter(key: Key, *, default: bool) -> inspect.Parameter:
     if optional:
         annotation |= None
     flags = [field.metadata["flag"]] if field.metadata["flag"] else []
-    annotation = Annotated[annotation, typer.Option(*flags, help=field.metadata["help"], metavar=metavar)]
+    shown = {"help": field.metadata["help"], "metavar": metavar, "rich_help_panel": group}
+    annotation = Annotated[annotation, typer.Option(*flags, **shown)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation)

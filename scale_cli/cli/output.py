@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # rich takes a tenth of a second to import, which `--help` av
     from scale_cli.reporting.sheet import Sheet
 
 PLAIN_INTERVAL_SECONDS = 10.0
+RATE_SECONDS = 86_400.0
+"""Time over which a bar's rate is averaged, up to its last 1000 steps; steps that take longer would have no rate."""
 PIPED_WIDTH = 160
 """Width of a result that goes to a file or a pipe."""
 
@@ -105,14 +107,21 @@ class Stream:
 
 
 class Advance(Protocol):
-    """Advances a progress display by `steps`, or to `done`. A new `total` replaces the old one."""
+    """Advances a progress display by `steps`, or to `done`. A new `total` replaces the old one.
 
-    def __call__(self, steps: int = 1, *, done: int | None = None, total: int | None = None) -> None: ...
+    note: the state of the work, shown beside the progress until the next call or the end.
+    """
+
+    def __call__(
+        self, steps: int = 1, *, done: int | None = None, total: int | None = None, note: str = ""
+    ) -> None: ...
 
 
 @contextlib.contextmanager
 def progress(label: str, total: int | None, *, done: int = 0) -> Iterator[Advance]:
     """Show progress with rate and remaining time: a bar on a terminal, else one line every ten seconds.
+
+    The rate is that since the first step, which may include preparations.
 
         with progress("people", len(people)) as advance:
             for person in people:
@@ -140,11 +149,20 @@ def counter(label: str) -> Advance:
 @contextlib.contextmanager
 def _bar(console: Console, label: str, total: int | None, first: int) -> Iterator[Advance]:
     from rich import progress
+    from rich.text import Text
 
     class Rate(progress.ProgressColumn):
         def render(self, task: progress.Task) -> str:
             speed = task.finished_speed or task.speed
-            return f"{speed:,.1f}/s" if speed else ""
+            return _rate(speed) if speed else ""
+
+    class Bar(progress.Progress):
+        note = ""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            if self.note:
+                yield Text(self.note)
 
     columns = (
         progress.TextColumn("{task.description}"),
@@ -153,11 +171,12 @@ def _bar(console: Console, label: str, total: int | None, first: int) -> Iterato
         Rate(),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=console) as bar:
+    with Bar(*columns, console=console, speed_estimate_period=RATE_SECONDS) as bar:
         task = bar.add_task(label, total=total, completed=first)
 
-        def advance(steps: int = 1, *, done: int | None = None, total: int | None = None) -> None:
+        def advance(steps: int = 1, *, done: int | None = None, total: int | None = None, note: str = "") -> None:
             bar.update(task, advance=None if done is not None else steps, completed=done, total=total)
+            bar.note = "" if bar.finished else note
 
         yield advance
 
@@ -165,23 +184,44 @@ def _bar(console: Console, label: str, total: int | None, first: int) -> Iterato
 def _plain_lines(label: str, all_steps: int | None, first: int) -> Advance:
     start = printed = time.monotonic()
     reached = first
+    rated: tuple[int, float] | None = None  # steps and time at the first call, from which the rate is measured
 
-    def advance(steps: int = 1, *, done: int | None = None, total: int | None = None) -> None:
-        nonlocal reached, printed, all_steps
+    def advance(steps: int = 1, *, done: int | None = None, total: int | None = None, note: str = "") -> None:
+        nonlocal reached, printed, all_steps, rated
         reached = reached + steps if done is None else done
         all_steps = all_steps if total is None else total
         now = time.monotonic()
+        if rated is None:
+            rated = (reached, now)
         if now - printed >= PLAIN_INTERVAL_SECONDS or reached == all_steps:
             printed = now
-            say(_line(label, reached, all_steps, seconds=now - start, rate=(reached - first) / max(now - start, 1e-9)))
+            rate = (reached - rated[0]) / (now - rated[1]) if now > rated[1] else 0.0
+            line = _line(label, reached, all_steps, seconds=now - start, rate=rate)
+            say(line + (f"; {note}" if note and reached != all_steps else ""))
 
     return advance
 
 
 def _line(label: str, done: int, total: int | None, *, seconds: float, rate: float) -> str:
-    if rate == 0:
-        return f"{label}: {done:,}" + ("" if total is None else f" of {total:,} ({done / total:.0%})")
-    if total is None:
-        return f"{label}: {done:,}, {rate:,.1f}/s"
-    left = f"{(total - done) / rate:.0f} s left" if done < total else f"in {seconds:.1f} s"
-    return f"{label}: {done:,} of {total:,} ({done / total:.0%}), {rate:,.1f}/s, {left}"
+    """rate: steps per second, 0 if it is not known yet."""
+    parts = [f"{label}: {done:,}" + ("" if total is None else f" of {total:,} ({done / total:.0%})")]
+    if rate:
+        parts.append(_rate(rate))
+    if done == total:
+        parts.append(f"in {duration(seconds)}")
+    elif total is not None and rate:
+        parts.append(f"{duration((total - done) / rate)} left")
+    return ", ".join(parts)
+
+
+def _rate(rate: float) -> str:
+    """A rate in steps per second, or its inverse if a step takes longer than a second."""
+    return f"{rate:,.1f}/s" if rate >= 1 else f"{1 / rate:,.1f} s/step"
+
+
+def duration(seconds: float) -> str:
+    """A duration in the two largest units."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"

@@ -89,13 +89,13 @@ def plan(
             **given,
         )
     from rich.console import Group
-    from rich.text import Text
 
     commands = [choice.command for choice in result.choices.values() if choice.command is not None]
     for name, reason in result.left_out.items():
         say(f"{name} is left out: {reason}")
-    lines = [Text(command, no_wrap=True, overflow="ignore") for command in commands]  # whole, to be copied
-    show(result, Group(_sizes(result), _parameters(result), _costs(result), _memory(result), *lines), as_json=as_json)
+    show(result, Group(_sizes(result), _parameters(result), _costs(result), _memory(result)), as_json=as_json)
+    if not as_json:
+        print(*commands, sep="\n")  # whole, to be copied: rich cuts lines at the width
 
 
 def _sizes(plan: Plan) -> Table:

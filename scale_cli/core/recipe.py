@@ -34,15 +34,19 @@ Choices = tuple[str, ...] | Callable[[], tuple[str, ...]] | None
 """The allowed words, or a function that returns them."""
 
 
-def option(default: Any, *, help: str, flag: str | None = None, choices: Choices = None) -> Any:
+def option(
+    default: Any, *, help: str, flag: str | None = None, choices: Choices = None, group: str | None = None
+) -> Any:
     """A recipe field.
 
     default: the value if neither file nor flag gives one; immutable.
     help: one sentence for `--help`.
     flag: the name on the command line, `--lr` or `--shuffle/--no-shuffle`; None derives it from the field's name.
     choices: the strings allowed in a str or `tuple[str, ...]` field.
+    group: the heading in `--help` of this field and of the following ones up to the next with a group.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "flag": flag, "choices": choices})
+    metadata = {"help": help, "flag": flag, "choices": choices, "group": group}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def variant_options(*, chosen_by: str, classes: Callable[[], Mapping[str, type]]) -> Any:

@@ -58,6 +58,11 @@ class Examples(Dataset[dict[str, torch.Tensor]], ABC):
     def predicted_tokens(self) -> int:
         """The number of tokens with a loss in all examples: without padding and without first tokens."""
 
+    @property
+    @abstractmethod
+    def epochs(self) -> dict[str, float | None]:
+        """How often each source is read, by the values of `--data`; None for a stream that was not read to its end."""
+
     def first(self, count: int) -> Examples:
         """The first `count` of the examples, those of a run that ends early."""
         examples = copy.copy(self)
@@ -124,10 +129,20 @@ class PackedTexts(Examples):
         inside = self.count * (self.length - 1)
         if self.packing == "concat":
             return inside
-        counts = [self.count]
-        if self._mixed is not None:
-            counts = np.bincount(self._mixed[0][: self.count], minlength=len(self.sources)).tolist()
-        return inside - sum(source.borders(int(count)) for source, count in zip(self.sources, counts, strict=True))
+        return inside - sum(source.borders(count) for source, count in zip(self.sources, self._counts, strict=True))
+
+    @property
+    def epochs(self) -> dict[str, float | None]:
+        epochs = [source.epochs(count) for source, count in zip(self.sources, self._counts, strict=True)]
+        each = epochs if self._mixed is not None else epochs * len(self.fingerprints)  # without weights cut together
+        return dict(zip(self.fingerprints, each, strict=False))
+
+    @property
+    def _counts(self) -> list[int]:
+        """The number of windows of each source."""
+        if self._mixed is None:
+            return [self.count]
+        return [int(count) for count in np.bincount(self._mixed[0][: self.count], minlength=len(self.sources))]
 
 
 class EpochOrder:
@@ -178,6 +193,10 @@ class PaddedQuestions(Examples):
         last = self._order.rows(np.arange(rest) + epochs * len(each))
         return int(epochs * each.sum() + each[last].sum())
 
+    @property
+    def epochs(self) -> dict[str, float | None]:
+        return dict.fromkeys(self.fingerprints, self.count / len(self.inputs))
+
 
 class RowExamples(Examples):
     """Given rows of tokens, reshuffled per epoch. Every token has a label."""
@@ -194,6 +213,10 @@ class RowExamples(Examples):
     @property
     def predicted_tokens(self) -> int:
         return self.count * (self.length - 1)
+
+    @property
+    def epochs(self) -> dict[str, float | None]:
+        return dict.fromkeys(self.fingerprints, self.count / len(self._tokens))
 
 
 @dataclass(frozen=True)
@@ -251,10 +274,17 @@ def load_examples(
         fingerprints[item.text] = texts.fingerprint()
     weights = [item.weight for item in given if item.weight is not None]
     if not weights:
-        windows = [Windows(_option(recipe), _together(groups), length, (recipe.seed, 0))]
+        whole = 1 if all(isinstance(item.source, FileSource) for item in given) else None
+        windows = [Windows(_option(recipe), _together(groups), length, (recipe.seed, 0), groups=whole)]
     else:
         windows = [
-            Windows(item.option, group, length, (recipe.seed, number))
+            Windows(
+                item.option,
+                group,
+                length,
+                (recipe.seed, number),
+                groups=1 if isinstance(item.source, FileSource) else None,
+            )
             for number, (item, group) in enumerate(zip(given, groups, strict=True))
         ]
     packed = PackedTexts(windows, length, count, weights=weights or [1.0], packing=recipe.packing)

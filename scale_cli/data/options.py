@@ -22,6 +22,7 @@ class DataOptions:
         help="Texts: .txt, .jsonl, .json, .csv, .parquet, .arrow or compressed files, folders or globs (with :FIELD if "
         "the field is not text), gen-bios folders, hub datasets ORG/NAME[:CONFIG[:SPLIT[:FIELD]]]. A share of the "
         "tokens, as in :0.95, is added at the end, for all sources or none.",
+        group="Data",
     )
     packing: Packing = option(
         "concat",
@@ -39,7 +40,7 @@ class DataOptions:
         "lm", help="lm: packed text, loss on every token; qa: questions, loss only on the answer and end-of-text."
     )
     people: str | None = option(None, help="A:B, the range of people of a gen-bios folder.  [all]")
-    steps: int = option(1000, help="Optimiser steps.")
+    steps: int = option(1000, help="Optimiser steps.", group="Steps and batches")
     batch_size: int = option(8, help="Sequences per forward pass and process.")
     gradient_accumulation_steps: int = option(1, help="Forward passes per step, each with --batch-size sequences.")
     seq_length: int | None = option(None, help="Tokens per sequence.  [lm: 512; qa: the longest question]")

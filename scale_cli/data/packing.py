@@ -67,9 +67,13 @@ class Windows:
     after it is requested, so a stream is read no further than needed.
     """
 
-    def __init__(self, name: str, group: Group, length: int, seed: Sequence[int]) -> None:
-        """name: the beginning of errors. seed: the run's seed and the source's number."""
+    def __init__(self, name: str, group: Group, length: int, seed: Sequence[int], *, groups: int | None = None) -> None:
+        """name: the beginning of errors. seed: the run's seed and the source's number.
+
+        groups: number of groups of an epoch, None if it is known only when the last one has been read.
+        """
         self.name = name
+        self.groups = groups
         self.group = group
         self.length = length
         self.seed = tuple(seed)
@@ -101,6 +105,10 @@ class Windows:
     def borders(self, count: int) -> int:
         """The number of documents that begin inside one of the first `count` windows, not at its beginning."""
         return sum(self._shuffled(epoch, group).borders(rows) for epoch, group, rows in self._groups(count))
+
+    def epochs(self, count: int) -> float | None:
+        """The number of epochs in the first `count` windows; None if the end of the first one was not reached."""
+        return count / self._ends[-1] if self._whole or len(self._ends) == self.groups else None
 
     def _groups(self, count: int) -> Iterator[tuple[int, int, int]]:
         """Epoch, group and number of windows, for each group that holds some of the first `count` windows."""

@@ -25,10 +25,15 @@ class TrainRecipe(DataOptions):
         others.
     """
 
-    method: str = option(DEFAULT_METHOD, help="The method; it determines the trained parameters.", choices=method_names)
+    method: str = option(
+        DEFAULT_METHOD,
+        help="The method; it determines the trained parameters.",
+        choices=method_names,
+        group="Method",
+    )
     options: Any = variant_options(chosen_by="method", classes=option_classes)
     from_scratch: bool = option(False, help="Pre-train from random weights; only CHECKPOINT's config is used.")
-    lr: float | None = option(None, help="Peak learning rate.  [the paper's for the method]")
+    lr: float | None = option(None, help="Peak learning rate.  [the paper's for the method]", group="Optimiser")
     schedule: Literal["cosine", "linear", "constant"] = option("cosine", help="Learning rate schedule after warm-up.")
     min_lr_rate: float = option(0.0, help="Final learning rate of the cosine schedule, as a share of --lr.")
     warmup: float = option(0.0, help="Warm-up: a share of the steps if below 1, else a number of steps.")
@@ -38,12 +43,14 @@ class TrainRecipe(DataOptions):
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto",
         help="Arithmetic; trained weights are float32 in all. auto: bfloat16 on a GPU that supports it, else float32.",
+        group="Precision and memory",
     )
     gradient_checkpointing: bool = option(False, help="Recompute activations in the backward pass to save memory.")
     rehearse: str | None = option(
         None,
         help="Keep predictions on old text close to the base's: self, text that the base samples, or a SOURCE as in "
         "--data. :SHARE at the end is the number of rehearsed sequences per training sequence.  [0.25]",
+        group="Rehearsal of old text",
     )
     rehearse_people: str | None = option(None, help="A:B, the range of people of a gen-bios --rehearse.  [all]")
     rehearse_loss: Literal["kl", "ce"] = option(
@@ -52,7 +59,9 @@ class TrainRecipe(DataOptions):
     rehearse_weight: float | None = option(None, help="Weight of the loss on old text.  [kl: 10; ce: 1]")
     rehearse_tokens: int = option(65_536, help="--rehearse self: number of tokens that the base samples, once.")
     eval_people: tuple[str, ...] = option(
-        (), help="NAME=A:B: measure the biography accuracy of the people A to B-1 during training, under NAME."
+        (),
+        help="NAME=A:B: measure the biography accuracy of the people A to B-1 during training, under NAME.",
+        group="Measurements during training",
     )
     eval_bios: Path | None = option(None, help="The gen-bios folder of --eval-people.  [--data]")
     eval_text: tuple[str, ...] = option(
@@ -70,6 +79,7 @@ class TrainRecipe(DataOptions):
         help="NAME[/METRIC] of --eval-text or --eval-people: keep the measured step that is best in it among those "
         "within every --limit, step 0 left out. METRIC is bits_per_byte for texts and hard for people unless given.  "
         "[the last step]",
+        group="Choice of the result",
     )
     limit: tuple[str, ...] = option(
         (),
@@ -81,7 +91,9 @@ class TrainRecipe(DataOptions):
         (),
         help="Conditions as those of --limit: training ends at the first measured step after 0 at which all hold.",
     )
-    logging_steps: int = option(10, help="Steps between log lines with loss and learning rate.")
+    logging_steps: int = option(
+        10, help="Steps between log lines with loss and learning rate.", group="Logs and checkpoints"
+    )
     save_steps: int | None = option(None, help="Steps between checkpoints for --resume.  [none]")
     report_to: tuple[str, ...] = option(
         (), help="Trackers: tensorboard (an extra), or others that are installed, such as wandb."

@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from scale_cli.checkpoints.companion_files import copy_companions, copy_config
 from scale_cli.checkpoints.load import (
     Checkpoint,
     base_fingerprint,
+    config_of,
     lineage,
     load_model,
     load_tokenizer,
@@ -64,35 +64,9 @@ from scale_cli.training.request import (
     eval_folder,
     passing_folders,
 )
+from scale_cli.training.result import TrainResult, course
 from scale_cli.training.resume import damaged_checkpoints, last_checkpoint
-from scale_cli.training.trainer import MetricsWriter, PartTrainer, StopAtStep
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The result of a finished run.
-
-    steps: number of steps done. kept_step: the step of the tensors in `out`, `steps` without `keep_best`.
-    ended_by: the conditions of `stop_when` by which the run ended early; None if it did all steps of the recipe.
-    tokens: number of training tokens, padding included.
-    predicted_tokens: number of tokens with a loss. Padding, prompts and the first token of a sequence have none; under
-        packing "documents" the first token of every text.
-    extra_tokens: number of tokens of the method's extra data, padding included.
-    seconds: wall time of the run and of the interrupted runs before it, with measurements, without loading.
-    trained_parameters, total_parameters: number of parameters. metrics: values measured at `kept_step`, by name.
-    """
-
-    out: Path
-    steps: int
-    kept_step: int
-    ended_by: str | None
-    tokens: int
-    predicted_tokens: int
-    extra_tokens: int
-    seconds: float
-    trained_parameters: int
-    total_parameters: int
-    metrics: dict[str, float]
+from scale_cli.training.trainer import MetricsWriter, PartTrainer, Report, StopAtStep
 
 
 def train(
@@ -103,6 +77,7 @@ def train(
     resume: bool = False,
     revision: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    report: Report | None = None,
     reading: Callable[[int], None] | None = None,
     sampling: Callable[..., None] = lambda **tokens: None,
     say: Callable[[str], None] = lambda line: None,
@@ -114,6 +89,7 @@ def train(
         recipe. A run that was interrupted before its first checkpoint begins anew.
     revision: branch, tag or commit of a hub id. A resumed run uses the commit that it started with.
     progress: called with (step, steps) after each step.
+    report: called with each line of metrics.jsonl, those before a resumed run's beginning included.
     reading: called with the number of tokens of each batch of texts that is tokenised.
     sampling: called with the number of tokens `done` and their `total` while the base samples text for rehearsal.
     say: called with a line about the files of a folder of texts that are not read.
@@ -134,7 +110,8 @@ def train(
         check_out(out, recipe, checkpoint, resume=resume)  # again: another process may have written in between
         if resume and (out / RECORD).is_file():  # killed between record and end
             return _finished(checkpoint, recipe, out)
-        shown: dict[str, Any] = {"progress": progress, "reading": reading, "sampling": sampling, "say": say}
+        shown: dict[str, Any] = {"progress": progress, "report": report, "reading": reading}
+        shown |= {"sampling": sampling, "say": say}
         return _train(checkpoint, out, recipe, arguments, resume=resume, **shown)
 
 
@@ -146,6 +123,7 @@ def _train(
     *,
     resume: bool,
     progress: Callable[[int, int], None] | None,
+    report: Report | None,
     reading: Callable[[int], None] | None,
     sampling: Callable[..., None],
     say: Callable[[str], None],
@@ -204,7 +182,9 @@ def _train(
         point_to_base(folder)
 
     choice = Choice(recipe.rules(), out, save=save_best)
-    writer = MetricsWriter(out, measure if measures else None, choice, recipe.measured_at, progress)
+    rows = recipe.batch_size * recipe.gradient_accumulation_steps * arguments.world_size
+    lines: dict[str, Any] = {"report": report, "step_tokens": rows * examples.length}
+    writer = MetricsWriter(out, measure if measures else None, choice, recipe.measured_at, progress, **lines)
     with StopAtStep() as stop:
         trainer = PartTrainer(
             model=model,
@@ -241,6 +221,8 @@ def _train(
             trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             total_parameters=sum(p.numel() for p in model.parameters()),
             metrics=writer.last,
+            epochs=examples.epochs,
+            **course(out, recipe, model.config),
         )
         if trainer.is_world_process_zero():
             _save_result(model, checkpoint, recipe, out, base)
@@ -403,6 +385,7 @@ def _write_record(
         predicted_tokens=result.predicted_tokens,
         extra_tokens=result.extra_tokens,
         seconds=result.seconds,
+        epochs=result.epochs,
         peak_memory_bytes=peak_memory_bytes(),
         trained_parameters=result.trained_parameters,
         total_parameters=result.total_parameters,
@@ -433,10 +416,11 @@ def _finished(checkpoint: Checkpoint, recipe: TrainRecipe, out: Path) -> TrainRe
     """Finish a run that was killed after its record, and return the result in the record."""
     if PartialState().is_main_process:
         _finish(checkpoint, recipe, out)
-    record = read_record(out / RECORD)
-    metrics = {entry["name"]: entry["value"] for entry in record["metrics"]}
-    names = (field.name for field in dataclasses.fields(TrainResult) if field.name not in ("out", "metrics"))
-    return TrainResult(out=out, metrics=metrics, **{name: record[name] for name in names})
+    record = {"epochs": {}} | read_record(out / RECORD)  # records of earlier versions do not hold them
+    metrics = {metric.name: metric.value for metric in map(Measurement.read, record["metrics"])}
+    followed = course(out, recipe, config_of(checkpoint))
+    names = {field.name for field in dataclasses.fields(TrainResult)} - {"out", "metrics", *followed}
+    return TrainResult(out=out, metrics=metrics, **followed, **{name: record[name] for name in names})
 
 
 def _data_fingerprint(source: Path) -> str:

@@ -23,10 +23,20 @@ from scale_cli.methods import Method, Step
 from scale_cli.methods.step import labelled_positions, step_arguments
 from scale_cli.training.choice import Choice
 from scale_cli.training.rehearsal import Rehearsal
-from scale_cli.training.resume import checkpoints, drop_lines_after, last_checkpoint, seal, step_of
+from scale_cli.training.resume import (
+    METRICS,
+    checkpoints,
+    complete_lines,
+    drop_lines_after,
+    last_checkpoint,
+    seal,
+    step_of,
+)
 
 Measure = Callable[[Any, bool], dict[str, float]]
 """A measurement during training: (model, whether it is the last one) -> values by name."""
+Report = Callable[[dict[str, float]], None]
+"""Called with each line of `metrics.jsonl`. That of a loss has `tokens_per_second` too, without measurements."""
 
 LOGGED = ("loss", "rehearsal_loss", "learning_rate", "grad_norm")
 """The values in a log line of `metrics.jsonl`."""
@@ -197,12 +207,17 @@ class MetricsWriter(TrainerCallback):
         choice: Choice,
         measured_at: Callable[[int], bool],
         progress: Callable[[int, int], None] | None,
+        report: Report | None = None,
+        step_tokens: int = 0,
     ) -> None:
-        self.file = folder / "metrics.jsonl"
+        """report: called with the lines of the run; a resumed one begins with those before. step_tokens: per step."""
+        self.file = folder / METRICS
         self.measure = measure
         self.choice = choice
         self.measured_at = measured_at
         self.progress = progress
+        self.report = report
+        self.step_tokens = step_tokens
         self.last: dict[str, float] = {}
 
     def on_train_begin(
@@ -211,16 +226,22 @@ class MetricsWriter(TrainerCallback):
         if state.is_world_process_zero:  # lines of a run without a checkpoint are written anew, that of step 0 too
             drop_lines_after(self.file, state.global_step or -1)
         self.choice.resume(state.global_step, self.file, writes=state.is_world_process_zero)
+        if self.report is not None and state.is_world_process_zero and self.file.exists():
+            for line in complete_lines(self.file):
+                self.report(json.loads(line))
         if state.global_step == 0:
             self._measure(state, control, kwargs["model"])
         elif state.global_step == state.max_steps and self.measure is not None:
             self.last = self.measure(kwargs["model"], True)  # only the record is missing; the line is written already
+        self._logged_step, self._logged_at, self._measuring = state.global_step, time.monotonic(), 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         last = state.global_step == state.max_steps
         control.should_log = control.should_log or last
         if last or self.measured_at(state.global_step):
+            start = time.monotonic()
             self._measure(state, control, kwargs["model"])
+            self._measuring += time.monotonic() - start
         if self.progress is not None and state.is_world_process_zero:
             self.progress(state.global_step, state.max_steps)
 
@@ -232,8 +253,14 @@ class MetricsWriter(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if logs and "loss" in logs:
-            self._write(state, {name: logs[name] for name in LOGGED if name in logs})
+        if not logs or "loss" not in logs:
+            return
+        now = time.monotonic()
+        tokens = (state.global_step - self._logged_step) * self.step_tokens
+        seconds = max(now - self._logged_at - self._measuring, 1e-9)
+        self._logged_step, self._logged_at, self._measuring = state.global_step, now, 0.0
+        values = {name: logs[name] for name in LOGGED if name in logs}
+        self._write(state, values, tokens_per_second=tokens / seconds)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.choice.checkpointed()
@@ -249,10 +276,13 @@ class MetricsWriter(TrainerCallback):
             control.should_save = False  # a resumed run could not end without another step
         self._write(state, self.last)
 
-    def _write(self, state: TrainerState, values: dict[str, float]) -> None:
+    def _write(self, state: TrainerState, values: dict[str, float], **only_reported: float) -> None:
         if state.is_world_process_zero:
+            line = {"step": state.global_step} | values
             with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step} | values) + "\n")
+                file.write(json.dumps(line) + "\n")
+            if self.report is not None:
+                self.report(line | only_reported)
 
 
 def _without_unused_logits(batch: dict[str, Any]) -> dict[str, Any]:

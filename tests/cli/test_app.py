@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,6 +66,28 @@ def test_version_and_help(run_cli: RunCli) -> None:
     assert "completion" not in ended.stdout
 
 
+def test_the_options_of_train_are_in_groups(run_cli: RunCli) -> None:
+    text = run_cli("train", "--help").stdout
+    headings = [line.removesuffix(":") for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+    assert headings == [
+        "Arguments",
+        "Options",
+        "Data",
+        "Steps and batches",
+        "Method",
+        "Optimiser",
+        "Precision and memory",
+        "Rehearsal of old text",
+        "Measurements during training",
+        "Choice of the result",
+        "Logs and checkpoints",
+    ]
+    groups = dict(zip(headings, re.split(r"(?m)^[A-Z][a-z ]+:$", text)[1:], strict=True))
+    assert "--help" in groups["Options"]
+    assert "--lora-r" in groups["Method"]
+    assert "--lr" in groups["Optimiser"]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_documented(name: str) -> None:
     group = typer.main.get_command(app)
@@ -80,6 +103,22 @@ def test_every_option_is_documented(name: str) -> None:
         (["gen-bios"], "Missing argument 'out'. (see: scale gen-bios --help)"),
         (["doctor", "--jsn"], "No such option: --jsn (Possible options: --json) (see: scale doctor --help)"),
         (["gen-bios", "x", "--people"], "Option '--people' requires an argument."),
+        (["train", "--learning_rate=1"], "No such option: --learning_rate; here it is --lr (see: scale train --help)"),
+        (["run", "--epoch", "1"], "No such option: --epoch (Possible options: --epochs) (see: scale run --help)"),
+        (
+            ["run", "--max_steps=1"],
+            "No such option: --max_steps; here it is --tokens, a number of tokens (see: scale run --help)",
+        ),
+        (
+            ["run", "--num-train-epochs", "1"],
+            "No such option: --num-train-epochs; here it is --epochs (see: scale run --help)",
+        ),
+        (["train", "--bf16"], "No such option: --bf16; here it is --precision bfloat16 (see: scale train --help)"),
+        (
+            ["train", "--output-dir", "x"],
+            "No such option: --output-dir; here it is an argument: scale train CHECKPOINT OUT (see: scale train "
+            "--help)",
+        ),
         (["doctor", "x"], "Got unexpected extra argument(s) (x) (see: scale doctor --help)"),
     ],
 )
@@ -163,8 +202,23 @@ def test_progress_is_plain_lines_without_a_terminal(
         advance(done=5000)
     assert capsys.readouterr() == (
         "",
-        "people: 2,500 of 5,000 (50%), 150.0/s, 17 s left\npeople: 5,000 of 5,000 (100%), 100.0/s, in 40.0 s\n",
+        "people: 2,500 of 5,000 (50%), 111.1/s, 22.5 s left\npeople: 5,000 of 5,000 (100%), 89.7/s, in 40.0 s\n",
     )
+
+
+def test_progress_of_slow_steps_with_their_state(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with output.progress("fft", 1000) as advance:
+        for done, now in ((1, 600.0), (2, 630.0), (1000, 30_000.0)):  # noqa: B007
+            advance(done=done, note=f"loss {done}")
+    assert capsys.readouterr().err.splitlines() == [
+        "fft: 1 of 1,000 (0%); loss 1",  # what precedes the first step does not count
+        "fft: 2 of 1,000 (0%), 30.0 s/step, 8 h 19 min left; loss 2",
+        "fft: 1,000 of 1,000 (100%), 29.4 s/step, in 8 h 20 min",
+    ]
 
 
 def test_progress_learns_its_total(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +229,7 @@ def test_progress_learns_its_total(capsys: pytest.CaptureFixture[str], monkeypat
         advance(5)
         now = 20.0
         advance(done=10, total=10)
-    assert capsys.readouterr().err == "files: 5, 0.5/s\nfiles: 10 of 10 (100%), 0.5/s, in 20.0 s\n"
+    assert capsys.readouterr().err == "files: 5\nfiles: 10 of 10 (100%), 2.0 s/step, in 20.0 s\n"
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +241,10 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("rich.console.Console", terminal)
     with output.progress("people", 10) as advance:
-        advance()
-        advance(done=10)
+        advance(note="loss 2.310, lr 0.001, 1,234 tokens/s")
+        time.sleep(0.3)  # a bar is drawn ten times per second
+        advance(done=10, note="loss 2")
     assert "people" in written.getvalue()
     assert "10/10" in written.getvalue()
+    assert "\nloss 2.310, lr 0.001, 1,234 tokens/s" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue())
+    assert "loss 2" not in written.getvalue().splitlines()[-1]

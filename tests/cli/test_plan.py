@@ -143,8 +143,10 @@ def test_a_large_model_fits_80_columns(run_cli: RunCli, tmp_path: Path, monkeypa
     sizes = {"hidden_size": 8192, "intermediate_size": 286720, "num_attention_heads": 64, "num_hidden_layers": 8}
     base = config_folder(tmp_path / "Llama-60B", LLAMA_1B | sizes | {"head_dim": 128, "tie_word_embeddings": False})
     text = run_cli("plan", base, "--hidden", 1024, "--ffn", 3584, "--layers", 9).stdout
-    tables = text.partition("\nscale upscale")[0].splitlines()
+    tables, _, commands = text.partition("\nscale upscale")
+    tables = tables.splitlines()
     assert max(len(line.rstrip()) for line in tables) <= 80
     assert "…" not in text
+    assert commands.splitlines()[0].endswith(" --by width --hidden 1024 --heads 8 --ffn 3584")  # whole, to be copied
     assert rows(text)["fft"][0][1] == "59,680,890,880"
     assert rows(text)["fft"][2][-1] == f"{12 * 59.68089088 + 100:,.2f}"

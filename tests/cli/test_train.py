@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import shlex
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,8 +18,10 @@ import pytest
 import scale_cli.cli.train as command
 from scale_cli.core.recipe import load_recipe
 from scale_cli.core.records import read_record
+from scale_cli.data.biographies import read_biographies
+from scale_cli.data.tokens import tokenise
 from scale_cli.training import TrainRecipe
-from tests.runs import World, lines, tree
+from tests.runs import World, korean_texts, lines, tree
 
 RunCli = Callable[..., Any]
 
@@ -42,9 +46,42 @@ def test_result_for_people(run_cli: RunCli, world: World, tmp_path: Path) -> Non
     assert table["trained parameters"] == f"{trained:,} of {total:,} ({trained / total:.1%})"
     assert table["tokens"].startswith(f"{record['tokens']:,} in ")
     values = {metric["name"]: metric["value"] for metric in record["metrics"]}
-    means = [f"{name}/{kind}" for name in "ab" for kind in ("hard", "soft", "routed", "exact")]
-    assert {name: table[name] for name in table if "/" in name} == {name: f"{values[name]:.3f}" for name in means}
-    assert ended.stderr.splitlines()[-1].startswith("scale-route: 3 of 3 (100%), ")
+    assert table["learning rate"] == "0.01, cosine, no warm-up"
+    losses = [line["loss"] for line in lines(tmp_path / "run") if "loss" in line]
+    assert table["loss"] == f"{losses[0]:.3f} at first, {losses[-1]:.3f} at last"
+    assert table["epochs"] == f"{3 * 4 / (4 * 6):.2f} of {world.data}"  # 4 people have 6 questions each
+    before = lines(tmp_path / "run")[0]
+    shown = {}
+    for name in (f"{name}/{kind}" for name in "ab" for kind in ("hard", "soft", "routed")):
+        shown[name] = [f"{before[name]:.3f}", f"{values[name]:.3f}", f"{values[name] - before[name]:+.3f}"]
+    shown |= {f"{name}/exact": ["", f"{values[f'{name}/exact']:.3f}", ""] for name in "ab"}
+    assert {row[0]: row[1:] for row in rows if "/" in row[0]} == shown
+    first, *_, last, warning = ended.stderr.splitlines()
+    assert first == f"scale-route, step 0: a/hard {before['a/hard']:.3f}, b/hard {before['b/hard']:.3f}"
+    assert last.startswith("scale-route: 3 of 3 (100%), ")
+    assert warning.endswith("guess among 512 tokens: train with more --steps, or with a lower --lr (given 0.01)")
+
+
+def test_the_changes_of_texts_and_the_epochs_of_sources(run_cli: RunCli, world: World, tmp_path: Path) -> None:
+    texts = korean_texts(tmp_path)
+    data = f"{world.data}:3,{texts['train']}:1"
+    given = ("--steps", 3, "--batch-size", 4, "--seq-length", 32, "--eval-text", f"old={texts['english']}")
+    ended = run_cli("train", world.source("fft"), tmp_path / "run", "--data", data, "--lr", 1e-3, *given)
+    assert ended.code == 0, ended.stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if "│" in line]
+    record = read_record(tmp_path / "run" / "record.json")
+    name = "old/bits_per_byte"
+    before, after = (line for line in lines(tmp_path / "run") if name in line)
+    changed = f"{after[name] / before[name] - 1:+.1%}"
+    assert [name, f"{before[name]:.3f}", f"{after[name]:.3f}", changed] in rows
+    assert f"fft, step 3: {name} {after[name]:.3f} ({changed})" in ended.stderr.splitlines()
+    korean = [json.loads(line)["text"] for line in texts["train"].read_text(encoding="utf-8").splitlines()]
+    tokens = [tokenise(each, world.tokenizer) for each in (read_biographies(world.data), korean)]
+    sizes = [sum(len(ids) + 1 for ids in each) // 32 for each in tokens]
+    epochs = {source: count / size for source, count, size in zip(data.split(","), (9, 3), sizes, strict=True)}
+    assert record["epochs"] == epochs
+    shown = [f"{number:.2f} of {source}" for source, number in epochs.items()]
+    assert [row[1] for row in rows if row[0] == "epochs"] == shown
 
 
 def test_the_kept_step_and_the_early_end_for_people(run_cli: RunCli, world: World, tmp_path: Path) -> None:
@@ -80,7 +117,8 @@ def test_result_for_programs(run_cli: RunCli, world: World, tmp_path: Path) -> N
         ended = run_cli(*words(world, "lora", tmp_path / "run", "--json"))
     assert ended.code == 0
     assert [str(warning.message) for warning in caught] == []
-    assert len(ended.stderr.splitlines()) == 1
+    progress, warning = ended.stderr.splitlines()
+    assert (progress.partition(": ")[0], warning.partition(": ")[0]) == ("lora", "warning")
     record = read_record(tmp_path / "run" / "record.json")
     names = (
         "steps",
@@ -93,8 +131,11 @@ def test_result_for_programs(run_cli: RunCli, world: World, tmp_path: Path) -> N
         "trained_parameters",
         "total_parameters",
     )
-    fields = {name: record[name] for name in names}
-    assert json.loads(ended.stdout) == fields | {"out": str(tmp_path / "run"), "metrics": {}}
+    fields = {name: record[name] for name in (*names, "epochs")}
+    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    followed = {"first_loss": losses[0], "last_loss": losses[-1], "before": {}}
+    followed["warning"] = warning.removeprefix("warning: ")
+    assert json.loads(ended.stdout) == fields | followed | {"out": str(tmp_path / "run"), "metrics": {}}
 
 
 def test_flags_stand_over_the_recipe_file(run_cli: RunCli, world: World, tmp_path: Path) -> None:
@@ -137,7 +178,7 @@ def test_ctrl_c_and_resume(
     def pressing(label: str, total: int, *, done: int) -> Iterator[Callable[..., None]]:
         begun.append((total, done))
 
-        def advance(*, done: int, total: int) -> None:
+        def advance(*, done: int, total: int, note: str) -> None:
             if done == 2:
                 os.kill(os.getpid(), number)
 
@@ -147,8 +188,10 @@ def test_ctrl_c_and_resume(
     with monkeypatch.context() as patch:
         patch.setattr(command, "progress", pressing)
         ended = run_cli(*asked)
-        assert (ended.code, ended.stdout, ended.stderr) == (130, "", "scale: interrupted\n")
-        assert run_cli(*asked, "--resume").code == 0
+        again = shlex.join(map(str, ("scale", *asked, "--resume")))
+        line = f"{tmp_path}/run/checkpoint-2 was written; continue with: {again}"
+        assert (ended.code, ended.stdout, ended.stderr) == (130, "", f"{line}\nscale: interrupted\n")
+        assert run_cli(*shlex.split(again)[1:]).code == 0
     assert begun == [(3, 0), (3, 2)]
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3]
     ended = run_cli(*asked, "--resume")
@@ -199,3 +242,21 @@ def test_a_run_that_diverges_ends_with_one_line(run_cli: RunCli, world: World, t
     assert "is NaN or infinite at step " in line
     assert "no good checkpoint was written; train anew with a lower --lr (given 1e+30)" in line
     assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_a_finite_loss_that_rises_is_a_warning(run_cli: RunCli, world: World, tmp_path: Path) -> None:
+    (tmp_path / "old.txt").write_text("Ann Lee was born in Lima. " * 9, encoding="utf-8")
+    measured = ("--eval-text", f"old={tmp_path}/old.txt")
+    ended = run_cli(*words(world, "scale-preserve", tmp_path / "run", "--lr", "100", *measured))
+    assert ended.code == 0
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("warning: "))
+    first, *_, last = (line["loss"] for line in lines(tmp_path / "run") if "loss" in line)
+    assert last > first
+    assert "| old/perplexity | not finite | " in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    guess = math.log(len(world.tokenizer))
+    guess_of = f"{guess:.3f}, that of a uniform guess among {len(world.tokenizer)} tokens"
+    assert line == (
+        f"warning: the last loss, {last:,.3f}, is above the first, {first:.3f}, and above {guess_of}: the training has "
+        "probably diverged; train anew with a lower --lr (given 100) or a longer --warmup"
+    )
+    assert f"│ warning            │ the last loss, {last:,.3f}, is above the first, {first:.3f}, " in ended.stdout

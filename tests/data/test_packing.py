@@ -78,6 +78,19 @@ def test_a_stream_is_read_no_further_than_it_is_needed(tmp_path: Path) -> None:
     assert asked == {0, 1}
 
 
+def test_epochs_are_known_once_an_epoch_is_read(tmp_path: Path) -> None:
+    parts = (random_documents(1, 60), random_documents(2, 60))
+    size = sum(sum(map(len, part)) // LENGTH for part in parts)
+    stream = windows_of(groups_of(tmp_path / "a", *parts))
+    tokens_of(stream, size - 1)
+    assert stream.epochs(size) is None
+    tokens_of(stream, size)
+    assert stream.epochs(size + 1) == (size + 1) / size
+    file = Windows("--data x", group_of(tmp_path / "b", parts[0]), LENGTH, (3, 0), groups=1)
+    file.locate(0)
+    assert file.epochs(1) == 1 / (sum(map(len, parts[0])) // LENGTH)
+
+
 def test_positions_begin_anew_with_each_document_and_window(tmp_path: Path) -> None:
     windows = windows_of(group_of(tmp_path / "a", random_documents(1, 60)))
     tokens, positions = windows.windows(np.arange(50))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from scale_cli.core.errors import RequestError
 from scale_cli.data.examples import PaddedQuestions
 from scale_cli.methods import METHODS
+from scale_cli.training.result import Watch, course
 from scale_cli.training.resume import last_checkpoint
 from scale_cli.training.train import train
 from tests.helpers import refusal
@@ -65,6 +68,59 @@ def test_losses_and_measurements_are_written_down(world: World, tmp_path: Path) 
     assert [line["step"] for line in found if "a/exact" in line] == [8]
     assert [line["step"] for line in found] == [0, 3, 5, 6, 8, 8]
     assert all(set(line) == {"step", "loss", "learning_rate", "grad_norm"} for line in found if "loss" in line)
+
+
+def test_a_report_has_every_line_and_those_before_a_resumed_beginning(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    reported: list[dict[str, float]] = []
+    said: list[str] = []
+    recipe = world.recipe("fft", eval_people=("a=0:1",), eval_steps=2, save_steps=2)
+    with pytest.raises(ZeroDivisionError):
+        train(world.source("fft"), out, recipe, progress=progress_that(lambda: 1 / 0, at=3))  # type: ignore[arg-type]
+    watch = Watch("fft", said.append, resumed_at=2)
+
+    def report(line: dict[str, float]) -> None:
+        reported.append(line)
+        watch(line)
+
+    result = train(world.source("fft"), out, recipe, resume=True, report=report)
+    found = lines(out)
+    assert [line["step"] for line in found] == [0, 1, 2, 2, 3, 4, 4]
+    assert [{name: line[name] for name in line if name != "tokens_per_second"} for line in reported] == found
+    assert ["tokens_per_second" in line for line in reported] == [line["step"] > 2 and "loss" in line for line in found]
+    assert watch.note.startswith(f"loss {found[-1]['loss']:.3f}, lr {found[-1]['learning_rate']:.3g}, ")
+    change = found[-2]["a/hard"] - found[0]["a/hard"]
+    assert said == [f"fft, step 4: a/hard {found[-2]['a/hard']:.3f} ({change:+.3f})"]
+    losses = [line["loss"] for line in found if "loss" in line]
+    assert (result.first_loss, result.last_loss) == (losses[0], losses[-1])
+    assert result.before == {name: value for name, value in found[0].items() if name != "step"}
+
+
+@pytest.mark.parametrize(
+    ("losses", "reason"),
+    [
+        ([3.0, 2.9], None),
+        ([], None),
+        ([3.0, 3.1], "the first, 3.000: the training has probably diverged; "),
+        ([9.0, 7.0], "6.238, that of a uniform guess among 512 tokens: train with "),
+    ],
+)
+def test_a_loss_above_the_first_or_above_a_guess_is_a_warning(
+    losses: list[float], reason: str | None, tmp_path: Path, world: World
+) -> None:
+    """The weighted loss on rehearsed text does not count."""
+    text = "".join(
+        json.dumps({"step": step, "loss": loss + 10 * step, "rehearsal_loss": step}) + "\n"
+        for step, loss in enumerate(losses, 1)
+    )
+    (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    recipe = world.recipe("fft", lr=0.5, rehearse="self")
+    warning = course(tmp_path, recipe, LlamaConfig(vocab_size=512))["warning"]
+    if reason is None:
+        assert warning is None
+    else:
+        assert warning.startswith(f"the last loss, {losses[-1]:.3f}, is above {reason}")
+        assert "with a lower --lr (given 0.5)" in warning
 
 
 def test_a_logged_loss_is_the_mean_since_the_last(world: World, tmp_path: Path) -> None:
