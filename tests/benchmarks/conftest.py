@@ -33,7 +33,7 @@ def measured(
     for name in ("llama-small", "llama-1b"):
         monkeypatch.setitem(SHAPES, name, TINY)
 
-    def measure(name: str, *words: str, title: str, progress: str = "") -> dict[str, Any]:
+    def measure(name: str, *words: str, title: str, progress: str = "", like: str | None = None) -> dict[str, Any]:
         words = (*words, "--threads", "1", "--out", str(tmp_path / "record.json"))
         assert main([name, *words]) == 0
         printed = capsys.readouterr()
@@ -42,7 +42,9 @@ def measured(
         assert printed.err == progress
         record: dict[str, Any] = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
         assert record["command"] == " ".join(["python -m benchmarks.speed", name, *words])
-        assert fields(record) == fields(json.loads((RECORDS / f"speed-{name}.json").read_text(encoding="utf-8")))
+        assert fields(record) == fields(
+            json.loads((RECORDS / f"speed-{like or name}.json").read_text(encoding="utf-8"))
+        )
         return record
 
     return measure

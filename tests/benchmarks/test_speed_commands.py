@@ -20,7 +20,7 @@ from benchmarks.speed.generate import KINDS
 from benchmarks.speed.shapes import SHAPES, Shape
 from scale_cli.methods import METHODS
 from tests.benchmarks import test_speed_eval
-from tests.benchmarks.conftest import Measured
+from tests.benchmarks.conftest import RECORDS, Measured
 from tests.benchmarks.test_speed import ROOT, TINY, cells, run_of
 
 
@@ -52,13 +52,15 @@ def test_eval(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_upscale(measured: Measured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[Any] = []
 
-    def measure(shape: Shape, work: Path, **options: Any) -> tuple[list[upscale.Run], list[upscale.Run]]:
+    def measure(shape: Shape, work: Path, **options: Any) -> tuple[list[upscale.Run], list[upscale.Run], list[Any]]:
         calls.append((shape, work, options))
-        return [run_of("copy", 1.0, 20, copy=1.0)], []
+        recorded = json.loads((RECORDS / "speed-upscale-one-thread.json").read_text(encoding="utf-8"))
+        return [run_of("copy", 1.0, 20, copy=1.0)], [], recorded["decompositions"][:1]
 
     monkeypatch.setattr(upscale, "measure", measure)
     title = "Upscaling llama-1b, bfloat16, medians of"
-    record = measured("upscale", "--repetitions", "2", "--work", str(tmp_path), title=title)
+    words = ("upscale", "--repetitions", "2", "--work", str(tmp_path))
+    record = measured(*words, title=title, like="upscale-one-thread")  # made since the solvers are compared
     assert calls == [(TINY, tmp_path / "llama-1b", {"repetitions": 2, "threads": 1})]
     assert (record["shape"]["layers"], record["repetitions"], record["threads"]) == (5, 2, 1)
     assert record["lines"][0]["total_seconds"] == 1.0
