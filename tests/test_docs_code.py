@@ -57,6 +57,8 @@ STAGES = {
 
 SMALL = {
     "--steps": "2",
+    "--tokens": "1k",
+    "--held-out": "2",
     "--layers": "5",
     "--batch-size": "2",
     "--people": "100:104",
