@@ -257,6 +257,12 @@ def parse_results(record: Mapping[str, Any], path: Path | None = None) -> list[R
     return [_parse(shared | entry, path) for entry in ([{}] if entries is None else entries)]
 
 
+class ShownRecipe(TypedDict):
+    """The keys of a checkpoint's recipe that tables compute with; the others are free in form."""
+
+    lr: NotRequired[float | None]
+
+
 class Git(TypedDict):
     """The state of the package's repository in a record."""
 
@@ -295,7 +301,9 @@ def _parse(entry: Mapping[str, Any], path: Path | None) -> Result:
     check_fields(entry, Fields)
     measurements = tuple(map(Measurement.read, entry["measurements"]))
     rest = {name: value for name, value in entry.items() if name not in ("command", "checkpoint", "measurements")}
-    return Result(entry["command"], parsed(CheckpointInfo, entry["checkpoint"]), measurements, path, rest)
+    info = parsed(CheckpointInfo, entry["checkpoint"])
+    check_fields(dict(info.recipe or {}), ShownRecipe)
+    return Result(entry["command"], info, measurements, path, rest)
 
 
 def repetitions(results: Sequence[Result]) -> list[list[int]]:

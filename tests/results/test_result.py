@@ -142,6 +142,12 @@ def test_results_are_found_in_files_folders_and_records(tmp_path: Path) -> None:
             {"schema": 2, "kind": "evaluation", "command": "", "checkpoint": {"x": 1}, "measurements": []},
             "PATH is not a result of scale eval: label: the field is missing",
         ),
+        (
+            {"schema": 2, "kind": "evaluation", "command": "", "measurements": []}
+            | {"checkpoint": {"label": "x", "source": "x", "fingerprint": None, "kind": "plain", "method": None}
+            | {"parameters": {}, "recipe": {"lr": [[]]}}},
+            "PATH is not a result of scale eval: lr: input should be a valid number",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_no_result(content: Any, message: str, tmp_path: Path) -> None:
