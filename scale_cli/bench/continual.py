@@ -17,13 +17,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scale_cli.bench.continual_recipe import FETCH, PRETRAIN_TEXTS, TEXTS, ContinualRecipe, from_older, text_file
+from scale_cli.bench.continual_recipe import (
+    FETCH,
+    PRETRAIN_TEXTS,
+    TEXTS,
+    ContinualRecipe,
+    from_older,
+    text_file,
+    text_line,
+)
 from scale_cli.bench.continual_results import BASE, EVALUATION, panels_of, results_of, write
 from scale_cli.bench.routers import check_routers, measure_row
 from scale_cli.bench.stages import (
@@ -225,8 +232,7 @@ def _write_texts(recipe: ContinualRecipe, texts: Path, *, say: Callable[[str], N
     with new_folder(texts) as folder:
         for name, documents in by_name.items():
             for whole, count in ((True, None), (False, recipe.held_out[name].fewer)):
-                lines = (json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in documents[:count])
-                write_text(text_file(folder, name, whole=whole), "".join(lines))
+                write_text(text_file(folder, name, whole=whole), "".join(map(text_line, documents[:count])))
     counts = ", ".join(f"{len(documents):,} {name}" for name, documents in by_name.items())
     say(f"texts: {counts} documents are measured")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,6 +258,11 @@ def from_older(recipe: dict[str, Any]) -> dict[str, Any]:
         for name, role in (("english", "stability"), ("korean", "plasticity"))
     }
     return recipe
+
+
+def text_line(document: str) -> str:
+    """A document as a line of a file of texts."""
+    return json.dumps({"text": document}, ensure_ascii=False) + "\n"
 
 
 def text_file(texts: Path, name: str, *, whole: bool) -> Path:

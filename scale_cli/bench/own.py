@@ -14,7 +14,6 @@ Nothing is taken from a preset: sizes, steps and batches follow from the base, t
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scale_cli.bench.continual_recipe import ContinualRecipe, load_preset
+from scale_cli.bench.continual_recipe import ContinualRecipe, load_preset, text_line
 from scale_cli.bench.own_recipe import OwnRecipe
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import contents, new_folder, plain, write_text
 from scale_cli.core.recipe import parse_count
+from scale_cli.data.statistics import FEW_EPOCHS
 from scale_cli.methods import METHODS
 from scale_cli.training.recipe import SELF
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from scale_cli.reporting.requirements import Verdict
     from scale_cli.reporting.table import Row, Table
 
-MANY_EPOCHS = 4
-"""Up to about this number, repeated text is worth nearly as much as new text (arXiv 2305.16264)."""
 ESTIMATED_BYTES = 2_000_000
 """Bytes of the new texts from whose tokens those of all are estimated."""
 MEASUREMENTS = 8
@@ -119,18 +117,18 @@ def prepare(base: str, out: Path, recipe: OwnRecipe, *, say: Callable[[str], Non
     """
     request = {"base": base, **plain(recipe)}
     if (out / OPTIONS).is_file():
-        if yaml.safe_load((out / OPTIONS).read_text(encoding="utf-8")) != json.loads(json.dumps(request)):
+        if yaml.safe_load((out / OPTIONS).read_text(encoding="utf-8")) != request:
             raise RequestError(f"{out} holds a run of another request; choose another OUT, or repeat that one")
     elif contents(out) or (out.exists() and not out.is_dir()):
         raise RequestError(f"{out} already holds files; choose a new or an empty folder")
     if not (out / RECIPE).is_file():
         plan, corpora = make_plan(base, recipe, say=say)
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / OPTIONS, yaml.safe_dump(json.loads(json.dumps(request)), sort_keys=False, allow_unicode=True))
+        write_text(out / OPTIONS, yaml.safe_dump(request, sort_keys=False, allow_unicode=True))
         if not (out / TEXTS).exists():
             _write_texts(base, out / TEXTS, recipe, plan, corpora, say=say)
         fields = bench_fields(base, out, recipe, plan)
-        write_text(out / RECIPE, yaml.safe_dump(plain(fields), sort_keys=False, allow_unicode=True))
+        write_text(out / RECIPE, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
     return load_preset(str(out / RECIPE))
 
 
@@ -205,8 +203,8 @@ _FLAGS = {"hidden": "hidden_size", "heads": "num_attention_heads", "ffn": "inter
 
 def warnings_of(plan: OwnPlan) -> Iterator[str]:
     """What a user should know before the run."""
-    if plan.epochs > MANY_EPOCHS:
-        yield f"note: {plan.epochs:.1f} epochs of the new texts; beyond about {MANY_EPOCHS}, repeating them adds little"
+    if plan.epochs > FEW_EPOCHS:
+        yield f"note: {plan.epochs:.1f} epochs of the new texts; beyond about {FEW_EPOCHS}, repeating them adds little"
     if plan.repeated:
         yield f"note: {plan.repeated:,} documents of --new repeat another one; each is read once"
 
@@ -247,8 +245,8 @@ def bench_fields(base: str, out: Path, recipe: OwnRecipe, plan: OwnPlan) -> dict
 
 def run(
     base: str, out: Path, recipe: OwnRecipe, *, say: Callable[[str], None], progress: Progress
-) -> tuple[BenchResult, list[Verdict]]:
-    """Run everything into `out`; finished stages there are kept. Returns the results, and whether each row kept OLD.
+) -> tuple[BenchResult, Table, list[Verdict]]:
+    """Run everything into `out`; finished stages there are kept. Returns the results, and what `judged` returns.
 
     Raises RequestError as `prepare` and `continual.run`.
     """
@@ -260,7 +258,7 @@ def run(
     from scale_cli.reporting.html import html_page
 
     write_text(out / REPORT, html_page(table, panels=result.panels, verdicts=verdicts))
-    return result, verdicts
+    return result, table, verdicts
 
 
 def judged(result: BenchResult, allow: float) -> tuple[Table, list[Verdict]]:
@@ -363,32 +361,26 @@ def _write_texts(
 ) -> None:
     """Write the held-out documents and as much of the new text as the trainings read, in the order of the texts."""
     new, old = corpora
-    held = set(map(int, new.keys[: plan.held_out]))
+    held = [*map(int, new.keys[: plan.held_out])]
     needed = plan.tokens * 1.1 / new.tokens_per_byte + new.bytes.max()  # a little more than estimated
     count = int((new.bytes[plan.held_out :].cumsum() < needed).sum()) + 1
-    trained = set(map(int, new.keys[plan.held_out : plan.held_out + count]))
+    trained = [*map(int, new.keys[plan.held_out : plan.held_out + count])]
     say(f"texts: {len(trained):,} new documents to train on, {len(held):,} held out of each text")
     with new_folder(texts) as folder:
-        wanted = {"train.jsonl": set(trained), f"{NEW}.jsonl": held}
-        with (folder / "train.jsonl").open("w", encoding="utf-8") as train:
+        with (
+            (folder / "train.jsonl").open("w", encoding="utf-8") as to_train,
+            (folder / f"{NEW}.jsonl").open("w", encoding="utf-8") as to_measure,
+        ):
+            files = dict.fromkeys(trained, to_train) | dict.fromkeys(held, to_measure)
             for key, text in _documents("--new", recipe.new):
-                if key in wanted["train.jsonl"]:
-                    wanted["train.jsonl"].remove(key)
-                    train.write(_line(text))
-                elif key in held:
-                    held.remove(key)
-                    with (folder / f"{NEW}.jsonl").open("a", encoding="utf-8") as file:
-                        file.write(_line(text))
+                if (file := files.pop(key, None)) is not None:  # a repeated document is written once
+                    file.write(text_line(text))
         if old is None:
             lines = _sampled_texts(base, plan, say=say)
         else:
             by_key = dict(_documents("--old", [recipe.old]))
             lines = [by_key[key] for key in map(int, old.keys[: plan.held_out])]
-        write_text(folder / f"{OLD}.jsonl", "".join(map(_line, lines)))
-
-
-def _line(text: str) -> str:
-    return json.dumps({"text": text}, ensure_ascii=False) + "\n"
+        write_text(folder / f"{OLD}.jsonl", "".join(map(text_line, lines)))
 
 
 def _sampled_texts(base: str, plan: OwnPlan, *, say: Callable[[str], None]) -> list[str]:

@@ -392,7 +392,3 @@ def _base_of(source: str, pointer: Pointer) -> str:
             f"{source} was trained from {base}, which does not exist; put it back, or move both together"
         )
     return base
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -17,8 +17,8 @@ from scale_cli.core.recipe import load_recipe
 
 if TYPE_CHECKING:
     from scale_cli.bench.own import OwnPlan
-    from scale_cli.bench.stages import BenchResult
     from scale_cli.reporting.requirements import Verdict
+    from scale_cli.reporting.table import Table as ResultTable
 
 
 @recipe_options(OwnRecipe)
@@ -42,13 +42,15 @@ def run(
     if dry_run:
         _show_plan(base, out, resolved, as_json=as_json)
         return
-    result, verdicts = own.run(base, out, resolved, say=say, progress=progress)
+    _, table, verdicts = own.run(base, out, resolved, say=say, progress=progress)
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one prints
         return
     if as_json:
-        print((out / own.RUN / "results.json").read_text(encoding="utf-8"), end="")
+        from scale_cli.results.result import BENCH_FILE
+
+        print((out / own.RUN / BENCH_FILE).read_text(encoding="utf-8"), end="")
         return
-    _show_result(out, resolved, result, verdicts)
+    _show_result(out, resolved, table, verdicts)
 
 
 def _show_plan(base: str, out: Path, recipe: OwnRecipe, *, as_json: bool) -> None:
@@ -80,13 +82,12 @@ def _plan_table(plan: OwnPlan) -> Any:
     return table
 
 
-def _show_result(out: Path, recipe: OwnRecipe, result: BenchResult, verdicts: list[Verdict]) -> None:
+def _show_result(out: Path, recipe: OwnRecipe, table: ResultTable, verdicts: list[Verdict]) -> None:
     """Print what each row learnt and kept, and the commands for the row to take."""
     from rich.table import Table
 
     from scale_cli.bench import own
 
-    table, _ = own.judged(result, recipe.allow)
     shown = Table("bits per byte", "old", "new", f"old kept within {recipe.allow:.1%}")
     words = {"met": "yes", "not met": "no", "not decided": "not decided"}
     rows = {row.label: row for row in table.rows}

@@ -63,6 +63,11 @@ class Examples(Dataset[dict[str, torch.Tensor]], ABC):
     def epochs(self) -> dict[str, float | None]:
         """How often each source is read, by the values of `--data`; None for a stream that was not read to its end."""
 
+    @property
+    def predicts(self) -> bool:
+        """Whether any token has a loss. Unlike `predicted_tokens` it reads nothing ahead of the training."""
+        return True  # a text and its end are two tokens at least
+
     def first(self, count: int) -> Examples:
         """The first `count` of the examples, those of a run that ends early."""
         examples = copy.copy(self)
@@ -185,6 +190,10 @@ class PaddedQuestions(Examples):
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         rows = self._order.rows(indices)
         return {"input_ids": self.inputs[rows], "labels": self.labels[rows]}
+
+    @property
+    def predicts(self) -> bool:
+        return bool((self.labels[:, 1:] != IGNORED).any())
 
     @property
     def predicted_tokens(self) -> int:

@@ -154,8 +154,8 @@ def task_files(folder: Path) -> dict[str, str]:
 
 def check_functions(folder: Path) -> None:
     """Raise RequestError if a task file in the user's folder names a Python function, which the harness would run."""
-    for file in map(Path, task_files(folder)):
-        if file.suffix == ".yaml" and FUNCTION in file.read_text(encoding="utf-8", errors="replace"):
+    for file in sorted(folder.rglob("*.yaml")):
+        if FUNCTION in file.read_text(encoding="utf-8", errors="replace"):
             raise RequestError(
                 f"{file} names Python functions ({FUNCTION}), which would run; read them, then give "
                 "--confirm-run-unsafe-code"

@@ -29,7 +29,7 @@ def check_trains(model: Any, examples: Examples, *, given: str) -> None:
             raise RequestError(f"{given}: {name} holds NaN or infinite values; fetch the checkpoint again")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise RequestError(f"{given}: the method has nothing to train in it; choose another method or checkpoint")
-    if examples.predicted_tokens == 0:
+    if not examples.predicts:
         raise RequestError("--data: no token of it is predicted, so nothing can be learnt; give longer texts")
 
 

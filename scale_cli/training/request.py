@@ -11,9 +11,10 @@ from transformers.integrations.integration_utils import get_available_reporting_
 
 from scale_cli.checkpoints.card import CARD
 from scale_cli.checkpoints.companion_files import check_companions
-from scale_cli.checkpoints.load import TRAINED_POINTER, Checkpoint, check, config_of, describe, tokenizer_folder
+from scale_cli.checkpoints.load import Checkpoint, check, config_of, describe, tokenizer_folder
+from scale_cli.checkpoints.schemas import POINTER, read_pointer
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import contents, read_json
+from scale_cli.core.files import contents
 from scale_cli.core.recipe import load_recipe, values_of
 from scale_cli.core.versions import EXTRAS, install_extra
 from scale_cli.data.biographies import check_people
@@ -100,7 +101,7 @@ def check_same_inputs(resume_from: Path, out: Path, checkpoint: Checkpoint, base
 
     base: the fingerprint of the base. Checkpoints of earlier versions do not hold the fingerprints.
     """
-    pointer = read_json(resume_from / TRAINED_POINTER)
+    pointer = read_pointer(resume_from)
     if pointer.get("base_fingerprint") not in (None, base):
         raise RequestError(
             f"--resume: {out} was started from another checkpoint than {checkpoint.source} is now; give that one"
@@ -166,8 +167,7 @@ def passing_folders(out: Path) -> list[Path]:
 
 def _commit_of(run: Path | None) -> str | None:
     """The commit of the hub id that a run's checkpoint points to, None if it points to a folder."""
-    pointer = None if run is None else run / TRAINED_POINTER
-    return read_json(pointer).get("revision") if pointer and pointer.is_file() else None
+    return read_pointer(run).get("revision") if run is not None and (run / POINTER).is_file() else None
 
 
 def eval_folder(recipe: TrainRecipe) -> Path:

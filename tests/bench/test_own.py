@@ -181,8 +181,7 @@ def test_the_best_row_is_the_one_that_learnt_most_among_those_that_kept_the_old(
 ) -> None:
     base, out = str(world.checkpoint("llama")), tmp_path / "out"
     recipe = recipe_of(texts, epochs=4, methods="fft,scale-preserve", allow=1000.0)
-    result, verdicts = own.run(base, out, recipe, say=quiet, progress=silent)
-    table, _ = judged(result, recipe.allow)
+    result, table, verdicts = own.run(base, out, recipe, say=quiet, progress=silent)
     gains = {row.label: own.change(table, row, "new") for row in table.rows if row.section != "base"}
     best = best_kept(table, verdicts)
     assert best is not None

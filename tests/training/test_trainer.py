@@ -210,7 +210,7 @@ def test_a_run_that_would_train_nothing_is_refused(
     monkeypatch.setitem(METHODS, "scale-preserve", dataclasses.replace(method, apply=frozen))
     assert "the method has nothing to train in it" in refusal(train, source, tmp_path / "run", recipe)
     monkeypatch.undo()
-    monkeypatch.setattr(PaddedQuestions, "predicted_tokens", 0)
+    monkeypatch.setattr(PaddedQuestions, "predicts", False)
     assert refusal(train, source, tmp_path / "run", recipe).startswith("--data: no token of it is predicted")
 
 
