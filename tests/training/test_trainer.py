@@ -16,6 +16,7 @@ from transformers import LlamaConfig
 
 from scale_cli.core.errors import RequestError
 from scale_cli.data.examples import PaddedQuestions
+from scale_cli.data.packing import Windows
 from scale_cli.methods import METHODS
 from scale_cli.training.result import Watch, course
 from scale_cli.training.resume import last_checkpoint
@@ -212,6 +213,26 @@ def test_a_run_that_would_train_nothing_is_refused(
     monkeypatch.undo()
     monkeypatch.setattr(PaddedQuestions, "predicts", False)
     assert refusal(train, source, tmp_path / "run", recipe).startswith("--data: no token of it is predicted")
+
+
+def test_the_checks_before_step_1_read_no_text_ahead(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under packing "documents" the number of predicted tokens follows from all texts that the run reads."""
+    steps: list[int] = []
+    count = Windows.borders
+
+    def counted(self: Windows, windows: int) -> int:
+        assert len(steps) == 4, "the texts of the run are read before it"
+        return count(self, windows)
+
+    monkeypatch.setattr(Windows, "borders", counted)
+    text = tmp_path / "text.txt"
+    text.write_text("Anna was born in Rome and studied law. " * 100, encoding="utf-8")
+    changes: dict[str, Any] = {"objective": "lm", "people": None, "seq_length": 16, "packing": "documents"}
+    recipe = world.recipe("fft", data=(str(text),), **changes)
+    result = train(world.source("fft"), tmp_path / "run", recipe, progress=lambda done, total: steps.append(done))
+    assert result.predicted_tokens > 0
 
 
 def test_a_frozen_tensor_that_changes_is_found(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
