@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scale_cli.bench.course import AREA, KEPT, LEVELS, RECOVERED, course_measurements, course_of, mean_courses
 from scale_cli.bench.routers import Summary, frontier_panels, routed_results, split_panels
-from scale_cli.bench.stages import FREE, BenchRecipe, BenchResult, curves, finished_lines, label_of, metric_lines
+from scale_cli.bench.stages import FREE, BenchRecipe, BenchResult, curves, finished_lines, label_of
 from scale_cli.core.files import plain, write_text
 from scale_cli.core.records import digest, read_record
 from scale_cli.methods import METHODS
@@ -20,6 +20,7 @@ from scale_cli.reporting.words import PLUS_MINUS, error_words, standing_out
 from scale_cli.results.groups import BIOGRAPHIES, ColumnSpec, GroupSpec
 from scale_cli.results.measurement import Measurement, share_error
 from scale_cli.results.result import CheckpointInfo, Result
+from scale_cli.training.resume import METRICS, metric_lines
 
 if TYPE_CHECKING:
     from scale_cli.bench.bios import BiosRecipe
@@ -59,7 +60,7 @@ def results_of(recipe: BiosRecipe, out: Path) -> tuple[Result, ...]:
             for label, record in records.items():
                 name = label_of(label, seed, recipe)
                 row = _result(recipe, folder / label, name, record, base_digest, measured(record))
-                course = course_of(metric_lines(folder / label))
+                course = course_of(metric_lines(folder / label / METRICS))
                 samples = next(m.samples for m in row.measurements if (m.task, m.metric) == TASK0)
                 own = (
                     *row.measurements,
@@ -126,7 +127,7 @@ def _recovered(run: Path) -> list[Measurement]:
 def _before_task1(run: Path, after: Sequence[Measurement]) -> list[Measurement]:
     """Task 1 accuracy before its training, from step 0 of a run's metrics. after: the measurements at the run's end,
     on the same questions. Empty if the run has no such line."""
-    first = next((line for line in metric_lines(run) if "task1/hard" in line and line["step"] == 0), None)
+    first = next((line for line in metric_lines(run / METRICS) if "task1/hard" in line and line["step"] == 0), None)
     if first is None:
         return []
     last = next(m for m in after if (m.task, m.metric) == TASK1)

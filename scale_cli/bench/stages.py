@@ -396,11 +396,6 @@ def label_of(label: str, seed: int, recipe: BenchRecipe) -> str:
     return f"{label} (seed {seed})" if len(recipe.seeds) > 1 else label
 
 
-def metric_lines(run: Path) -> list[dict[str, Any]]:
-    """The objects in a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
 Lines = Mapping[str, Mapping[str, list[dict[str, Any]]]]
 """The metrics of runs, by label and seed."""
 
@@ -408,11 +403,12 @@ Lines = Mapping[str, Mapping[str, list[dict[str, Any]]]]
 def finished_lines(recipe: BenchRecipe, out: Path, labels: Iterable[str]) -> Lines:
     """The metrics of the finished runs of these rows. Labels without a finished run are left out."""
     from scale_cli.training.request import RECORD
+    from scale_cli.training.resume import METRICS, metric_lines
 
     lines = {}
     for label in labels:
         folders = {str(seed): out / f"seed-{seed}" / label for seed in recipe.seeds}
-        finished = {seed: metric_lines(run) for seed, run in folders.items() if (run / RECORD).is_file()}
+        finished = {seed: metric_lines(run / METRICS) for seed, run in folders.items() if (run / RECORD).is_file()}
         if finished:
             lines[label] = finished
     return lines

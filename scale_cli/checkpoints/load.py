@@ -326,11 +326,12 @@ def save_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def load_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Fill tensors, in place, with the values that `save_trained` wrote.
+    """Fill tensors, in place, with the values that `save_trained` wrote; sharded ones in every process.
 
     Raises RequestError if the file is damaged, or if names or shapes differ.
     """
     import torch
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
     from scale_cli.checkpoints.storage import stored_tensors
 
@@ -343,7 +344,10 @@ def load_trained(tensors: Mapping[str, Tensor], folder: Path) -> None:
             raise RequestError(f"{file}: {name} has the shape {stored[name].shape}, not {tuple(tensor.shape)}")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            tensor.copy_(stored[name].read())
+            value = stored[name].read()
+            if isinstance(tensor, DTensor):  # every process takes its own part
+                value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
+            tensor.copy_(value)
 
 
 def save_pointer(

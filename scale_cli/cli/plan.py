@@ -13,6 +13,11 @@ from scale_cli.cli.output import AsJson, progress, say, show
 from scale_cli.core.recipe import variant_keys
 from scale_cli.methods import METHODS, option_classes, yardstick
 
+CARDS = (16, 24, 40, 80, 141)
+"""Memory of common GPUs, in GB."""
+CARD_SHARE = 0.9
+"""The rest is for the GPU's context, its libraries' workspaces and fragmentation."""
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -58,6 +63,10 @@ def plan(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass.")
     ] = False,
+    gpus: Annotated[int, typer.Option(help="Number of processes, one per GPU; --batch-size is that of each.")] = 1,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Spread the model over the GPUs, as scale train --shard does.")
+    ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: AsJson = False,
     *,
@@ -84,6 +93,8 @@ def plan(
             seq_length=seq_length,
             precision=precision,
             gradient_checkpointing=gradient_checkpointing,
+            gpus=gpus,
+            shard=shard,
             revision=revision,
             progress=lambda done, total: advance(done=done, total=total),
             **given,
@@ -175,19 +186,22 @@ def _memory(plan: Plan) -> Table:
             f"; --rehearse with KL adds a copy of the base to {', '.join(copied)}: {max(copied.values()) / size:,.2f}"
         )
         copies += f" {unit}"
+    each = "" if plan.gpus == 1 else f" on each of {plan.gpus} GPUs, " + ("sharded" if plan.shard else "copied")
+    columns = {"weights": ["weights"], "gradients": ["gradients"], "AdamW": ["optimizer"]}
+    gathered = ""
+    if plan.shard:
+        columns = {"held": ["weights", "gradients", "optimizer"], "gathered": ["gathered"]}
+        gathered = "held: weights, gradients and moments; gathered: what is put together at a time; "
+    columns |= {"activations": ["activations"], "peak": ["peak"]}
     table = _methods_table(
-        f"Memory of training, {plan.batch_size} x {plan.seq_length} tokens, {plan.precision}{checkpointing}",
-        [f"{part}\n{unit}" for part in ("weights", "gradients", "AdamW", "activations", "peak")],
-        f"trained weights, gradients and AdamW's moments in float32, frozen weights in {plan.precision}; "
-        f"activations: their peak; peak: of everything together{copies}",
+        f"Memory of training{each}, {plan.batch_size} x {plan.seq_length} tokens, {plan.precision}{checkpointing}",
+        [*(f"{column}\n{unit}" for column in columns), "card\nGB"],
+        f"trained weights, gradients and AdamW's moments in float32, frozen weights in {plan.precision}; {gathered}"
+        f"activations: their peak; peak: of everything together{copies}; card: the smallest of "
+        f"{', '.join(map(str, CARDS))} GB of which the peak takes at most {CARD_SHARE:.0%}",
     )
     for method in plan.methods:
-        parts = (
-            method.weights_bytes,
-            method.gradients_bytes,
-            method.optimizer_bytes,
-            method.activations_bytes,
-            method.peak_bytes,
-        )
-        table.add_row(method.method, *(f"{part / size:,.2f}" for part in parts))
+        parts = (f"{sum(getattr(method, f'{n}_bytes') for n in names) / size:,.2f}" for names in columns.values())
+        card = next((card for card in CARDS if method.peak_bytes <= CARD_SHARE * card * 1e9), None)
+        table.add_row(method.method, *parts, "none" if card is None else str(card))
     return table

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import read_json
@@ -24,6 +25,19 @@ class Question:
     answer: str
 
 
+class FileEntry(TypedDict):
+    """A file in a manifest."""
+
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """The fields of manifest.json that are read here."""
+
+    people: int
+    files: dict[str, FileEntry]
+
+
 def is_bios_folder(folder: Path) -> bool:
     """Whether `scale gen-bios` wrote this folder."""
     return (folder / "manifest.json").is_file() and (folder / "biographies.parquet").is_file()
@@ -34,7 +48,7 @@ def manifest_digest(folder: Path) -> str:
 
     Raises RequestError if a file is not the one that `scale gen-bios` wrote.
     """
-    for name, written in read_json(folder / "manifest.json").get("files", {}).items():
+    for name, written in read_json(folder / "manifest.json", Manifest)["files"].items():
         if not (folder / name).is_file() or sha256_file(folder / name) != written["sha256"]:
             raise RequestError(f"{folder / name} is not the file that scale gen-bios wrote; make {folder} again")
     return sha256_file(folder / "manifest.json")
@@ -44,7 +58,7 @@ def check_people(folder: Path, people: tuple[int, int] | None) -> tuple[int, int
     """The given range of people, or all if it is None. Raises RequestError if the folder lacks some of them."""
     if not is_bios_folder(folder):
         raise RequestError(f"{folder} is not a gen-bios folder; make one with: scale gen-bios {folder}")
-    count = int(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["people"])
+    count = read_json(folder / "manifest.json", Manifest)["people"]
     first, last = people or (0, count)
     if not 0 <= first < last <= count:
         raise RequestError(f"people {first}:{last}: {folder} has the people 0:{count}")

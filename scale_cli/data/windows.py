@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,6 +107,11 @@ class Batch:
         """An output (rows, length or only from `kept` on, ...) in the flat form that `positions` indexes."""
         return tensor[:, tensor.shape[1] + self.kept - self.inputs.shape[1] :].flatten(0, 1)
 
+    def without_positions(self) -> Batch:
+        """The same inputs with nothing to predict, which change no sum."""
+        none = self.positions[:0]
+        return replace(self, inputs=self.inputs[:1], positions=none, targets=none, owners=none, numbers=none)
+
     def chunks(self) -> Iterator[slice]:
         """Slices of the positions, small enough for work that takes much memory per position."""
         for start in range(0, len(self.positions), CHUNK_POSITIONS):
@@ -172,13 +177,20 @@ class Windows:
     ) -> Iterator[Batch]:
         """The windows, the longest first, at most `rows` per batch; each of several processes gets its share.
 
+        All processes get as many batches, because those of a sharded model compute together; the last of some may be
+        a batch without positions.
         advance: called after each batch with `done`, the number of this process's windows so far, and their `total`.
         """
         numbers = sorted(range(len(self.windows)), key=lambda i: self.windows[i].start - self.windows[i].stop)
+        shares = [numbers]
         if _several_processes():
-            numbers = numbers[distributed.get_rank() :: distributed.get_world_size()]
-        for start in range(0, len(numbers), rows):
-            yield self._batch(numbers[start : start + rows], device)
+            shares = [numbers[rank :: distributed.get_world_size()] for rank in range(distributed.get_world_size())]
+            numbers = shares[distributed.get_rank()]
+        for start in range(0, len(shares[0]), rows):
+            if start < len(numbers):
+                yield self._batch(numbers[start : start + rows], device)
+            else:
+                yield self._batch(shares[0][-1:], device).without_positions()
             advance(done=min(start + rows, len(numbers)), total=len(numbers))
 
     def _batch(self, numbers: Sequence[int], device: Any) -> Batch:

@@ -3,7 +3,7 @@
 Only the base's config.json is read. Parameters are counted on the models that training builds, on the meta device.
 Memory is that of one training step of `scale train` in one process (`scale_cli.planning.memory`): trained weights,
 their gradients and AdamW's two moments in float32; frozen weights and the tensors of the step in float32 or bfloat16.
-The memory of a method's extra data is not included.
+The memory of a method's extra data is not included. Several processes hold copies, or with `shard` a part each.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain
 from scale_cli.methods import METHODS, Kind, Method, find_method, method_options, own_values, yardstick
 from scale_cli.methods.cost import numel, with_base
+from scale_cli.methods.families import decoder_layers
 from scale_cli.methods.step import halve_frozen, recompute_activations
 from scale_cli.methods.teacher import frozen_copy
 from scale_cli.model import LayerShape, ScaleForCausalLM
@@ -62,7 +63,8 @@ class MethodPlan:
     multiply_adds: operations per training token, two per multiply-add of a weight; without attention scores.
     cost_ratio: multiply_adds divided by those of full fine-tuning.
     weights_bytes, gradients_bytes, optimizer_bytes: size of all weights, of the gradients of the trained weights, and
-        of AdamW's two moments.
+        of AdamW's two moments, in each process.
+    gathered_bytes: size of what a sharded model has put together at a time; 0 without sharding.
     activations_bytes: peak size of the other tensors of a training step.
     peak_bytes: peak of everything together. It is less than the sum if activations are freed before all gradients
         exist.
@@ -86,6 +88,7 @@ class MethodPlan:
     weights_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
+    gathered_bytes: int
     activations_bytes: int
     peak_bytes: int
     generation_ratio: float
@@ -107,7 +110,8 @@ class Plan:
     choices: by "width", "depth", and the name of each method that has an option for its size.
     collaborating_layers, adapt_modules: the layers, counted from 0, and the modules whose W12 width's trained
         parameters include.
-    batch_size, seq_length: sequences per training step, and tokens per sequence.
+    batch_size, seq_length: sequences per training step and process, and tokens per sequence.
+    gpus, shard: number of processes, and whether each holds a part of the model or all of it.
     left_out: the reasons, by name, for methods without a plan: an option's default does not fit the base.
     """
 
@@ -127,6 +131,8 @@ class Plan:
     seq_length: int
     precision: Precision
     gradient_checkpointing: bool
+    gpus: int
+    shard: bool
     methods: list[MethodPlan]
     left_out: dict[str, str]
 
@@ -146,6 +152,8 @@ def plan(
     seq_length: int = 512,
     precision: Precision = "bfloat16",
     gradient_checkpointing: bool = False,
+    gpus: int = 1,
+    shard: bool = False,
     revision: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
@@ -160,15 +168,18 @@ def plan(
     match: "depth:20" is layers=20, "width:256,heads=4,ffn=1024" is hidden=256, heads=4, ffn=1024.
     match_params: the target as a share of the base's parameters, instead of sizes.
     methods: names of the methods to plan; None: all. A method whose option defaults do not fit the base is left out.
-    batch_size, seq_length, precision, gradient_checkpointing: of the training step, as in training.
+    batch_size, seq_length, precision, gradient_checkpointing, shard: of the training step, as in training.
+    gpus: number of processes, for the memory with `shard`.
     progress: called with the number of planned methods and of all methods.
     options: options of methods, by key, as in training.
     Raises RequestError for a base that cannot be upscaled, and for contradictory or unsuitable options.
     """
     check_sizes({"--hidden": hidden, "--heads": heads, "--ffn": ffn, "--layers": layers}, match, match_params)
-    for flag, count in (("--batch-size", batch_size), ("--seq-length", seq_length)):
+    for flag, count in (("--batch-size", batch_size), ("--seq-length", seq_length), ("--gpus", gpus)):
         if count < 1:
             raise RequestError(f"{flag} {count}: at least 1")
+    if shard and gpus == 1:
+        raise RequestError("--shard: spreads the model over several GPUs; give their number, as in --gpus 8")
     if match is not None:
         hidden, heads, ffn, layers = parse_match(match)
     given = {name: value for name, value in options.items() if value is not None}
@@ -208,7 +219,9 @@ def plan(
     for name, model in models.items():
         if gradient_checkpointing:
             recompute_activations(model)
-        planned.append(_plan_method(METHODS[name], resolved[name], model, opened, batch_size, seq_length, precision))
+        step: dict[str, Any] = {"batch_size": batch_size, "seq_length": seq_length, "precision": precision}
+        parts = gpus if shard else 1
+        planned.append(_plan_method(METHODS[name], resolved[name], model, opened, parts=parts, **step))
         progress(len(planned), len(models))
 
     def choice(method: Method, sizes: Mapping[str, int], command: str | None) -> Choice:
@@ -245,6 +258,8 @@ def plan(
         seq_length=seq_length,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,
+        gpus=gpus,
+        shard=shard,
         methods=planned,
         left_out=left_out,
     )
@@ -262,9 +277,35 @@ def cached_numbers(model: Any) -> int:
     return int(2 * layers * heads * shape.head_dim)
 
 
+def _gathered_bytes(model: Any, precision: Precision) -> int:
+    """The size of what is put together at most while a sharded model computes.
+
+    Two layers, because the next one is fetched ahead, and everything outside of the layers, which stays whole through
+    the step; the gradients of one layer and of the latter, in float32, before they are summed over the processes.
+    """
+    layers = [
+        [parameter for module in modules for parameter in module.parameters()] for modules in decoder_layers(model)
+    ]
+    inside = {id(parameter) for layer in layers for parameter in layer}
+    outside = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    weights = numel(outside) + 2 * max(map(numel, layers))
+    gradients = max(numel(p for p in layer if p.requires_grad) for layer in layers)
+    gradients += numel(p for p in outside if p.requires_grad)
+    return weights * (2 if precision == "bfloat16" else 4) + TRAINING_BYTES * gradients
+
+
 def _plan_method(
-    method: Method, options: Any, model: Any, base: Base, batch_size: int, seq_length: int, precision: Precision
+    method: Method,
+    options: Any,
+    model: Any,
+    base: Base,
+    *,
+    batch_size: int,
+    seq_length: int,
+    precision: Precision,
+    parts: int,
 ) -> MethodPlan:
+    """parts: number of processes over which the model is spread, 1 for a copy in each."""
     parameters, count = numel(model.parameters()), numel(trained(model))
     cost, cached = method.cost(model), cached_numbers(model)
     both = with_base(model, cost)
@@ -273,7 +314,17 @@ def _plan_method(
         halve_frozen(model)
     weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     base_cached = 2 * base.num_layers * base.shape.num_key_value_heads * base.shape.head_dim
+    own = {"weights": weights_bytes, "gradients": TRAINING_BYTES * count, "optimizer": 2 * TRAINING_BYTES * count}
+    gathered = 0
+    if parts > 1:
+        own = {name: -(-size // parts) for name, size in own.items()}
+        gathered = _gathered_bytes(model, precision)
+        if precision == "bfloat16":  # a layer is put together in it, and autocast keeps no copies
+            model.bfloat16()
     memory = step_memory(model, batch_size=batch_size, seq_length=seq_length, precision=precision)
+    peak = memory.peak_bytes + sum(own.values()) - own["gradients"]
+    if parts > 1:
+        peak = memory.activations_bytes + gathered + sum(own.values())
     return MethodPlan(
         method=method.name,
         needs=method.needs[0],
@@ -283,11 +334,10 @@ def _plan_method(
         trained_share=count / base.parameters,
         multiply_adds=cost.training,
         cost_ratio=cost.ratio,
-        weights_bytes=weights_bytes,
-        gradients_bytes=TRAINING_BYTES * count,
-        optimizer_bytes=2 * TRAINING_BYTES * count,
+        **{f"{name}_bytes": size for name, size in own.items()},
+        gathered_bytes=gathered,
         activations_bytes=memory.activations_bytes,
-        peak_bytes=weights_bytes + 2 * TRAINING_BYTES * count + memory.peak_bytes,
+        peak_bytes=peak,
         generation_ratio=cost.generation / cost.base,
         mixture_ratio=both / cost.base,
         rehearsal_ratio=(cost.training + 2 * (both - cost.generation)) / (6 * cost.base),

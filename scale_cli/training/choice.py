@@ -6,7 +6,6 @@ Importing this does not import torch.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,8 +14,7 @@ from pathlib import Path
 
 from scale_cli.core.condition import Condition
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import new_folder
-from scale_cli.training.resume import complete_lines
+from scale_cli.training.resume import metric_lines
 
 TEXT_METRICS = ("bits_per_byte", "bits_per_character", "perplexity")
 """Metrics of a text, of which lower values are better. The first is the default."""
@@ -138,7 +136,8 @@ class Choice:
     """
 
     def __init__(self, rules: Rules, folder: Path, *, save: Callable[[Path], None]) -> None:
-        """folder: the run folder. save: writes the model in training as a checkpoint into an empty folder."""
+        """folder: the run folder. save: writes the model in training as a checkpoint into a new folder; all processes
+        call it."""
         self.rules = rules
         self.folder = folder
         self.ended_by: str | None = None
@@ -151,9 +150,9 @@ class Choice:
 
         writes: this process removes the folders of later steps. Raises RequestError if the best step's folder is lost.
         """
-        entries = map(json.loads, complete_lines(file) if file.exists() else ())
+        entries = metric_lines(file) if file.exists() else ()
         self._measured = {
-            entry["step"]: entry for entry in entries if entry["step"] <= step and self.rules.names <= entry.keys()
+            int(entry["step"]): entry for entry in entries if entry["step"] <= step and self.rules.names <= entry.keys()
         }
         best = self._at_checkpoint = self._best()
         if best is not None and not self._folder(best).is_dir():
@@ -164,13 +163,13 @@ class Choice:
     def add(self, step: int, values: Mapping[str, float], *, last: bool, writes: bool) -> bool:
         """Add the measurements of a step. Returns whether the run ends early at it.
 
-        last: it is the last step of the schedule. writes: this process writes the tensors of a new best step.
+        last: it is the last step of the schedule. writes: this process removes the folders of worse steps.
         """
         self._measured[step] = values
-        if writes and step and self._best() == step:
-            with new_folder(self._folder(step)) as folder:
-                self._save(folder)
-            self._remove(all_but={step, self._at_checkpoint})
+        if step and self._best() == step:
+            self._save(self._folder(step))
+            if writes:
+                self._remove(all_but={step, self._at_checkpoint})
         if step and not last and self.rules.stop(values, self._measured[0]):
             self.ended_by = ", ".join(rule.text for rule in self.rules.stops)
         return self.ended_by is not None

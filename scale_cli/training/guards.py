@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scale_cli.core.errors import RequestError
 from scale_cli.data.examples import Examples
+from scale_cli.training.sharding import whole_tensor
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integers with as many bytes as a tensor's element."""
@@ -39,7 +40,9 @@ def frozen_sums(model: Any) -> dict[str, Tensor]:
     Any change of a single element changes the sum. It is exact, so it depends on no order of summation.
     """
     frozen = ((name, p.detach()) for name, p in model.named_parameters() if not p.requires_grad)
-    return {name: p.contiguous().view(BITS[p.element_size()]).sum(dtype=torch.int64) for name, p in frozen}
+    return {
+        name: whole_tensor(p).contiguous().view(BITS[p.element_size()]).sum(dtype=torch.int64) for name, p in frozen
+    }
 
 
 def check_frozen(model: Any, sums: dict[str, Tensor]) -> None:

@@ -46,6 +46,10 @@ class TrainRecipe(DataOptions):
         group="Precision and memory",
     )
     gradient_checkpointing: bool = option(False, help="Recompute activations in the backward pass to save memory.")
+    shard: bool = option(
+        False,
+        help="Spread weights, gradients and moments over the processes (FSDP2), for a model that one GPU cannot hold.",
+    )
     rehearse: str | None = option(
         None,
         help="Keep predictions on old text close to the base's: self, text that the base samples, or a SOURCE as in "
@@ -95,6 +99,10 @@ class TrainRecipe(DataOptions):
         10, help="Steps between log lines with loss and learning rate.", group="Logs and checkpoints"
     )
     save_steps: int | None = option(None, help="Steps between checkpoints for --resume.  [none]")
+    save_minutes: float | None = option(
+        None, help="Also write a checkpoint at the first step after this many minutes without one.  [never]"
+    )
+    keep: int = option(2, help="Number of newest checkpoints to keep.")
     report_to: tuple[str, ...] = option(
         (), help="Trackers: tensorboard (an extra), or others that are installed, such as wandb."
     )
@@ -104,8 +112,8 @@ class TrainRecipe(DataOptions):
         fill_variant(self, "options")
         DataOptions.__post_init__(self)
         at_least_one(self, "eval_documents", "eval_steps", "eval_per_doubling")
-        at_least_one(self, "logging_steps", "save_steps", "rehearse_tokens")
-        for name in ("lr", "adam_epsilon"):
+        at_least_one(self, "logging_steps", "save_steps", "keep", "rehearse_tokens")
+        for name in ("lr", "adam_epsilon", "save_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: above 0")

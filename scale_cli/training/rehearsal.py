@@ -122,6 +122,7 @@ def load_rehearsal(
     arguments: TrainingArguments,
     *,
     identity: str,
+    processes: int,
     reading: Callable[[int], None] | None,
     sampling: Callable[..., None],
 ) -> Rehearsal:
@@ -129,10 +130,11 @@ def load_rehearsal(
 
     source: the described checkpoint. model: as `Method.apply` returned it, before the first step.
     identity: fingerprint of the base, which determines the texts that it samples.
+    processes: in which the run began.
     reading: called with the number of tokens of each batch of texts that is tokenised. sampling: called with the number
         of tokens `done` and their `total` while the base samples.
     """
-    rows, processes, device = rehearsed_rows(recipe), arguments.world_size, arguments.device
+    rows, device = rehearsed_rows(recipe), arguments.device
     teacher = METHODS[recipe.method].teacher(model, source.new_layers)
     if teacher.is_copy:
         teacher.model.to(device)

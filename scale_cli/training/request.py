@@ -27,7 +27,7 @@ from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.resume import checkpoints, last_checkpoint
 
 RECIPE, RECORD = "recipe.yaml", "record.json"
-FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "report_to")
+FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "save_minutes", "keep", "report_to")
 """Keys that may change when a run is resumed: paths, because folders move, and keys without effect on the result."""
 
 _KIND_NAMES = {"plain": "not upscaled", "width": "width-upscaled", "depth": "depth-upscaled"}
@@ -43,9 +43,11 @@ def check_request(
     for name in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true"):
             raise RequestError(
-                f"launched with {name}: scale train copies the model to every process (DDP); launch without it, as "
-                "torchrun or accelerate launch --multi_gpu"
+                f"launched with {name}: launch without it, as torchrun or accelerate launch --multi_gpu; --shard of "
+                "scale train spreads the model over the processes (FSDP2)"
             )
+    if recipe.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        raise RequestError("--shard: there is one process; start several, as in torchrun --nproc_per_node 8")
     commit = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None
     checkpoint = describe(source, from_scratch=recipe.from_scratch, revision=revision or commit)
     if commit is not None and checkpoint.revision != commit:
@@ -139,6 +141,8 @@ def default_length(checkpoint: Checkpoint) -> int:
 
 
 def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> None:
+    if out.is_dir() and all(path.name.endswith(".partial") for path in contents(out)):
+        return  # killed before its recipe was written
     if (out / RECORD).is_file() and (out / CARD).is_file() and not passing_folders(out):
         raise RequestError(f"--resume: the run in {out} is finished; train from it, or choose another folder")
     if last_checkpoint(out) is None and not (out / RECIPE).is_file():

@@ -5,7 +5,6 @@ Importing this does not import torch.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from scale_cli.results.measurement import is_share
 from scale_cli.training.choice import PEOPLE_METRICS, TEXT_METRICS
 from scale_cli.training.recipe import TrainRecipe
-from scale_cli.training.resume import METRICS, complete_lines
+from scale_cli.training.resume import METRICS, metric_lines
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class TrainResult:
 
 def course(out: Path, recipe: TrainRecipe, config: Any) -> dict[str, Any]:
     """The fields of a run's `TrainResult` that follow from its metrics.jsonl. config: the model's."""
-    lines = [json.loads(line) for line in complete_lines(out / METRICS)] if (out / METRICS).is_file() else []
+    lines = metric_lines(out / METRICS) if (out / METRICS).is_file() else []
     weight = recipe.rehearsal_weight
     losses = [line["loss"] - weight * line.get("rehearsal_loss", 0.0) for line in lines if "loss" in line]
     first, last = (losses[0], losses[-1]) if losses else (None, None)

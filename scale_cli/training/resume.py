@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import read_json, to_json, write_text
+from scale_cli.core.files import check_fields, read_json, reading, to_json, write_text
 from scale_cli.core.records import sha256_file
 
 METRICS = "metrics.jsonl"
@@ -76,12 +76,30 @@ def drop_lines_after(file: Path, step: int) -> None:
     """Keep the lines of `metrics.jsonl` up to `step`. A run that resumes there writes the later ones again."""
     if not file.exists():
         return
-    write_text(file, "".join(line for line in complete_lines(file) if json.loads(line)["step"] <= step))
+    lines = zip(complete_lines(file), metric_lines(file), strict=True)
+    write_text(file, "".join(line for line, values in lines if values["step"] <= step))
+
+
+def metric_lines(file: Path) -> list[dict[str, float]]:
+    """The objects in `metrics.jsonl`, as `complete_lines`. Raises RequestError for a damaged line, which it names."""
+    lines = []
+    for number, line in enumerate(complete_lines(file), start=1):
+        try:
+            lines.append(json.loads(line))
+            check_fields(lines[-1], dict[str, float])
+            lines[-1]["step"]
+        except (ValueError, KeyError, RecursionError) as error:
+            raise RequestError(f"{file}: line {number} is damaged; restore it, or train anew") from error
+    return lines
 
 
 def complete_lines(file: Path) -> list[str]:
     """The lines of `metrics.jsonl`, without a last one that a killed process has not finished."""
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        with reading(file):
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{file} is damaged: it is not UTF-8; restore it, or train anew") from error
     return [line for line in lines if line.endswith("\n")]
 
 

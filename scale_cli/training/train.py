@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import Tensor
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from scale_cli.checkpoints.card import history, write_card
@@ -30,7 +31,7 @@ from scale_cli.checkpoints.load import (
 )
 from scale_cli.checkpoints.schemas import UPSCALE
 from scale_cli.core.errors import RequestError
-from scale_cli.core.files import as_a_new_file, only_writer
+from scale_cli.core.files import as_a_new_file, new_folder, only_writer, read_json
 from scale_cli.core.recipe import save_recipe
 from scale_cli.core.records import (
     fingerprint_folder,
@@ -66,7 +67,8 @@ from scale_cli.training.request import (
 )
 from scale_cli.training.result import TrainResult, course
 from scale_cli.training.resume import damaged_checkpoints, last_checkpoint
-from scale_cli.training.trainer import MetricsWriter, PartTrainer, Report, StopAtStep
+from scale_cli.training.sharding import shard, whole
+from scale_cli.training.trainer import CARRIED, MetricsWriter, PartTrainer, Report, StopAtStep
 
 
 def train(
@@ -131,11 +133,12 @@ def _train(
     """The run of a request that has been checked, in a folder that this process holds."""
     method = METHODS[recipe.method]
     resume_from = _resume_from(out, arguments, say) if resume else None
+    processes = _started_in(resume_from, recipe, arguments)
     corpora = _corpora(recipe, say)
     forget_peak_memory()
     set_seed(recipe.seed)
     tokenizer = load_tokenizer(checkpoint)
-    examples = load_examples(recipe, tokenizer, processes=arguments.world_size, progress=reading, say=say)
+    examples = load_examples(recipe, tokenizer, processes=processes, progress=reading, say=say)
     check_length(examples.length, checkpoint)  # by default that of the longest question
     check_rehearsal(recipe, checkpoint, tokenizer)
     base = base_fingerprint(checkpoint, from_scratch=recipe.from_scratch)
@@ -144,19 +147,21 @@ def _train(
     measures = _measures(recipe, tokenizer, corpora, recipe.seq_length or default_length(checkpoint))
     model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
     model = method.apply(model, recipe.options, checkpoint.new_layers)
-    extra = method.extra_data(Request(recipe, recipe.options, tokenizer, model, arguments.world_size, reading))
+    extra = method.extra_data(Request(recipe, recipe.options, tokenizer, model, processes, reading))
     if arguments.bf16:
         halve_frozen(model)
     rehearsal = None
     if recipe.rehearse is not None:
         if extra is not None:
             raise RequestError(f"--rehearse: --method {recipe.method} has extra data of its own; leave one out")
-        shown: dict[str, Any] = {"reading": reading, "sampling": sampling}
+        shown: dict[str, Any] = {"processes": processes, "reading": reading, "sampling": sampling}
         rehearsal = load_rehearsal(recipe, checkpoint, tokenizer, model, arguments, identity=base, **shown)
         extra = ExtraData(rehearsal.examples, rehearsal.rows)
 
     check_trains(model, examples, given=checkpoint.source)
     frozen = frozen_sums(model)
+    if recipe.shard:
+        shard(model, arguments.device, arguments.world_size, bfloat16=arguments.bf16)
     if arguments.process_index == 0:
         out.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, out / RECIPE)
@@ -178,14 +183,17 @@ def _train(
         )
 
     def save_best(folder: Path) -> None:
-        save_trained(method.stored(model), folder)
-        point_to_base(folder)
+        tensors = whole(method.stored(model))
+        if arguments.process_index == 0:
+            with new_folder(folder) as new:
+                save_trained(tensors, new)
+                point_to_base(new)
 
     choice = Choice(recipe.rules(), out, save=save_best)
-    rows = recipe.batch_size * recipe.gradient_accumulation_steps * arguments.world_size
+    rows = recipe.batch_size * recipe.gradient_accumulation_steps * processes
     lines: dict[str, Any] = {"report": report, "step_tokens": rows * examples.length}
     writer = MetricsWriter(out, measure if measures else None, choice, recipe.measured_at, progress, **lines)
-    with StopAtStep() as stop:
+    with StopAtStep(recipe.save_minutes) as stop:
         trainer = PartTrainer(
             model=model,
             args=arguments,
@@ -195,6 +203,7 @@ def _train(
             method=method,
             options=recipe.options,
             rehearsal=rehearsal,
+            sharded=recipe.shard,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
@@ -224,8 +233,9 @@ def _train(
             epochs=examples.epochs,
             **course(out, recipe, model.config),
         )
+        tensors = whole(model.state_dict(keep_vars=True) if method.trains_all else method.stored(model))
         if trainer.is_world_process_zero():
-            _save_result(model, checkpoint, recipe, out, base)
+            _save_result(model, tensors, checkpoint, recipe, out, base)
             read = [examples] if extra is None else [examples, extra.examples]
             _write_record(checkpoint, recipe, result, metrics, read, corpora)  # with it a run is complete
             _finish(checkpoint, recipe, out)
@@ -243,6 +253,25 @@ def _resume_from(out: Path, arguments: TrainingArguments, say: Callable[[str], N
         say(f"{checkpoint} is damaged in {file}; resuming from {last or 'the beginning'}")
         shutil.rmtree(checkpoint)
     return last
+
+
+def _started_in(resume_from: Path | None, recipe: TrainRecipe, arguments: TrainingArguments) -> int:
+    """The number of processes in which the run began, which determines the sequences of a step.
+
+    Another number of processes now takes as many sequences per step, in more or fewer forward passes. Raises
+    RequestError if they cannot be shared out.
+    """
+    batches = recipe.gradient_accumulation_steps * arguments.world_size
+    if resume_from is not None:
+        batches = read_json(resume_from / CARRIED).get("batches", batches)
+    passes, left = divmod(batches, arguments.world_size)
+    if left:
+        raise RequestError(
+            f"--resume: a step of this run has {batches} batches of {recipe.batch_size}, which {arguments.world_size} "
+            f"processes cannot share evenly; start a number of processes that divides {batches}"
+        )
+    arguments.gradient_accumulation_steps = passes
+    return batches // recipe.gradient_accumulation_steps
 
 
 def _batches(examples: Examples, recipe: TrainRecipe) -> int:
@@ -288,7 +317,7 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_strategy="no" if recipe.save_steps is None else "steps",
         save_steps=recipe.save_steps or recipe.steps,
-        save_total_limit=2,
+        save_total_limit=recipe.keep,
         disable_tqdm=True,
         log_level="error",
         report_to=list(recipe.report_to) or "none",
@@ -333,12 +362,13 @@ def _perplexity(text: TextPerplexity, rows: int) -> Callable[[Any, bool], list[M
     return lambda model, last: text.metrics(model, rows)
 
 
-def _save_result(model: Any, checkpoint: Checkpoint, recipe: TrainRecipe, out: Path, base: str) -> None:
-    """Write the trained weights and the files beside them. base: the fingerprint of the base."""
-    method = METHODS[recipe.method]
-    if method.trains_all:
+def _save_result(
+    model: Any, tensors: dict[str, Tensor], checkpoint: Checkpoint, recipe: TrainRecipe, out: Path, base: str
+) -> None:
+    """Write the trained weights, `tensors`, and the files beside them. base: the fingerprint of the base."""
+    if METHODS[recipe.method].trains_all:
         root = checkpoint.chain[0].folder
-        model.save_pretrained(out)
+        model.save_pretrained(out, state_dict=tensors)
         for file in out.glob("*.safetensors"):
             as_a_new_file(file)
         # The library has written a config with changes of its own: in training the cache is off, for example.
@@ -346,7 +376,7 @@ def _save_result(model: Any, checkpoint: Checkpoint, recipe: TrainRecipe, out: P
         if checkpoint.kind == "depth":
             shutil.copy(root / UPSCALE, out)
     else:
-        save_trained(method.stored(model), out)
+        save_trained(tensors, out)
         save_pointer(checkpoint, out, recipe.method, recipe.options, pin=base)
     copy_companions(tokenizer_folder(checkpoint), out)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import shutil
 import signal
 import threading
@@ -14,6 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from scale_cli.checkpoints.load import load_trained, save_trained
 from scale_cli.core.errors import RequestError
@@ -26,12 +29,13 @@ from scale_cli.training.rehearsal import Rehearsal
 from scale_cli.training.resume import (
     METRICS,
     checkpoints,
-    complete_lines,
     drop_lines_after,
     last_checkpoint,
+    metric_lines,
     seal,
     step_of,
 )
+from scale_cli.training.sharding import optimizer_state, set_optimizer_state, whole
 
 Measure = Callable[[Any, bool], dict[str, float]]
 """A measurement during training: (model, whether it is the last one) -> values by name."""
@@ -62,12 +66,14 @@ class PartTrainer(Trainer):
         method: Method,
         options: Any,
         rehearsal: Rehearsal | None = None,
+        sharded: bool = False,
         **kwargs: Any,
     ) -> None:
         """describe: writes a pointer to the base into a checkpoint's folder.
 
         method, options: the method, which determines loss and stored tensors, and its options.
         rehearsal: whose examples are the extra data of the dataset, or None.
+        sharded: the model is spread over the processes and not copied to each.
         Other arguments are `Trainer`'s. The dataset returns whole batches, so the collator receives a batch, not a
         list.
         """
@@ -76,6 +82,10 @@ class PartTrainer(Trainer):
         self.method = method
         self.options = options
         self.rehearsal = rehearsal
+        self.sharded = sharded
+        if sharded:  # so that accelerate does not copy the model to every process; on CPUs it has no sharding at all
+            prepare = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
+            self.accelerator.prepare_model = lambda model, **placement: prepare(model, device_placement=False)
         self._step_arguments = step_arguments(self.model)
         # Both stay on the device and are read only at a log or a save, so no step waits for the device.
         self._bad_step = torch.tensor(NEVER, device=self.args.device)
@@ -84,6 +94,11 @@ class PartTrainer(Trainer):
         self._logged_step = 0
         self._seconds_before = 0.0
         self._start = time.monotonic()
+
+    @property
+    def batches_per_step(self) -> int:
+        """Forward passes per optimiser step, in all processes together."""
+        return self.args.gradient_accumulation_steps * self.args.world_size
 
     @property
     def seconds(self) -> float:
@@ -127,18 +142,23 @@ class PartTrainer(Trainer):
         self._check_loss()
         if "loss" in logs:
             steps = self.state.global_step - self._logged_step
-            logs["loss"] = self.accelerator.gather(self._loss).mean().item() / steps
+            logs["loss"] = self._mean(self._loss) / steps
             self._loss.zero_()
             if self.rehearsal is not None:
-                logs["rehearsal_loss"] = self.accelerator.gather(self._rehearsal_loss).mean().item() / steps
+                logs["rehearsal_loss"] = self._mean(self._rehearsal_loss) / steps
                 self._rehearsal_loss.zero_()
             self._logged_step = self.state.global_step
         super().log(logs, start_time)
 
+    def _mean(self, loss: torch.Tensor) -> float:
+        """The mean over the processes."""
+        mean: float = self.accelerator.gather(loss).mean().item()
+        return mean
+
     def check_finite(self) -> None:
         """Raise RequestError if a loss or a stored weight is NaN or infinite. It names the last good checkpoint."""
         self._check_loss()
-        if not all(torch.isfinite(tensor).all() for tensor in self.method.stored(self.model).values()):
+        if not all(torch.isfinite(tensor).all() for tensor in whole(self.method.stored(self.model)).values()):
             self._stop(f"a weight is NaN or infinite at step {self.state.global_step}")
 
     def _check_loss(self) -> None:
@@ -146,39 +166,57 @@ class PartTrainer(Trainer):
             for checkpoint in checkpoints(Path(str(self.args.output_dir))):
                 if step_of(checkpoint) >= bad_step:  # contains the weights that gave this loss, or later ones
                     shutil.rmtree(checkpoint)
-            rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            rows = self.args.train_batch_size * self.batches_per_step
             sequences = f"sequences {bad_step * rows} to {(bad_step + 1) * rows - 1} of the run"
             self._stop(f"the loss is NaN or infinite at step {bad_step + 1} ({sequences})")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_finite()
+        self._carried = {"loss": self._mean(self._loss), "rehearsal_loss": self._mean(self._rehearsal_loss)}
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # every process writes a file
         if self.args.should_save:
             seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if not self.args.should_save:  # since transformers 5.24 every process calls this
-            return
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the method's stored tensors, the pointer to the base and `CARRIED`; every process calls it."""
         assert output_dir is not None
+        tensors = whole(self.method.stored(self.model))
+        if not self.args.should_save:
+            return
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_trained(self.method.stored(self.model), folder)
+        save_trained(tensors, folder)
         self.describe(folder)
-        carried = {"loss": self._loss.item(), "logged_step": self._logged_step, "seconds": self.seconds}
-        carried |= {"rehearsal_loss": self._rehearsal_loss.item(), "processes": self.args.world_size}
-        write_text(folder / CARRIED, json.dumps(carried) + "\n")
+        carried = {"logged_step": self._logged_step, "seconds": self.seconds, "batches": self.batches_per_step}
+        write_text(folder / CARRIED, json.dumps(self._carried | carried) + "\n")
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.lr_scheduler is not None
+        state = optimizer_state(self.model, self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        assert self.lr_scheduler is not None
+        set_optimizer_state(self.model, self.optimizer, state)
+        self.lr_scheduler.load_state_dict(schedule)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         load_trained(self.method.stored(self.model if model is None else model), folder)
         carried = read_json(folder / CARRIED)
-        before = carried.get("processes", self.args.world_size)  # checkpoints of earlier versions do not hold it
-        if before != self.args.world_size:
-            raise RequestError(
-                f"--resume: {folder.parent} was started in {before} processes, not {self.args.world_size}, which would "
-                "change the sequences of a step; start as many"
-            )
         self._loss.fill_(carried["loss"])
         self._rehearsal_loss.fill_(carried.get("rehearsal_loss", 0.0))
         self._logged_step, self._seconds_before = carried["logged_step"], carried["seconds"]
@@ -227,8 +265,8 @@ class MetricsWriter(TrainerCallback):
             drop_lines_after(self.file, state.global_step or -1)
         self.choice.resume(state.global_step, self.file, writes=state.is_world_process_zero)
         if self.report is not None and state.is_world_process_zero and self.file.exists():
-            for line in complete_lines(self.file):
-                self.report(json.loads(line))
+            for line in metric_lines(self.file):
+                self.report(line)
         if state.global_step == 0:
             self._measure(state, control, kwargs["model"])
         elif state.global_step == state.max_steps and self.measure is not None:
@@ -300,9 +338,12 @@ class StopAtStep(TrainerCallback):
     asked: whether a signal has arrived.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, save_minutes: float | None = None) -> None:
+        """save_minutes: also write a checkpoint at the first step after so many minutes without one; None: never."""
         self.asked = False
         self._asked_at = 0.0
+        self._save_seconds = math.inf if save_minutes is None else 60 * save_minutes
+        self._saved_at = time.monotonic()
 
     def __enter__(self) -> StopAtStep:
         self._before: dict[int, Any] = {}
@@ -321,9 +362,19 @@ class StopAtStep(TrainerCallback):
             self.asked, self._asked_at = True, time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        due = time.monotonic() - self._saved_at >= self._save_seconds
         if args.world_size > 1:
-            asked = torch.tensor(int(self.asked), device=args.device)
-            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
-            self.asked = bool(asked)
-        if self.asked and not control.should_training_stop:  # after the last step the run ends anyway
-            control.should_training_stop = control.should_save = True
+            flags = torch.tensor([self.asked, due], dtype=torch.int32, device=args.device)
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+            self.asked, due = map(bool, flags.tolist())
+        if not control.should_training_stop:  # after the last step the run ends anyway
+            control.should_training_stop = self.asked
+            control.should_save = control.should_save or self.asked or due
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._saved_at = time.monotonic()

@@ -386,3 +386,28 @@ def test_a_base_that_cannot_be_upscaled_is_refused(tmp_path: Path) -> None:
         plan(str(tmp_path / "none"))
     with pytest.raises(RequestError, match=r"holds no config.json"):
         plan(str(tmp_path))
+
+
+@pytest.mark.usefixtures("counts_only")
+def test_a_sharded_model_by_hand(tmp_path: Path) -> None:
+    base = config_folder(tmp_path / "Llama-3.2-1B", LLAMA_1B)
+    sizes: dict[str, Any] = {"hidden": 256, "heads": 4, "ffn": 1024, "layers": 20}
+    copied, sharded = (plan(base, gpus=4, shard=shard, **sizes) for shard in (False, True))
+    by_name = [{method.method: method for method in result.methods} for result in (copied, sharded)]
+    for name, whole in by_name[0].items():
+        part = by_name[1][name]
+        for kind in ("weights", "gradients", "optimizer"):
+            assert getattr(part, f"{kind}_bytes") == pytest.approx(getattr(whole, f"{kind}_bytes") / 4, abs=4)
+        held = part.weights_bytes + part.gradients_bytes + part.optimizer_bytes
+        assert (whole.gathered_bytes, part.peak_bytes) == (0, held + part.gathered_bytes)
+    block = 2 * 2048 * 2048 + 2 * 512 * 2048 + 3 * 8192 * 2048 + 2 * 2048
+    outside = 128256 * 2048 + 2048  # the tied embedding and the final norm
+    assert by_name[1]["fft"].gathered_bytes == 2 * (outside + 2 * block) + 4 * (outside + block)
+    expansion_block = (256 + 2 * 64 + 2 * 1024) * 2304 + 256 * 36 * 64 + 256 * 9216 + 2 * 256
+    added_outside = 2 * 128256 * 256 + 256
+    gathered = 2 * (outside + added_outside + 2 * (block + expansion_block)) + 4 * (added_outside + expansion_block)
+    assert by_name[1]["scale-preserve"].gathered_bytes == gathered
+    assert (
+        refusal(plan, base, shard=True)
+        == "--shard: spreads the model over several GPUs; give their number, as in --gpus 8"
+    )

@@ -333,7 +333,7 @@ def rules(keep_best: str | None = None, limit: tuple[str, ...] = (), stop_when: 
 
 def kept(folder: Path, chosen: Rules, *values: dict[str, float]) -> int:
     """The kept step of a run with these values, by step."""
-    choice = Choice(chosen, folder, save=lambda folder: (folder / "tensors").touch())
+    choice = Choice(chosen, folder, save=Path.mkdir)
     for step, measured in enumerate(values):
         choice.add(step, measured, last=step == len(values) - 1, writes=True)
     step, found = choice.kept(len(values) - 1)
@@ -371,7 +371,7 @@ def test_the_nearest_step_by_relative_distances(tmp_path: Path) -> None:
 
 
 def test_only_the_best_step_and_that_of_the_checkpoint_are_stored(tmp_path: Path) -> None:
-    choice = Choice(rules("a"), tmp_path, save=lambda folder: (folder / "tensors").touch())
+    choice = Choice(rules("a"), tmp_path, save=Path.mkdir)
     stored = []
     for step, value in enumerate([0.0, 0.1, 0.2, 0.3, 0.2, 0.4, 0.5]):
         choice.add(step, {"a/hard": value}, last=False, writes=True)

@@ -1,4 +1,4 @@
-"""Several processes share a run: two with half the batch each take the same steps as one."""
+"""Several processes share a run and take the same steps as one, with a copy of the model each or a part of it."""
 
 import json
 import os
@@ -6,26 +6,27 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from scale_cli.cli import main
 from scale_cli.training.trainer import StopAtStep
 from tests.processes import scale, start, together
-from tests.runs import World, lines
+from tests.runs import World, lines, reload
 
 
-def words(world: World, out: Path, batch_size: int, data: dict[str, str]) -> list[str]:
-    """The command of a scale-route run."""
+def words(world: World, out: Path, batch_size: int, data: dict[str, str], method: str = "scale-route") -> list[str]:
+    """The command of a run."""
     options = {
-        "--method": "scale-route",
+        "--method": method,
         **({"--data": str(world.data)} | data),
         "--steps": "3",
         "--batch-size": str(batch_size),
         "--lr": "1e-2",
-        "--preserve-layers": "1",
+        **({"--preserve-layers": "1"} if method == "scale-route" else {}),
         "--logging-steps": "1",
     }
-    return ["train", world.source("scale-route"), str(out), *(word for option in options.items() for word in option)]
+    return ["train", world.source(method), str(out), *(word for option in options.items() for word in option)]
 
 
 def questions(folder: Path) -> dict[str, str]:
@@ -85,9 +86,7 @@ def asked_in_the_first_process(stop: StopAtStep) -> StopAtStep:
     return stop
 
 
-def test_a_signal_to_one_process_stops_all_at_one_step(
-    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_signal_to_one_process_stops_all_at_one_step(world: World, tmp_path: Path) -> None:
     out = tmp_path / "shared"
     command = words(world, out, 4, questions(tmp_path))
     together(
@@ -98,8 +97,37 @@ def test_a_signal_to_one_process_stops_all_at_one_step(
         code=130,
     )
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-1"]
-    assert main([*words(world, out, 4, questions(tmp_path)), "--resume"]) == 2
-    assert "was started in 2 processes, not 1, which would change" in capsys.readouterr().err
-    (tmp_path / "again").mkdir()
-    together(2, tmp_path / "again", [*command, "--resume"])
-    assert (out / "record.json").is_file()
+    (tmp_path / "three").mkdir()
+    together(3, tmp_path / "three", [*command, "--resume"], code=2)
+    refused = (tmp_path / "three" / "process-0" / "stderr").read_text(encoding="utf-8")
+    assert "a step of this run has 2 batches of 4, which 3 processes cannot share evenly" in refused
+    assert main([*command, "--resume"]) == 0  # one process, two batches per step
+    assert main(words(world, tmp_path / "alone", 8, questions(tmp_path))) == 0
+    for name in ("loss", "rehearsal_loss"):
+        resumed, alone = ([line[name] for line in lines(run)] for run in (out, tmp_path / "alone"))
+        assert resumed == pytest.approx(alone, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["scale-route", "lora", "fft"])
+def test_sharded_processes_train_as_one_does(method: str, world: World, tmp_path: Path) -> None:
+    """Begun in two processes and resumed in three, with a text whose windows they cannot share evenly."""
+    (tmp_path / "text.txt").write_text("Zoe was born in Rome and works for Acme.\n" * 9, encoding="utf-8")
+    measured = {"--eval-text": f"text={tmp_path / 'text.txt'}", "--eval-steps": "1", "--keep-best": "text"}
+    options = {"--objective": "qa", "--people": "0:8", "--seq-length": "48", "--save-minutes": "1e-9", **measured}
+    if method == "lora":
+        options |= {"--lora-r": "4"}
+
+    def command(out: Path, passes: int) -> list[str]:
+        return words(world, out, 2, options | {"--gradient-accumulation-steps": str(passes)}, method)
+
+    assert main(command(tmp_path / "alone", 6)) == 0
+    out = tmp_path / "sharded"
+    patches = {"scale_cli.training.trainer.StopAtStep.__enter__": asked_in_the_first_process}
+    together(2, tmp_path, [*command(out, 3), "--shard"], patches=patches, code=130)
+    (tmp_path / "three").mkdir()
+    together(3, tmp_path / "three", [*command(out, 3), "--shard", "--resume"])
+    for alone, sharded in zip(lines(tmp_path / "alone"), lines(out), strict=True):
+        assert sharded == pytest.approx(alone, rel=1e-3, abs=1e-6)
+    one, other = (reload(run).state_dict() for run in (tmp_path / "alone", out))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], rtol=1e-3, atol=1e-5) for name in one)

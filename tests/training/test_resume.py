@@ -216,8 +216,10 @@ def test_resuming_needs_a_checkpoint_and_the_same_recipe(world: World, tmp_path:
     with pytest.raises(RequestError, match=r"^--resume: .*run holds no run that was begun; train without"):
         train(source, out, recipe, resume=True)
     assert not out.exists()
+    out.mkdir()
+    (out / ".lock").touch()  # killed before anything else was written
     with pytest.raises(KeyboardInterrupt):
-        train(source, out, recipe, progress=progress_that(ctrl_c, at=2))
+        train(source, out, recipe, resume=True, progress=progress_that(ctrl_c, at=2))
     before = tree(out)
     for changes, message in (
         ({"lr": 1e-3}, "lr 0.01, not 0.001"),
