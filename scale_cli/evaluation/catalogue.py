@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lm_eval.tasks
+import yaml
 from lm_eval.api.group import Group
 from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
 from lm_eval.api.task import ConfigurableTask
@@ -153,13 +154,51 @@ def task_files(folder: Path) -> dict[str, str]:
 
 
 def check_functions(folder: Path) -> None:
-    """Raise RequestError if a task file in the user's folder names a Python function, which the harness would run."""
-    for file in sorted(folder.rglob("*.yaml")):
-        if FUNCTION in file.read_text(encoding="utf-8", errors="replace"):
+    """Raise RequestError if a task file in the user's folder names a Python function, which the harness would run.
+
+    Also if one that it includes does, wherever that lies, except the harness's own. Files that are not YAML are left to
+    the harness.
+    """
+    files, seen = sorted(folder.rglob("*.yaml")), set[Path]()
+    while files:
+        file = files.pop(0)
+        real = file.resolve()
+        if real in seen or real.is_relative_to(TASKS):
+            continue
+        seen.add(real)
+        try:
+            whole = yaml.compose(file.read_bytes(), yaml.SafeLoader)
+        except (OSError, ValueError, yaml.YAMLError, RecursionError):
+            continue
+        if any(node.tag == FUNCTION for node in _nodes(whole)):
             raise RequestError(
                 f"{file} names Python functions ({FUNCTION}), which would run; read them, then give "
                 "--confirm-run-unsafe-code"
             )
+        files += [file.parent / name for name in _included(whole)]
+
+
+def _nodes(whole: yaml.Node | None) -> list[yaml.Node]:
+    """All nodes of a YAML document, each once, also if aliases repeat it."""
+    found: dict[int, yaml.Node] = {}
+    left = [whole]
+    while left:
+        node = left.pop()
+        if node is None or id(node) in found:
+            continue
+        found[id(node)] = node
+        if isinstance(node, yaml.MappingNode):
+            left += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            left += node.value
+    return list(found.values())
+
+
+def _included(whole: yaml.Node | None) -> list[str]:
+    """The values of `include` in a task file's mapping, of whatever depth."""
+    pairs = [pair for node in _nodes(whole) if isinstance(node, yaml.MappingNode) for pair in node.value]
+    values = [value for key, value in pairs if key.value == "include"]
+    return [node.value for value in values for node in _nodes(value) if isinstance(node, yaml.ScalarNode)]
 
 
 def own_definition(folder: Path, manager: Any) -> str:

@@ -694,6 +694,13 @@ def test_code_of_task_files_runs_only_when_confirmed(world: World, tasks: Tasks,
     assert message == (
         f"{file} names Python functions (!function), which would run; read them, then give --confirm-run-unsafe-code"
     )
+    for hidden in ("%TAG !e! !func\n---\ndoc_to_target: !e!tion own.label\n", "process_docs: !<!function> own.label\n"):
+        (tmp_path / "_outside_yaml").write_text(hidden, encoding="utf-8")
+        file.write_text("include: [../../_outside_yaml]\n", encoding="utf-8")
+        assert f"{tmp_path}/_outside_yaml names" in refusal(request, suites=[str(folder)]).replace(
+            "own/tasks/../../", ""
+        )
+    file.write_text(text, encoding="utf-8")
     assert not ran.exists()
     confirmed = request(suites=[str(folder)], confirm_run_unsafe_code=True)
     plain = str(world.checkpoint("llama"))
