@@ -1,4 +1,4 @@
-# make install | test | test-lowest | test-newest | test-wheel | test-common | mutants | lint | demo | docs | clean.
+# make install | test | test-lowest | test-newest | test-wheel | test-common | mutants | lint | audit | demo | docs | clean.
 # Needs make and Python >= 3.11; everything else goes into a virtual environment here.
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/null && { echo $$python; break; }; done)
 WORKERS ?= 2
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) $(UPGRADE)
 
-.PHONY: install test test-lowest test-newest test-wheel test-common mutants lint demo docs clean
+.PHONY: install test test-lowest test-newest test-wheel test-common mutants lint audit demo docs clean
 
 install: $(STAMP)
 	@:
@@ -63,6 +63,12 @@ lint: install
 	$(BIN)/deptry .
 	$(BIN)/deptry tests --exclude '^$$' --ignore DEP002,DEP004
 
+# Known vulnerabilities in the pinned releases, from the advisories of the package index.
+audit:
+	test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install \
+		--disable-pip-version-check 'pip-audit>=2.9,<3'; }
+	.venv-audit/bin/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip
+
 demo: install
 	$(BIN)/scale bench bios --preset demo
 
@@ -73,4 +79,4 @@ docs: install
 	.venv-docs/bin/mkdocs build --strict
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest .venv-wheel .venv-docs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants
+	rm -rf .venv .venv-lowest .venv-newest .venv-wheel .venv-docs .venv-audit site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants
