@@ -230,9 +230,11 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """
     from scale_cli.checkpoints.companions import load_tokenizer
 
-    config = config_of(checkpoint)
+    config, folder = config_of(checkpoint), tokenizer_folder(checkpoint)
+    if not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
+        raise RequestError(f"{folder} has no tokenizer; copy the tokenizer's files of the model that it was made from")
     with loading(checkpoint.root, "has no tokenizer that loads"):
-        tokenizer = load_tokenizer(tokenizer_folder(checkpoint), config)
+        tokenizer = load_tokenizer(folder, config)
     tokenizer.embedding_rows = config.get_text_config().vocab_size
     return tokenizer
 

@@ -87,6 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_app(app, words or ["--help"], program="scale")
 
 
+LESS = (
+    "give a smaller --batch-size, for scale train with more --gradient-accumulation-steps, a shorter --seq-length, or "
+    "--gradient-checkpointing; scale plan prints the memory of training"
+)
+"""The remedies for too little memory."""
 SIGNS = {"±": "+-", "−": "-", "–": "-", "…": "...", "↑": "(up)", "↓": "(down)", "†": "+", "‡": "++", "×": "x", "·": "."}
 """What is printed on a terminal without these characters."""
 
@@ -123,11 +128,22 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
         return _fail(program, f"{_foreign_name(error) or error.format_message()}{hint}", code=2)
     except KeyboardInterrupt:
         code = 130
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail(program, f"out of memory: {str(error).partition('. ')[0] or 'no more to be had'}; {LESS}", code=2)
     if code == 130:
         return _fail(program, "terminated", code=143) if terminated else _fail(program, "interrupted", code=code)
     return int(code)
 
 
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether Python, a GPU's or the processor's allocator has no more memory. torch is not imported for it."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or ALLOCATOR in str(error)
+
+
+ALLOCATOR = "DefaultCPUAllocator"
+"""The name of torch's allocator in the error of an allocation that failed."""
 FOREIGN: dict[str, tuple[str, ...]] = {
     "--learning-rate": ("--lr",),
     "--max-steps": ("--steps", "--tokens, a number of tokens"),

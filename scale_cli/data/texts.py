@@ -90,9 +90,18 @@ def text_of(row: Mapping[str, Any], field: str, where: str) -> str:
     for name in [field] if field in row else field.split("."):
         if not isinstance(value, Mapping) or name not in value:
             fields = ", ".join(value) if isinstance(value, Mapping) else ""
-            raise RequestError(f"{where} has no field `{field}`; it has {fields or 'none'}")
+            raise RequestError(f"{where} has no field `{field}`; it has {fields or 'none'}{_instead(row)}")
         value = value[name]
     return checked_text(value, field, where)
+
+
+def _instead(row: Mapping[str, Any]) -> str:
+    """What to do about a row without the field, as the end of a message."""
+    for name, value in row.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            return f"; `{name}` is a list of turns: write each chat as one text, by the tokenizer's chat template"
+    texts = [name for name, value in row.items() if isinstance(value, str)]
+    return f"; name the field in the source, as in SOURCE:{texts[0]}" if texts else ""
 
 
 def checked_text(value: Any, field: str, where: str) -> str:

@@ -62,7 +62,10 @@ def check_request(
             "plain": "a checkpoint that is not upscaled",
         }[method.needs[0]]
         given = f"{source} is {_KIND_NAMES[checkpoint.kind]}"
-        raise RequestError(f"--method {recipe.method}: {given}; the method needs {needed}")
+        others = ", ".join(name for name, other in METHODS.items() if checkpoint.kind in other.needs)
+        raise RequestError(
+            f"--method {recipe.method}: {given}; the method needs {needed}; methods for this one: {others}"
+        )
     recipe = resolve(recipe, checkpoint)
     if recipe.seq_length is not None:
         check_length(recipe.seq_length, checkpoint)

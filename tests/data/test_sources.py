@@ -182,7 +182,7 @@ def test_the_split_that_is_meant(hub: HubTexts, tmp_path: Path, monkeypatch: pyt
 
 def test_rows_without_a_text(hub: HubTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     message = "--data org/name:::title, document 1 has no field `title`; it has text"
-    assert refused(lambda: read("org/name:::title")) == message
+    assert refused(lambda: read("org/name:::title")).startswith(message)
     broken: list[list[Any]] = [["a" * 30, "b" * 30], ["c" * 30, None]]
     stand_in(monkeypatch, tmp_path / "broken", train=broken)
     source = opened("org/name")

@@ -181,13 +181,14 @@ def test_data_that_is_no_good_is_refused_before_anything_is_written(
 ) -> None:
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "a"}\n{"txt": "b"}', encoding="utf-8")
+    as_in = "; name the field in the source, as in SOURCE"
     for data, message in (
         (("org/name::dev",), "--data org/name::dev: Bad split: dev. Available splits: ['train']"),
-        (("org/name:::body",), "--data org/name:::body, document 1 has no field `body`; it has text"),
+        (("org/name:::body",), f"--data org/name:::body, document 1 has no field `body`; it has text{as_in}:text"),
         (("org/other",), "--data org/other: no such file, and as a dataset of the hub it is not in the cache and the "
          "hub cannot be reached; give a file, or go online (HF_HUB_OFFLINE and HF_DATASETS_OFFLINE unset)"),
-        ((str(broken),), f"{broken}, line 2 has no field `text`; it has txt"),
-        ((f"{file}:x",), f"{file}, line 1 has no field `x`; it has text"),
+        ((str(broken),), f"{broken}, line 2 has no field `text`; it has txt{as_in}:txt"),
+        ((f"{file}:x",), f"{file}, line 1 has no field `x`; it has text{as_in}:text"),
         ((f"{file}:1", "org/name:-2"), "--data org/name:-2: a weight is a share of the tokens, a number of at "
          "least 0"),
     ):  # fmt: skip

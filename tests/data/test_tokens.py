@@ -277,7 +277,7 @@ def test_a_text_that_cannot_be_read_leaves_what_is_before_it(world: World, file:
     with file.open("a", encoding="utf-8") as more:
         more.write('\n{"txt": "x"}')
     cache = cache_of(world, file, tmp_path / "cache")
-    assert refusal(cache.chunks) == f"{file}, line 41 has no field `text`; it has txt"
+    assert refusal(cache.chunks).startswith(f"{file}, line 41 has no field `text`; it has txt")
     assert [path for path in cache.folder.rglob("*") if "partial" in path.name] == []
 
 
