@@ -82,7 +82,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="--drift: the checkpoint to compare with; --router: the one that a checkpoint which is not widened "
-            "predicts together with.  [the base in each checkpoint]"
+            "predicts together with.  [--drift: the only untrained plain model given beside others; else the base in "
+            "each checkpoint]"
         ),
     ] = None,
     drift_tokens: Annotated[int, typer.Option(help="--drift: number of tokens of each text, from the first.")] = 65_536,
