@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from scale_cli.reporting.curves import Panel
     from scale_cli.reporting.requirements import Verdict
     from scale_cli.reporting.table import Table
-    from scale_cli.results.result import Result
 
 NOT_MET = 3
 """The exit code if a requirement is not met or not decided."""
@@ -40,7 +39,8 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Results of scale eval, as folders or files; records and run folders of scale bench.",
+            help="Results of scale eval, as folders or files; run folders of scale train and scale run; records and "
+            "run folders of scale bench.",
             show_default=False,
         ),
     ],
@@ -74,10 +74,10 @@ def report(
     seeds: Annotated[
         bool,
         typer.Option(
-            "--seeds",
+            "--seeds/--no-seeds",
             help="One row, mean and deviation, for runs that differ in the seed only: recipe, base and data agree.",
         ),
-    ] = False,
+    ] = True,
     changes: Annotated[
         bool, typer.Option("--changes", help="Show changes against the base; csv, json and html always have both.")
     ] = False,
@@ -119,13 +119,14 @@ def report(
     from scale_cli.reporting.compare import compare as compare_two
     from scale_cli.reporting.curves import panels_of
     from scale_cli.reporting.requirements import count, judge
+    from scale_cli.reporting.runs import read_material, run_panels
     from scale_cli.reporting.table import build_table
-    from scale_cli.results.result import read_results
 
-    read = read_results(results)
+    material = read_material(results)
+    read = material.results
     groups = requested_groups(read, suite or [], stability or [], plasticity or [])
     table = build_table(read, groups, title=title, base=base, seeds=seeds)
-    panels = panels_of(read, table)
+    panels = [*panels_of(read, table), *run_panels(table, material.runs)]
     comparison = None if compare is None else compare_two(table, *compare)
     verdicts = judge(table, require or [])
     effect = None
@@ -134,7 +135,7 @@ def report(
 
         effect = ablation_of(table, ablation)
     if seeds:
-        _say_seeds(table, read)
+        _say_seeds(table)
     if figures is not None:
         _draw(figures, table, panels, effect)
     if out is None:
@@ -172,15 +173,15 @@ def _format(given: Format | None, out: Path | None) -> Format:
     return SUFFIXES[out.suffix.lower()]
 
 
-def _say_seeds(table: Table, results: Sequence[Result]) -> None:
-    """Print why --seeds combined no results."""
-    unknown = [r for r in results if r.checkpoint.method is not None and r.checkpoint.identity is None]
-    unknown = [result for result in unknown if not result.record.get("reported")]
+def _say_seeds(table: Table) -> None:
+    """Name the results whose seeds may be repetitions but are not combined, as their recipes are unknown."""
+    infos = [table.results[index].checkpoint for row in table.rows if not row.reported for index in row.results]
+    trained = [info for info in infos if info.method is not None and info.seed is not None]
+    unknown = [info for info in trained if info.identity is None]
+    unknown = [info for info in unknown if sum(info.stem == other.stem for other in trained) > 1]
     if unknown:
-        labels = ", ".join(result.checkpoint.label for result in unknown)
+        labels = ", ".join(info.label for info in unknown)
         say(f"--seeds: the whole recipe of {labels} is unknown, so they are not combined; measure them again")
-    elif not table.aggregated:
-        say("--seeds: no two results differ in the seed only; each has its own row")
 
 
 def _print(

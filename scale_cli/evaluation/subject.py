@@ -30,7 +30,7 @@ from scale_cli.core.records import digest
 from scale_cli.evaluation.base import BasePlan, plan_base
 from scale_cli.evaluation.pair import Pair
 from scale_cli.model import ScaleForCausalLM
-from scale_cli.results.result import CheckpointInfo
+from scale_cli.results.result import CheckpointInfo, of_training
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -129,9 +129,7 @@ def targets(
     for label, checkpoint in zip(labels, checkpoints, strict=True):
         stored = "bfloat16" if device.type == "cuda" else _stored_dtype(checkpoint)
         companions = companions_fingerprint(checkpoint)
-        plain = Target(
-            label, checkpoint, fingerprint(checkpoint), dtype or stored, companions, listed_base=listed_base
-        )
+        plain = Target(label, checkpoint, fingerprint(checkpoint), dtype or stored, companions, listed_base=listed_base)
         described += _under_routers(plain, routers, base) if routers else [plain]
     return described
 
@@ -196,18 +194,6 @@ def information(target: Target, model: Any) -> CheckpointInfo:
 def _trainings(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """The trainings by which a checkpoint was made, oldest first."""
     return [step for step in lineage(checkpoint)[1] if step["step"] == "train"]
-
-
-def of_training(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `CheckpointInfo` from the record of a training run: method, recipe, base, data and cost."""
-    texts = record.get("eval_text", {}).values()
-    return {
-        "method": record["recipe"]["method"],
-        "recipe": record["recipe"],
-        "base": record["base"]["fingerprint"] or record["base"]["source"],
-        "data": record["data"] | {text["source"]: text["sha256"] for text in texts},
-        "training": {name: record[name] for name in ("tokens", "seconds", "peak_memory_bytes")},
-    }
 
 
 def _split(source: str) -> tuple[str | None, str]:

@@ -81,8 +81,7 @@ def trade_off(table: Table) -> list[Point]:
 
 def frontier_texts(table: Table) -> list[str]:
     """The texts of a table's trade-off figure: labels of the axes, then labels of the points."""
-    labels = [f"{role}: {column.axis_label}" for role in ROLES if (column := table.summary(role)) is not None]
-    return [*labels, *(point.label for point in trade_off(table))]
+    return [*(group.axis_label for group in table.summarised.values()), *(point.label for point in trade_off(table))]
 
 
 def pareto_outline(points: Sequence[Point], *, reverse: bool) -> list[tuple[float, float]]:

@@ -101,9 +101,28 @@ class Table:
         """The columns of measured numbers and averages, without those of changes; each with its group."""
         return [(group, column) for group in self.groups for column in group.columns if not column.change]
 
+    @property
+    def summarised(self) -> dict[Role, Group]:
+        """The first group of each role that has a summary."""
+        groups = {group.role: group for group in reversed(self.groups) if group.role and group.summary is not None}
+        return {role: groups[role] for role in ROLES if role in groups}
+
     def summary(self, role: Role) -> Column | None:
         """The summary of the first group that has the role and a summary; None without one."""
-        return next((group.summary for group in self.groups if group.role == role and group.summary is not None), None)
+        return self.summarised[role].summary if role in self.summarised else None
+
+    @property
+    def drift(self) -> Table | None:
+        """The columns of drift, and the rows that have one; None without any."""
+        groups = tuple(group for group in self.groups if group.is_drift)
+        keys = {column.key for group in groups for column in group.columns}
+        measured = set(self.cells["row"][self.cells["column"].isin(keys)])
+        rows = tuple(replace(row, pareto=False) for row in self.rows if row.label in measured)
+        return replace(self, title="Drift from the base", groups=groups, rows=rows, notes=()) if rows else None
+
+    @property
+    def without_drift(self) -> Table:
+        return replace(self, groups=tuple(group for group in self.groups if not group.is_drift))
 
     def cell(self, row: Row, column: Column) -> Cell | None:
         """The number of a row in a column, None without one."""
@@ -150,7 +169,7 @@ def build_table(
     arranged = arrange(everything[np.isfinite(everything["value"])], groups)
     pairing = Pairing(results, items)
     grouped = repetitions(results) if seeds else [[index] for index in range(len(results))]
-    rows = _unique_labels([_row(indices, results, is_base=is_base[indices[0]], stem=seeds) for indices in grouped])
+    rows = _unique_labels([_row(indices, results, is_base=is_base[indices[0]]) for indices in grouped])
     rows.sort(key=lambda row: (SECTIONS.index(row.section), _method_rank(row.method)))
     bases = [_base_of(index, results, is_base) for index in range(len(results))]
     cells = _over_seeds(_points(rows, results, arranged, bases, pairing), rows)
@@ -163,7 +182,7 @@ def _find_base(results: Sequence[Result], label: str | None) -> tuple[list[bool]
     """Whether each result is the base, and a note if no base is found. Each seed may have a base of its own."""
     infos = [result.checkpoint for result in results]
     if label is not None:
-        chosen = [info.stem for info in infos if info.label == label]
+        chosen = [info.stem for info in infos if label in (info.label, info.stem)]
         if not chosen:
             raise RequestError(f"--base {label}: choose from {listed(info.label for info in infos)}")
         return [info.stem == chosen[0] for info in infos], []
@@ -185,8 +204,8 @@ def _base_of(index: int, results: Sequence[Result], is_base: Sequence[bool]) -> 
     return next((position for position in bases if results[position].checkpoint.seed == seed), None)
 
 
-def _row(indices: Sequence[int], results: Sequence[Result], *, is_base: bool, stem: bool) -> Row:
-    """A row of results. stem: its label is theirs without the seed."""
+def _row(indices: Sequence[int], results: Sequence[Result], *, is_base: bool) -> Row:
+    """A row of results. The label of several is theirs without the seed."""
     own = [results[index].checkpoint for index in indices]
     method, section = own[0].method, "others"
     if is_base:
@@ -194,7 +213,7 @@ def _row(indices: Sequence[int], results: Sequence[Result], *, is_base: bool, st
     elif method is not None and method in METHODS:
         section = "SCALE" if METHODS[method].group == "SCALE" else "baselines"
     return Row(
-        label=own[0].stem if stem else own[0].label,
+        label=own[0].stem if len(own) > 1 else own[0].label,
         section=section,
         method=method,
         results=tuple(indices),

@@ -107,6 +107,18 @@ class CheckpointInfo:
         return digest(parts if self.router is None else [*parts, self.router])
 
 
+def of_training(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `CheckpointInfo` from the record of a training run: method, recipe, base, data and cost."""
+    texts = record.get("eval_text", {}).values()
+    return {
+        "method": record["recipe"]["method"],
+        "recipe": record["recipe"],
+        "base": record["base"]["fingerprint"] or record["base"]["source"],
+        "data": record["data"] | {text["source"]: text["sha256"] for text in texts},
+        "training": {name: record[name] for name in ("tokens", "seconds", "peak_memory_bytes")},
+    }
+
+
 @dataclass(frozen=True)
 class Result:
     """All measurements of one checkpoint.
@@ -307,18 +319,26 @@ def _parse(entry: Mapping[str, Any], path: Path | None) -> Result:
 
 
 def repetitions(results: Sequence[Result]) -> list[list[int]]:
-    """The positions of the results, grouped into repetitions of one training: same identity, distinct seeds.
+    """The positions of the results, grouped into repetitions of one training: same identity, distinct seeds, and a
+    number that was measured in the same way.
 
     If a seed occurs twice in one identity, results are grouped by their labels without seeds; if it occurs twice under
     such a label too, each result is a group of its own.
     """
     rows: list[list[int]] = []
-    by_identity: dict[object, list[int]] = {}
+    by_identity: dict[object, list[tuple[set[str], list[int]]]] = {}
     for index, result in enumerate(results):
-        identity = result.checkpoint.identity
-        by_identity.setdefault(identity or index, []).append(index)
-    for indices in by_identity.values():
-        rows += _split(results, indices)
+        columns = {m.way.column for m in result.measurements}
+        known = by_identity.setdefault(result.checkpoint.identity or index, [])
+        shared = next((e for e in known if e[0] & columns or not (e[0] and columns)), None)
+        if shared is None:
+            known.append((columns, [index]))
+        else:
+            shared[0].update(columns)
+            shared[1].append(index)
+    for groups in by_identity.values():
+        for _, indices in groups:
+            rows += _split(results, indices)
     return sorted(rows)
 
 

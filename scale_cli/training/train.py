@@ -28,7 +28,7 @@ from scale_cli.checkpoints.load import (
     save_trained,
     tokenizer_folder,
 )
-from scale_cli.checkpoints.schemas import UPSCALE
+from scale_cli.checkpoints.schemas import RECORD, UPSCALE
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import as_a_new_file, only_writer
 from scale_cli.core.recipe import save_recipe
@@ -54,8 +54,6 @@ from scale_cli.training.guards import check_frozen, check_trains, frozen_sums, f
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.rehearsal import check_rehearsal, load_rehearsal
 from scale_cli.training.request import (
-    RECIPE,
-    RECORD,
     check_length,
     check_out,
     check_request,
@@ -65,7 +63,7 @@ from scale_cli.training.request import (
     passing_folders,
 )
 from scale_cli.training.result import TrainResult, course
-from scale_cli.training.resume import damaged_checkpoints, last_checkpoint
+from scale_cli.training.resume import RECIPE, damaged_checkpoints, last_checkpoint
 from scale_cli.training.trainer import MetricsWriter, PartTrainer, Report, StopAtStep
 
 

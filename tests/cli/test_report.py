@@ -175,10 +175,14 @@ def test_requirements_in_every_format(run_cli: RunCli, evaluated: Path) -> None:
 def test_seeds(run_cli: RunCli, tmp_path: Path) -> None:
     for seed in (0, 1):
         result(f"seed-{seed}-fft", "fft", [measured("k", 0.5 + seed / 10)], seed=seed).save(tmp_path / f"seed-{seed}")
-    assert "fft (2 seeds)" in run_cli("report", tmp_path, "--seeds").stdout
-    ended = run_cli("report", tmp_path / "seed-0", "--seeds")
-    assert ended.code == 0
-    assert ended.stderr == "--seeds: no two results differ in the seed only; each has its own row\n"
+    assert "fft (2 seeds)" in run_cli("report", tmp_path).stdout
+    assert "seed-1-fft" in run_cli("report", tmp_path, "--no-seeds").stdout
+    for seed in (0, 1):
+        unknown = result(f"lora-seed-{seed}", "lora", [measured("k", 0.5)], seed=seed, base=None)
+        unknown.save(tmp_path / f"unknown-{seed}")
+    assert run_cli("report", tmp_path).stderr == (
+        "--seeds: the whole recipe of lora-seed-0, lora-seed-1 is unknown, so they are not combined; measure them again\n"
+    )
 
 
 def test_figures(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

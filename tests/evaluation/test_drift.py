@@ -223,15 +223,12 @@ def test_whole_models_do_not_know_their_base(world: World, finished: Callable[..
     assert plan_base(describe(str(tmp_path / "freeze")), None).source == str(tmp_path / "lora")
 
 
-def test_the_only_untrained_model_given_is_the_base(
-    world: World, finished: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_the_only_untrained_model_given_is_the_base(world: World, finished: Callable[..., Run], tmp_path: Path) -> None:
     plain, trained = str(world.checkpoint("llama")), str(finished("fft").folder)
     job = DriftJob([corpus_of(world, 2)], WindowOptions(LENGTH), tokens=600)
     sources = [f"base={plain}", f"fft={trained}", f"wide={finished('scale-preserve').folder}"]
     values = [
-        {m.name: m.value for m in each.measurements}
-        for each in evaluate(sources, [job], dtype="float32", batch_size=3)
+        {m.name: m.value for m in each.measurements} for each in evaluate(sources, [job], dtype="float32", batch_size=3)
     ]
     kl = [each["drift:bios/kl"] for each in values]
     assert kl[0] == 0 < min(kl[1:])

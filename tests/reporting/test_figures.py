@@ -216,7 +216,7 @@ def test_the_trade_off(drawn: Callable[..., Any], tmp_path: Path) -> None:
     table = front("acc", (0.6, 0.1), (0.59, 0.11), (0.58, 0.12), labels="base,fft,far")
     figure = drawn(frontier_figure, table, tmp_path / "f.png")
     (axis,) = figure.axes
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("stability: A, %", "plasticity: K, %")
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("stability: English A, %", "plasticity: Korean K, %")
     assert [text.get_text() for text in axis.texts] == ["base", "fft", "far"]
     bars = [container.lines[2] for container in axis.containers]
     segments = [[np.ptp(bar.get_segments()[0], axis=0).tolist() for bar in pair] for pair in bars]
