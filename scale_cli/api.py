@@ -175,6 +175,6 @@ def report(
     material = read_material([Path(path) for path in results if not isinstance(path, Result)])
     read = [*material.results, *(result for result in results if isinstance(result, Result))]
     groups = requested_groups(read, suites, stability, plasticity)
-    table = build_table(read, groups, title=title, base=base, seeds=seeds)
+    table = build_table(read, groups, title=title, base=base, seeds=seeds, notes=material.notes)
     panels = [*panels_of(read, table), *run_panels(table, material.runs)]
     return rendered(table, format, panels=panels, verdicts=judge(table, require))

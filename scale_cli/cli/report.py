@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NOT_MET = 3
 """The exit code if a requirement is not met or not decided."""
+CAPTIONS = "captions.txt"
 SUFFIXES: dict[str, Format] = {
     ".txt": "text",
     ".md": "markdown",
@@ -98,7 +99,8 @@ def report(
         ),
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="Folder for PNG and SVG figures: trade-off, and training curves of records.")
+        Path | None,
+        typer.Option(help="Folder for figures, as PNG and SVG with captions: trade-off and curves."),
     ] = None,
     ablation: Annotated[
         str | None,
@@ -125,7 +127,7 @@ def report(
     material = read_material(results)
     read = material.results
     groups = requested_groups(read, suite or [], stability or [], plasticity or [])
-    table = build_table(read, groups, title=title, base=base, seeds=seeds)
+    table = build_table(read, groups, title=title, base=base, seeds=seeds, notes=material.notes)
     panels = [*panels_of(read, table), *run_panels(table, material.runs)]
     comparison = None if compare is None else compare_two(table, *compare)
     verdicts = judge(table, require or [])
@@ -201,7 +203,7 @@ def _print(
 
 def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | None) -> None:
     """Draw the figures that the data allows into a folder."""
-    from scale_cli.reporting import figures
+    from scale_cli.reporting import captions, figures
     from scale_cli.reporting.curves import styles_of
     from scale_cli.reporting.style import is_romanised
 
@@ -213,13 +215,20 @@ def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | No
             "fonts-nanum, for Korean labels"
         )
     names: list[str] = []
+    texts_by_name: dict[str, str] = {}
     with _atomic_folder(folder) as work:
         if points:
+            texts_by_name["frontier"] = captions.frontier_caption(table)
             figures.frontier_figure(table, *_files(work, "frontier", names))
         if panels:
+            texts_by_name["curves"] = captions.curves_caption(panels)
             figures.curve_figure(panels, styles_of(table, panels), *_files(work, "curves", names))
         if effect is not None:
+            texts_by_name[f"ablation-{effect.option}"] = captions.ablation_caption(effect)
             figures.ablation_figure(effect, *_files(work, f"ablation-{effect.option}", names))
+        if names:
+            write_text(work / CAPTIONS, captions.captions_text(texts_by_name.items()))
+            names.append(CAPTIONS)
     if not points:
         say("no frontier figure: two checkpoints with stability and plasticity columns are needed; see --suite")
     say(f"figures in {folder}: {', '.join(names) or 'none'}")

@@ -297,11 +297,10 @@ def _column(
     """A column. alike: settings of the columns with the same task and metric; the label names the differences."""
     version = f"version {way.task_version}"
     if is_own(way.task):  # its version holds digests of texts and base, which the records show
-        versions = list(dict.fromkeys(other.task_version for other in alike if other.task_version is not None))
-        number = f"way {versions.index(way.task_version) + 1}" if way.task_version and len(versions) > 1 else ""
-        version = number if way.task_version else "while training"
+        versions = list(dict.fromkeys(other.task_version for other in alike))
+        version = f"way {versions.index(way.task_version) + 1}"
     settings = {"filter": way.filter, "num_fewshot": f"{way.num_fewshot}-shot", "task_version": version}
-    differing = [t for name, t in settings.items() if t and len({getattr(other, name) for other in alike}) > 1]
+    differing = [text for name, text in settings.items() if len({getattr(other, name) for other in alike}) > 1]
     how = f" ({', '.join(differing)})" if differing else ""
     label = METRIC_WORDS.get(wanted.label, wanted.label)
     return Column(

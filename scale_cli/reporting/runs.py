@@ -16,7 +16,8 @@ from scale_cli.core.records import read_record
 from scale_cli.methods import METHODS
 from scale_cli.reporting.curves import Panel
 from scale_cli.reporting.names import task_words
-from scale_cli.reporting.table import Table
+from scale_cli.reporting.table import BASE, Table
+from scale_cli.reporting.words import joined
 from scale_cli.results.groups import role_of_name
 from scale_cli.results.measurement import Measurement, is_share, main_metric
 from scale_cli.results.result import BENCH_FILE, FILE, CheckpointInfo, Result, of_training, read_results
@@ -24,8 +25,6 @@ from scale_cli.training.choice import TEXT_METRICS
 from scale_cli.training.recipe import TrainRecipe
 from scale_cli.training.resume import METRICS, RECIPE, complete_lines
 
-BEFORE = "base"
-"""The label of the row with the values at step 0."""
 SAME = 1e-3
 """The largest relative difference between values of one base at step 0, which upscaling changes by rounding only."""
 Values = Mapping[str, float]
@@ -63,17 +62,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Material:
-    """Results, and the runs that trained some of them by the position of the result."""
+    """Results, the runs that trained some of them by the position of the result, and notes for the legend."""
 
     results: tuple[Result, ...]
     runs: Mapping[int, Run]
+    notes: tuple[str, ...] = ()
 
 
 def read_material(paths: Sequence[Path]) -> Material:
     """The results and runs in files and folders, in the order of the paths, at any depth of a folder.
 
-    paths: as for `read_results`, and run folders of `scale train` and `scale run`. A run that was evaluated is one row,
-    that of the evaluation. If no result is of an evaluation or a benchmark, the first row has the values at step 0.
+    paths: as for `read_results`, and run folders of `scale train` and `scale run`. If there are results of evaluations
+        or benchmarks, runs only add their curves, and those without a result are left out. Otherwise each run is a
+        result, and the first one has the values at step 0.
     Raises RequestError for a path that is missing, cannot be read or holds neither results nor runs.
     """
     results: list[Result] = []
@@ -93,11 +94,12 @@ def read_material(paths: Sequence[Path]) -> Material:
     runs = list(_read_runs(list(dict.fromkeys(folders))))
     by_training = {_training(result): at for at, result in reversed(list(enumerate(results)))}
     evaluated = {by_training[key]: run for run in runs if (key := _training(run.result)) in by_training and key}
-    own = [run for run in runs if run not in evaluated.values()]
-    if not results:
-        results += _before(own)
-    first = len(results)
-    return Material((*results, *(run.result for run in own)), evaluated | dict(enumerate(own, first)))
+    if results:
+        left_out = [run.result.checkpoint.label for run in runs if run not in evaluated.values()]
+        notes = [f"{joined(left_out)}: left out, as not evaluated; measure with scale eval."] if left_out else []
+        return Material(tuple(results), evaluated, tuple(notes))
+    before = _before(runs)
+    return Material((*before, *(run.result for run in runs)), dict(enumerate(runs, len(before))))
 
 
 def _is_outside(file: Path, folders: Sequence[Path]) -> bool:
@@ -190,7 +192,7 @@ def _before(runs: Sequence[Run]) -> list[Result]:
             known.setdefault(m.name, (m, value))
     if not known or any((run.result.checkpoint.recipe or {}).get("from_scratch") for run in runs):
         return []
-    info = CheckpointInfo(BEFORE, "the checkpoint before training", None, "plain", None, {})
+    info = CheckpointInfo(BASE, "the checkpoint before training", None, "plain", None, {})
     measurements = tuple(replace(m, value=value, stderr=None, routed=None) for m, value in known.values())
     note = "The base is measured at step 0 of the runs; the standard error of its values is not recorded."
     return [Result("scale train", info, measurements, None, {"note": note})]

@@ -162,6 +162,11 @@ def row_name(table: Table, row: Row) -> str:
 
 
 def row_label(table: Table, row: Row) -> str:
-    """A row's label with its number of seeds if several, and "(reported)" in a table that has measured rows too."""
-    reported = " (reported)" if row.reported and not all(other.reported for other in table.rows) else ""
-    return f"{row.label}{reported}{f' ({len(row.results)} seeds)' if len(row.results) > 1 else ''}"
+    """A row's label with its number of seeds if several, and as `point_label`."""
+    return f"{point_label(table, row)}{f' ({len(row.results)} seeds)' if len(row.results) > 1 else ''}"
+
+
+def point_label(table: Table, row: Row) -> str:
+    """A row's label, with "(reported)" in a table that has measured rows too."""
+    reported = row.reported and not all(other.reported for other in table.rows)
+    return f"{row.label} (reported)" if reported else row.label

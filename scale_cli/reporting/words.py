@@ -176,7 +176,8 @@ def _common(columns: Sequence[Column]) -> list[str]:
 def _named(column: Column, facts: Sequence[str]) -> str:
     name = full_name(column.task, column.metric)
     named = column.label if column.flat_label == name else f"{column.flat_label} = {name}"
-    named = column.flat_label if column.flat_label.lower() == name.lower() != column.label.lower() else named
+    if column.flat_label != name and column.flat_label.lower() == name.lower():
+        named = name
     return f"{named} ({', '.join(facts)})" if facts else named
 
 

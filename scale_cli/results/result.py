@@ -319,26 +319,18 @@ def _parse(entry: Mapping[str, Any], path: Path | None) -> Result:
 
 
 def repetitions(results: Sequence[Result]) -> list[list[int]]:
-    """The positions of the results, grouped into repetitions of one training: same identity, distinct seeds, and a
-    number that was measured in the same way.
+    """The positions of the results, grouped into repetitions of one training: same identity, distinct seeds.
 
     If a seed occurs twice in one identity, results are grouped by their labels without seeds; if it occurs twice under
     such a label too, each result is a group of its own.
     """
     rows: list[list[int]] = []
-    by_identity: dict[object, list[tuple[set[str], list[int]]]] = {}
+    by_identity: dict[object, list[int]] = {}
     for index, result in enumerate(results):
-        columns = {m.way.column for m in result.measurements}
-        known = by_identity.setdefault(result.checkpoint.identity or index, [])
-        shared = next((e for e in known if e[0] & columns or not (e[0] and columns)), None)
-        if shared is None:
-            known.append((columns, [index]))
-        else:
-            shared[0].update(columns)
-            shared[1].append(index)
-    for groups in by_identity.values():
-        for _, indices in groups:
-            rows += _split(results, indices)
+        identity = result.checkpoint.identity
+        by_identity.setdefault(identity or index, []).append(index)
+    for indices in by_identity.values():
+        rows += _split(results, indices)
     return sorted(rows)
 
 

@@ -181,7 +181,8 @@ def test_seeds(run_cli: RunCli, tmp_path: Path) -> None:
         unknown = result(f"lora-seed-{seed}", "lora", [measured("k", 0.5)], seed=seed, base=None)
         unknown.save(tmp_path / f"unknown-{seed}")
     assert run_cli("report", tmp_path).stderr == (
-        "--seeds: the whole recipe of lora-seed-0, lora-seed-1 is unknown, so they are not combined; measure them again\n"
+        "--seeds: the whole recipe of lora-seed-0, lora-seed-1 is unknown, so they are not combined; measure them "
+        "again\n"
     )
 
 
@@ -189,7 +190,8 @@ def test_figures(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ended = run_cli("report", BIOS, "--figures", tmp_path / "new" / "figures", "--ablation", "lr", "--format", "csv")
     assert ended.code == 0
     assert ended.stdout.startswith("checkpoint,")
-    names = ["frontier.png", "frontier.svg", "curves.png", "curves.svg", "ablation-lr.png", "ablation-lr.svg"]
+    names = [f"{name}.{kind}" for name in ("frontier", "curves", "ablation-lr") for kind in ("png", "svg")]
+    names.append("captions.txt")
     assert ended.stderr == f"figures in {tmp_path}/new/figures: {', '.join(names)}\n"
     assert sorted(path.name for path in (tmp_path / "new" / "figures").iterdir()) == sorted(names)
 
