@@ -10,7 +10,7 @@ import pandas as pd
 
 from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.suites import Suite, find_suite, names
-from scale_cli.reporting.names import METRIC_WORDS, full_name, is_own, metric_words, task_words
+from scale_cli.reporting.names import METRIC_WORDS, full_name, is_own, label_of, task_words
 from scale_cli.results.groups import ColumnSpec, GroupSpec, Role, groups_by_name
 from scale_cli.results.measurement import Way, is_share, main_metric
 from scale_cli.results.result import Result
@@ -189,7 +189,7 @@ def task_group(role: Role, words: Sequence[str], results: Sequence[Result]) -> G
             raise RequestError(f"--{role} {word}: {problem}; choose from {choices}")
         columns.append((task, metric or next(iter(metrics[task]))))
     labelled = (
-        ColumnSpec(task, metric, metric_words(metric) if len(columns) == 1 else task_words(task))
+        ColumnSpec(task, metric, label_of(task, metric) if len(columns) == 1 else task_words(task))
         for task, metric in columns
     )
     return GroupSpec(role, ", ".join(task_words(task) for task, _ in columns), role, tuple(labelled))
@@ -243,7 +243,7 @@ def _other_groups(ways: Iterable[Way]) -> list[GroupSpec]:
     for way in ways:
         kind, _, part = way.metric.partition("/")
         has_parts = (way.task, kind) in with_parts
-        label = part or ("mean" if has_parts else metric_words(way.metric))
+        label = part or ("mean" if has_parts else label_of(way.task, way.metric))
         group = groups.setdefault((way.task, kind if has_parts else ""), {})
         group[way.metric] = ColumnSpec(way.task, way.metric, label)
     return [
@@ -302,7 +302,7 @@ def _column(
     settings = {"filter": way.filter, "num_fewshot": f"{way.num_fewshot}-shot", "task_version": version}
     differing = [text for name, text in settings.items() if len({getattr(other, name) for other in alike}) > 1]
     how = f" ({', '.join(differing)})" if differing else ""
-    label = METRIC_WORDS.get(wanted.label, wanted.label)
+    label = METRIC_WORDS.get(wanted.label, wanted.label) if is_own(way.task) else wanted.label
     return Column(
         key=way.column,
         label=f"{label}{how}",

@@ -23,8 +23,13 @@ def is_own(task: str) -> bool:
     return task.partition(":")[0] in OWN_TASKS
 
 
+def label_of(task: str, metric: str) -> str:
+    """A metric of a task as the heading of a column: in words if the task is ours."""
+    return metric_words(metric) if is_own(task) else metric
+
+
 def metric_words(metric: str) -> str:
-    """A metric in words; "hard/birthday" is "hard, birthday"."""
+    """A metric of ours in words; "hard/birthday" is "hard, birthday"."""
     kind, _, part = metric.partition("/")
     return f"{METRIC_WORDS.get(metric, METRIC_WORDS.get(kind, kind))}{f', {part}' if part else ''}"
 

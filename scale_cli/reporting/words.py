@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from scale_cli.reporting.columns import Column, Group
-from scale_cli.reporting.names import full_name, is_own, metric_words
+from scale_cli.reporting.names import full_name, is_own, label_of, metric_words
 from scale_cli.reporting.table import FACTS, Table
 from scale_cli.results.groups import Role
 
@@ -135,7 +135,7 @@ def standing_out(table: Table, *, best: str) -> Legend:
 
 
 def _unit(column: Column) -> str:
-    return "percentage points" if column.percent else metric_words(column.metric)
+    return "percentage points" if column.percent else label_of(column.task, column.metric)
 
 
 def error_words(*, aggregated: bool) -> str:

@@ -371,6 +371,7 @@ def _write_record(
         },
         data={source: _data_fingerprint(Path(source)) for source in _eval_bios(recipe)}
         | {source: digest for examples in read for source, digest in examples.fingerprints.items()},
+        data_bytes={source: size for examples in read for source, size in examples.sizes.items()},
         empty_texts=sum(examples.empty_texts for examples in read),
         eval_text={
             corpus.name: {"source": corpus.source, "documents": len(corpus.documents), "sha256": corpus.sha256}
@@ -387,6 +388,7 @@ def _write_record(
         peak_memory_bytes=peak_memory_bytes(),
         trained_parameters=result.trained_parameters,
         total_parameters=result.total_parameters,
+        before=result.before,
         metrics=[metric.as_metric() for metric in metrics],
     )
 

@@ -195,6 +195,23 @@ def test_a_browser_shows_it(name: str, dark: bool, reports: dict[str, Path], bro
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["paper-table1", "bios-demo"])
+def test_on_a_phone_every_method_is_on_the_screen(name: str, reports: dict[str, Path], browser: Page) -> None:
+    browser.open(reports[name], dark=False, width=390, height=844)
+    assert browser.run("document.documentElement.scrollWidth") == 390
+    boxes = browser.run(
+        "[...document.querySelectorAll('.narrow .plot, .narrow .plot a')].map(e => e.getBoundingClientRect().toJSON())"
+    )
+    assert len(boxes) > 16  # the plot, and a point and a label per row
+    assert all(0 <= box["left"] < box["right"] <= 390 for box in boxes)
+    assert browser.run("getComputedStyle(document.querySelector('.wide')).display") == "none"
+    hint = "getComputedStyle(document.querySelector('#table .scroll'), '::before').content"
+    assert "scroll sideways" in browser.run(hint)
+    browser.open(reports[name], dark=False, width=1440)
+    assert browser.run(hint) == "none"
+
+
+@pytest.mark.slow
 def test_labels_in_the_plot_do_not_cover_each_other(reports: dict[str, Path], browser: Page) -> None:
     browser.open(reports["paper-table1"], dark=False)
     boxes = browser.run(
