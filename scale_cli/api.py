@@ -4,8 +4,7 @@
     scale_cli.upscale("base", Path("wide"), by="width", hidden=64)
     scale_cli.train("wide", "run", method="scale-preserve", data=("korean.jsonl",), steps=100)
     results = scale_cli.evaluate(["base", "run"], texts=["old=english.jsonl", "new=korean.jsonl"])
-    columns = {"stability": ["perplexity:old=bits_per_byte"], "plasticity": ["perplexity:new=bits_per_byte"]}
-    print(scale_cli.report(results, **columns))
+    print(scale_cli.report(results))
     print(scale_cli.generate(["run"], ["The law"], routers=["none", "mixture:0"])[0].text)
 
 Everything else in this package may change between releases.
