@@ -52,8 +52,7 @@ def main() -> None:
         [f"before={given.base}", *(f"{name}={run}" for name, run in runs.items())],
         texts=[f"old={given.old_held_out}", f"new={given.new_held_out}"],
     )
-    stability, plasticity = ["perplexity:old=bits_per_byte"], ["perplexity:new=bits_per_byte"]
-    print(scale_cli.report(results, format="text", base="before", stability=stability, plasticity=plasticity))
+    print(scale_cli.report(results, format="text", base="before"))
 
     base, _ = scale_cli.load(given.base)
     after, _ = scale_cli.load(runs["mixed"])

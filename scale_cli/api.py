@@ -4,8 +4,7 @@
     scale_cli.upscale("base", Path("wide"), by="width", hidden=64)
     scale_cli.train("wide", "run", method="scale-preserve", data=("korean.jsonl",), steps=100)
     results = scale_cli.evaluate(["base", "run"], texts=["old=english.jsonl", "new=korean.jsonl"])
-    columns = {"stability": ["perplexity:old=bits_per_byte"], "plasticity": ["perplexity:new=bits_per_byte"]}
-    print(scale_cli.report(results, **columns))
+    print(scale_cli.report(results))
     print(scale_cli.generate(["run"], ["The law"], routers=["none", "mixture:0"])[0].text)
 
 Everything else in this package may change between releases.
@@ -26,7 +25,7 @@ from scale_cli.evaluation.generation import generate as run_generation
 from scale_cli.evaluation.request import request
 from scale_cli.evaluation.subject import targets
 from scale_cli.reporting.render import Format, rendered
-from scale_cli.results.result import Result, read_results
+from scale_cli.results.result import Result
 from scale_cli.surgery import upscale
 from scale_cli.training import TrainRecipe
 from scale_cli.training.result import TrainResult
@@ -153,25 +152,28 @@ def report(
     stability: Sequence[str] = (),
     plasticity: Sequence[str] = (),
     base: str | None = None,
-    seeds: bool = False,
+    seeds: bool = True,
     require: Sequence[str] = (),
     title: str = "Stability and plasticity",
 ) -> str:
     """The stability-plasticity table of results, as text in a format.
 
-    results: of `evaluate`, or the files and folders that `scale eval` and `scale bench` write.
+    results: of `evaluate`, or files and folders as for `scale report`: of evaluations, benchmarks and training runs.
     suites: names or YAML files. stability, plasticity: columns, TASK or TASK=METRIC. base: label of the base.
-    seeds: one row for the seeds of a recipe.
+    seeds: one row for results that differ in the seed only.
     require: requirements as those of `scale report --require`; their verdicts follow the table.
     A `pandas.DataFrame` of all numbers: `results.frame.tidy(results)`.
     Raises RequestError for unknown columns and labels.
     """
     from scale_cli.reporting.columns import requested_groups
+    from scale_cli.reporting.curves import panels_of
     from scale_cli.reporting.requirements import judge
+    from scale_cli.reporting.runs import read_material, run_panels
     from scale_cli.reporting.table import build_table
 
-    read = [result for result in results if isinstance(result, Result)]
-    read += read_results([Path(path) for path in results if not isinstance(path, Result)])
+    material = read_material([Path(path) for path in results if not isinstance(path, Result)])
+    read = [*material.results, *(result for result in results if isinstance(result, Result))]
     groups = requested_groups(read, suites, stability, plasticity)
-    table = build_table(read, groups, title=title, base=base, seeds=seeds)
-    return rendered(table, format, verdicts=judge(table, require))
+    table = build_table(read, groups, title=title, base=base, seeds=seeds, notes=material.notes)
+    panels = [*panels_of(read, table), *run_panels(table, material.runs)]
+    return rendered(table, format, panels=panels, verdicts=judge(table, require))

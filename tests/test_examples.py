@@ -78,4 +78,4 @@ def test_the_notebook(run: Example, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(code.replace("steps=60", "steps=2"), "tour.ipynb", "exec"), names)
     printed = capsys.readouterr().out
     assert "max |delta logit|: 0.0" in printed
-    assert "stability: perplexity:old" in printed
+    assert "stability: Old text" in printed

@@ -53,21 +53,17 @@ def power_law(points: Points) -> tuple[float, float]:
 
 
 def growth_figure(panels: Sequence[GrowthPanel], *files: Path) -> None:
-    """Log-log plots, up to three panels a row: points, the power law fitted to them (dashed) with its exponent and that
+    """Log-log plots, two panels a row: points, the power law fitted to them (dashed) with its exponent and that
     of the last two points, and the level where x is 0 (dotted).
 
     files: each .png or .svg.
     """
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    from scale_cli.reporting.figures import figure, marker
+    from scale_cli.reporting.drawing import COLUMN, figure, marker
     from scale_cli.reporting.style import style_of
 
-    rows, columns = -(-len(panels) // 3), min(3, len(panels))
-    size = (4.6 * columns, 3.8 * rows)
-    with figure(files, [], figsize=size, nrows=rows, ncols=columns, squeeze=False) as (canvas, axes):
-        for axis in axes.flat[len(panels) :]:
-            canvas.delaxes(axis)
+    with figure(files, [], COLUMN, COLUMN.size(len(panels)), panels=len(panels)) as (_, axes):
         for axis, panel in zip(axes.flat, panels, strict=False):
             axis.set(xscale="log", yscale="log")
             places = [x for series in panel.series for x, _ in series.points]
@@ -82,11 +78,11 @@ def growth_figure(panels: Sequence[GrowthPanel], *files: Path) -> None:
                 style = style_of(series.method)
                 exponent, factor = power_law(series.points)
                 ends = np.array([series.points[0][0], series.points[-1][0]])
-                axis.plot(ends, factor * ends**exponent, color=style.colour, linestyle=(0, (5, 3)), linewidth=1.2)
+                axis.plot(ends, factor * ends**exponent, color=style.colour, linestyle=(0, (5, 3)), linewidth=0.9)
                 if series.level is not None:
-                    axis.axhline(series.level, color=style.colour, linestyle=":", linewidth=1.2)
+                    axis.axhline(series.level, color=style.colour, linestyle=":", linewidth=0.9)
                 label = f"{series.label}: {exponent:.2f}, {series.last_exponent:.2f}"
-                axis.plot(*zip(*series.points, strict=True), label=label, **marker(style, size=6))
+                axis.plot(*zip(*series.points, strict=True), label=label, **marker(style, size=4.5))
             axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
-            axis.title.set_size(10.5)
-            axis.legend(loc="best", fontsize=8.5, title="exponent, of the last two", title_fontsize=8.5)
+            axis.title.set_size(8)
+            axis.legend(loc="best", fontsize=6.5, title="exponent, of the last two", title_fontsize=6.5)

@@ -52,8 +52,7 @@ def place_of(name: str, label: str, result: Result, layers: int) -> Place | None
     if name == "modules":  # the norms of the paper's rows are unknown; its values are drawn at our norms
         (module,) = recipe["adapt_modules"]
         norm = value_of(result, f"drift/expansion_norm/{module}")
-        colour = "scale-adapt" if module == "attention" else "scale-route"
-        return None if norm is None else Place(f"W12 in {module}", norm, colour)
+        return None if norm is None else Place(f"W12 in {module}", norm, method)
     if name == "threshold":
         return None if label == method else Place("SCALE-Route", recipe["threshold"], method)
     series = {"init": "SCALE-Preserve", "where": "SCALE-Adapt"}.get(name, label)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scale_cli.bench import stages
-from scale_cli.bench.bios_results import RECOVERY, TASK0, measured, panels_of, results_of, write
+from scale_cli.bench.bios_results import RECOVERY, TASK0, panels_of, results_of, write
 from scale_cli.bench.proportions import with_proportions
 from scale_cli.bench.routers import check_routers, measure_row
 from scale_cli.bench.stages import (
@@ -45,6 +45,7 @@ from scale_cli.core.files import new_folder
 from scale_cli.core.recipe import changed
 from scale_cli.data.options import parse_people
 from scale_cli.methods import DEFAULT_METHOD
+from scale_cli.reporting import runs
 from scale_cli.results.groups import BIOGRAPHIES
 from scale_cli.training import TrainRecipe
 
@@ -374,7 +375,7 @@ def _train_task0(
     task0 = recipe.train_recipe("task0", seed=seed, data=data)
     label = f"task0 (seed {seed})"
     record = train_stage(str(folder / "pretrain"), folder / "task0", task0, label=label, progress=progress)
-    held_out = next(m.value for m in measured(record) if (m.task, m.metric) == TASK0)
+    held_out = next(m.value for m in runs.measured(record) if (m.task, m.metric) == TASK0)
     say(f"Task 0, held-out people, hard first-token accuracy: {held_out:.3f}")
     if held_out < recipe.task0_needed:
         raise RequestError(

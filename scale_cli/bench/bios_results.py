@@ -14,12 +14,13 @@ from scale_cli.core.files import plain, write_text
 from scale_cli.core.records import digest, read_record
 from scale_cli.methods import METHODS
 from scale_cli.reporting.curves import Panel
+from scale_cli.reporting.runs import measured
 from scale_cli.reporting.sheet import Sheet, rows_sheet, shown_terms
 from scale_cli.reporting.table import FACTS, Cell, build_table
 from scale_cli.reporting.words import PLUS_MINUS, error_words, standing_out
 from scale_cli.results.groups import BIOGRAPHIES, ColumnSpec, GroupSpec
 from scale_cli.results.measurement import Measurement, share_error
-from scale_cli.results.result import CheckpointInfo, Result
+from scale_cli.results.result import CheckpointInfo, Result, of_training
 from scale_cli.training.resume import METRICS, metric_lines
 
 if TYPE_CHECKING:
@@ -31,16 +32,6 @@ RECOVERY = "recovery"
 """The folder of the rows that are trained again on the questions of Task 0."""
 BEFORE = "before Task 1"
 """The label of the checkpoint that every row starts from."""
-
-
-def measured(record: Mapping[str, Any]) -> list[Measurement]:
-    """The measurements at the end of a training stage, with the task names of `scale eval --bios`."""
-    measurements = [Measurement.read({**metric, "created": record["created"]}) for metric in record["metrics"]]
-    routed = {m.task: m.value for m in measurements if m.metric == "routed"}
-    return [
-        replace(m, task=f"bios:{m.task}", routed=None if m.metric == "routed" else routed.get(m.task))
-        for m in measurements
-    ]
 
 
 def results_of(recipe: BiosRecipe, out: Path) -> tuple[Result, ...]:
@@ -84,7 +75,7 @@ def without_way(result: Result) -> Result:
 
 
 def _record(run: Path) -> Path:
-    from scale_cli.training.request import RECORD
+    from scale_cli.checkpoints.schemas import RECORD
 
     return run / RECORD
 
@@ -98,8 +89,6 @@ def _result(
     measurements: Sequence[Measurement],
 ) -> Result:
     """The result of a run. base_digest: identifies the base in the result."""
-    from scale_cli.evaluation.subject import of_training
-
     fields = of_training(record) | {"base": base_digest}
     trained = record["trained_parameters"]
     if label.startswith(BEFORE):

@@ -144,7 +144,8 @@ def _run_row(
 def _reroute(run: Path, out: Path, recipe: TrainRecipe) -> None:
     """Copy the trained model of a run to `out`, with the method's options from `recipe`."""
     from scale_cli.checkpoints.load import describe, save_pointer
-    from scale_cli.training.request import RECIPE, RECORD
+    from scale_cli.checkpoints.schemas import RECORD
+    from scale_cli.training.resume import RECIPE
 
     if out.exists():
         return

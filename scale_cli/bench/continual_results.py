@@ -19,7 +19,7 @@ from scale_cli.reporting.sheet import Sheet, rows_sheet, shown_terms
 from scale_cli.reporting.table import FACTS, Cell, Row, Table, build_table
 from scale_cli.reporting.words import METRICS, PLUS_MINUS, change_terms, error_words, joined, role_terms, standing_out
 from scale_cli.results.groups import ROLES, ColumnSpec, GroupSpec
-from scale_cli.results.result import CheckpointInfo, Result, read_result
+from scale_cli.results.result import CheckpointInfo, Result, of_training, read_result
 
 if TYPE_CHECKING:
     from scale_cli.bench.continual_recipe import ContinualRecipe
@@ -67,8 +67,7 @@ def results_of(recipe: ContinualRecipe, out: Path) -> tuple[Result, ...]:
 def _info(recipe: ContinualRecipe, folder: Path, label: str, seed: int, info: CheckpointInfo) -> CheckpointInfo:
     """The description of a row's checkpoint, completed from the record of its training. A row without a training of its
     own has another row's recipe with its own threshold."""
-    from scale_cli.evaluation.subject import of_training
-    from scale_cli.training.request import RECORD
+    from scale_cli.checkpoints.schemas import RECORD
 
     record = read_record(folder / recipe.trained_by(label) / RECORD)
     fields = of_training(record)

@@ -370,7 +370,7 @@ def train_stage(
 
     source: checkpoint to train. label: for `progress` and lines. say: called with each measurement and a warning.
     """
-    from scale_cli.training.request import RECORD
+    from scale_cli.checkpoints.schemas import RECORD
     from scale_cli.training.result import Watch
     from scale_cli.training.resume import last_checkpoint, step_of
     from scale_cli.training.train import train
@@ -402,7 +402,7 @@ Lines = Mapping[str, Mapping[str, list[dict[str, Any]]]]
 
 def finished_lines(recipe: BenchRecipe, out: Path, labels: Iterable[str]) -> Lines:
     """The metrics of the finished runs of these rows. Labels without a finished run are left out."""
-    from scale_cli.training.request import RECORD
+    from scale_cli.checkpoints.schemas import RECORD
     from scale_cli.training.resume import METRICS, metric_lines
 
     lines = {}

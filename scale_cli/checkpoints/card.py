@@ -7,6 +7,7 @@ A card contains only information from the JSON files beside the weights (`upscal
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from scale_cli.checkpoints.schemas import (
     POINTER,
     RECORD,
     UPSCALE,
+    Run,
     RunFields,
     UpscaleFields,
     read_export,
@@ -25,18 +27,32 @@ from scale_cli.checkpoints.schemas import (
     read_run,
     read_upscale,
 )
+from scale_cli.core.errors import RequestError
 from scale_cli.core.files import check_inside, write_text
 from scale_cli.methods import METHODS, own_values
 
 CARD = "README.md"
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """The files of a base that licences require in every copy and derivative."""
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+"""The names of licences on the hub."""
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 TEMPLATES = Path(__file__).with_name("templates")
 
 Form = Literal["width", "depth", "plain"]
-_RECIPE = ("objective", "steps", "batch_size", "gradient_accumulation_steps", "seq_length", "lr", "schedule", "seed")
-"""The keys of a training recipe that a card shows after the method and its options, in this order."""
+_RECIPE = {
+    "objective": "objective",
+    "steps": "steps",
+    "batch_size": "sequences per batch",
+    "gradient_accumulation_steps": "batches per step",
+    "seq_length": "tokens per sequence",
+    "lr": "peak learning rate",
+    "schedule": "schedule of the learning rate",
+    "warmup": "warm-up, as a share of the steps",
+    "weight_decay": "weight decay",
+    "seed": "seed",
+}
+"""The keys of a training recipe that a card shows after the method and its options, in this order, and their names."""
 _SHA256_DIGITS = 64
 
 
@@ -52,6 +68,25 @@ class Origin:
     folder: Path
     base_model: str | None
     licence: dict[str, str]
+
+    def stating(self, base_model: str | None, licence: str | None) -> Origin:
+        """The origin with a hub id and a licence that the user states; None keeps the inherited one."""
+        fields = self.licence if licence is None else {"license": licence}
+        return replace(self, base_model=base_model or self.base_model, licence=fields)
+
+
+def check_stated(base_model: str | None, licence: str | None) -> None:
+    """Raise RequestError for a hub id or a licence that no card can hold."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, and not marked so
+
+    if base_model is not None:
+        try:
+            validate_repo_id(base_model)
+        except HFValidationError as error:
+            raise RequestError(f"--base-model {base_model}: not a hub id; give owner/name") from error
+    if licence is not None and not LICENCE.fullmatch(licence):
+        raise RequestError(f"--licence {licence}: not a licence as the hub names it, such as apache-2.0 or llama3.2")
 
 
 def origin(folder: Path, *, hub_id: str | None = None) -> Origin:
@@ -89,7 +124,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
         run_fields = {
             "from": source if revision or is_old_hub_id else Path(source).name,
             "revision": revision,
-            "data": [_data(given, digest) for given, digest in run["data"].items()],
+            "data": [_data(run, given) for given in run["data"]],
             "recipe": _shown(run["recipe"]) | _chosen(run),
         }
         steps.append({"step": "train"} | run_fields | _fields(run, RunFields))
@@ -121,9 +156,13 @@ def _chosen(record: Mapping[str, Any]) -> dict[str, int]:
     return ({"steps_done": done} if done != planned else {}) | ({"kept_step": kept} if kept != done else {})
 
 
-def _data(given: str, digest: str) -> tuple[str, str]:
-    """The name of a source of `--data` in a card, without a file's path but with a dataset's owner; and its digest."""
-    return (given if _is_commit(digest) else Path(given).name, digest)
+def _data(run: Run, given: str) -> list[str | float | None]:
+    """A source of `--data` in a card: its name, without a file's path but with a dataset's owner; its digest, its bytes
+    and how often it was read, both None if unknown.
+    """
+    digest = run["data"][given]
+    sizes = [run.get(name, {}).get(given) for name in ("data_bytes", "epochs")]  # type: ignore[attr-defined]
+    return [given if _is_commit(digest) else Path(given).name, digest, *sizes]
 
 
 def _is_commit(digest: str) -> bool:
@@ -175,7 +214,18 @@ def _template() -> Any:
         loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.tests["commit"] = _is_commit
+    environment.globals["labels"] = _RECIPE
+    environment.filters["number"] = _number
     return environment.get_template("card.md.jinja")
+
+
+def _number(value: Any, missing: str = "not finite") -> str:
+    """A measured value as text: "-" if there is none, `missing` for the null that stands for NaN."""
+    from jinja2 import Undefined
+
+    if isinstance(value, Undefined):
+        return "-"
+    return missing if value is None else f"{value:.4g}"
 
 
 def _front(form: Form, source: Origin, methods: Sequence[str], steps: Sequence[dict[str, Any]], *, whole: bool) -> str:

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from transformers.core_model_loading import revert_weight_conversion
 
 from scale_cli import __version__
-from scale_cli.checkpoints.card import Form, write_card
+from scale_cli.checkpoints.card import Form, check_stated, write_card
 from scale_cli.checkpoints.companion_files import copy_companions, copy_config
 from scale_cli.checkpoints.companions import keep_tokenizer_class, save_with_code
 from scale_cli.checkpoints.load import (
@@ -67,6 +67,8 @@ def export(
     dtype: str | None = None,
     router: str | None = None,
     name: str | None = None,
+    base_model: str | None = None,
+    licence: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> ExportResult:
     """Write the checkpoint `source` as a complete Hugging Face folder with the same function.
@@ -76,6 +78,7 @@ def export(
         loads in the dtype of the trained tensors.
     router: the router of a widened checkpoint's export, as on the command line; None keeps the checkpoint's own.
     name: the model's name in its card; None: the name of `out`.
+    base_model, licence: the base's hub id and licence in the card; None for those in the checkpoint's own card.
     progress: called with the number of written tensors and of all tensors.
     Tensors are copied one at a time. A model is loaded as a whole only if its method merges it, as LoRA does.
     Raises RequestError for a checkpoint that cannot be exported; `out` is then not written.
@@ -83,6 +86,7 @@ def export(
     if dtype is not None and dtype not in DTYPES:
         raise RequestError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
     start = time.perf_counter()
+    check_stated(base_model, licence)
     checkpoint = describe(source)
     check(checkpoint)
     root, *runs = checkpoint.chain
@@ -110,6 +114,7 @@ def export(
             tokenizer_config = keep_tokenizer_class(folder, model.config.build_base_config())
         _write_upscale(root_folder, folder, tokenizer_config)
         inherited, steps = lineage(checkpoint)
+        inherited = inherited.stating(base_model, licence)
         record = {"history": steps, "dtype": dtype, "version": __version__}
         write_text(folder / EXPORT, to_json(record) + "\n")
         write_card(folder, name=name or out.resolve().name, form=form, source=inherited, steps=steps)

@@ -41,6 +41,8 @@ def push(
     private: bool = False,
     revision: str | None = None,
     message: str | None = None,
+    base_model: str | None = None,
+    licence: str | None = None,
     dry_run: bool = False,
 ) -> PushResult:
     """Upload a checkpoint to the hub. A run is exported first, so the uploaded folder loads anywhere.
@@ -48,6 +50,7 @@ def push(
     source: a folder of any kind.
     repo_id: `owner/name`; created if it does not exist. `private` applies only to a new repository.
     revision: a branch, created if it does not exist; None: the main branch.
+    base_model, licence: as for `export`; only of a run, as other folders are sent as they are.
     dry_run: upload nothing. No network is used, unless a run's base is a hub id that is not in the cache.
     Raises RequestError for an invalid name, a source that is not a folder, and every refusal of the hub.
     """
@@ -68,8 +71,13 @@ def push(
         raise RequestError(f"{source}: no such folder; push sends the folder of a model or of a run")
     check(describe(source))  # raises RequestError unless it is a whole checkpoint
     exported = any((Path(source) / name).is_file() for name in (POINTER, RECORD))
+    stated = {"--base-model": base_model, "--licence": licence}
+    if not exported and any(stated.values()):
+        option, value = next((option, value) for option, value in stated.items() if value)
+        again = f"scale export {source} FOLDER {option} {value}"
+        raise RequestError(f"{option} {value}: {source} is sent as it is; write its card with {again}, and push FOLDER")
     message = message or f"Upload {repo_id.rpartition('/')[2]} by scale"
-    with _whole_folder(Path(source), repo_id) if exported else _as_it_is(Path(source)) as folder:
+    with _whole_folder(Path(source), repo_id, base_model, licence) if exported else _as_it_is(Path(source)) as folder:
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         sent = list(filter_repo_objects(paths, ignore_patterns=DEFAULT_IGNORE_PATTERNS))
         for name in sent:
@@ -82,12 +90,12 @@ def push(
 
 
 @contextmanager
-def _whole_folder(source: Path, repo_id: str) -> Iterator[Path]:
+def _whole_folder(source: Path, repo_id: str, base_model: str | None, licence: str | None) -> Iterator[Path]:
     from scale_cli.checkpoints.export import export
 
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "export"
-        export(str(source), out, name=repo_id)
+        export(str(source), out, name=repo_id, base_model=base_model, licence=licence)
         yield out
 
 

@@ -111,6 +111,7 @@ class RunFields(TypedDict):
     trained_parameters: int
     total_parameters: int
     metrics: list[Metric]
+    before: NotRequired[dict[str, float | None]]
 
 
 class Recipe(TypedDict):
@@ -132,6 +133,8 @@ class Run(RunFields):
     base: TrainedBase
     data: dict[str, str]
     recipe: Recipe
+    data_bytes: NotRequired[dict[str, int]]
+    epochs: NotRequired[dict[str, float | None]]
     eval_text: NotRequired[dict[str, HeldOut]]
     steps: NotRequired[int]
     kept_step: NotRequired[int]
@@ -152,13 +155,14 @@ class TrainStep(TypedDict):
 
     step: Literal["train"]
     recipe: Recipe
-    data: NotRequired[list[list[str]]]
+    data: NotRequired[list[list[str | float | None]]]
     revision: NotRequired[str | None]
     tokens: NotRequired[int]
     seconds: NotRequired[float]
     trained_parameters: NotRequired[int]
     total_parameters: NotRequired[int]
     metrics: NotRequired[list[Metric]]
+    before: NotRequired[dict[str, float | None]]
 
 
 class Export(TypedDict):

@@ -82,7 +82,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="--drift: the checkpoint to compare with; --router: the one that a checkpoint which is not widened "
-            "predicts together with.  [the base in each checkpoint]"
+            "predicts together with.  [--drift: the only untrained plain model given beside others; else the base in "
+            "each checkpoint]"
         ),
     ] = None,
     drift_tokens: Annotated[int, typer.Option(help="--drift: number of tokens of each text, from the first.")] = 65_536,
@@ -188,42 +189,47 @@ def evaluate(
     if as_json:
         print(to_json([{"checkpoint": result.checkpoint, "measurements": result.measurements} for result in results]))
         return
-    show_sheets([_sheet(results, requested.suites, requested.tasks, num_fewshot=num_fewshot, limit=limit)])
+    show_sheets(_sheets(results, requested.suites, requested.tasks, num_fewshot=num_fewshot, limit=limit))
 
 
-def _sheet(
+def _sheets(
     results: Sequence[Result],
     suites: Sequence[Suite],
     tasks: Sequence[str],
     *,
     num_fewshot: int | None,
     limit: int | None,
-) -> Sheet:
-    """The table of the requested measurements, one row per checkpoint. Other measurements in the results are left out.
+) -> list[Sheet]:
+    """The tables of the requested measurements, one row per checkpoint. Other measurements in the results are left out.
 
     tasks: names of requested tasks beside the suites'. num_fewshot, limit: as given to the suites and tasks.
     """
     from scale_cli.reporting.columns import routed_group, suite_group
     from scale_cli.reporting.documents import BEST
-    from scale_cli.reporting.sheet import table_sheet
+    from scale_cli.reporting.names import is_own
+    from scale_cli.reporting.sheet import table_sheets
     from scale_cli.reporting.table import build_table
 
     requested = {*tasks, *(entry.task for suite in suites for entry in suite.entries)}
     has_shots = {m.task for result in results for m in result.measurements if m.num_fewshot == num_fewshot}
 
     def wanted(m: Measurement) -> bool:
-        is_harness = m.task.partition(":")[0] not in ("bios", "perplexity", "drift")
         # A task with 0 examples of its own keeps 0 whatever --num-fewshot is.
         shots_fit = num_fewshot is None or m.num_fewshot == num_fewshot or m.task not in has_shots
-        return m.task in requested and (not is_harness or (m.limit == limit and shots_fit))
+        return m.task in requested and (is_own(m.task) or (m.limit == limit and shots_fit))
 
     shown = [replace(r, measurements=tuple(filter(wanted, r.with_routed().measurements))) for r in results]
     groups = list(map(suite_group, suites))
     groups += [routed for group in groups for routed in routed_group(group, shown)]
-    sheet = table_sheet(build_table(shown, groups, title="Measured"), best=BEST["text"])
-    # These entries name options of `scale report`.
-    report_only = [entry for entry in sheet.legend if entry[0] == "stability, plasticity" or "--base LABEL" in entry[1]]
-    return replace(sheet, legend=tuple(entry for entry in sheet.legend if entry not in report_only))
+    sheets = table_sheets(build_table(shown, groups, title="Measured"), best=BEST["text"])
+
+    def is_report_only(term: str, meaning: str) -> bool:
+        """Whether an entry of a legend names options of `scale report`."""
+        return term == "stability, plasticity" or "--base LABEL" in meaning
+
+    return [
+        replace(each, legend=tuple(entry for entry in each.legend if not is_report_only(*entry))) for each in sheets
+    ]
 
 
 def _command(context: typer.Context) -> str:

@@ -25,6 +25,13 @@ def export(
             help="Router of a widened checkpoint: none, cosine:TAU, mixture:SHARE[:PRIOR].  [the checkpoint's own]"
         ),
     ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Hub id of the base in the model card.  [as in its own]", metavar="ORG/NAME")
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="Licence in the model card, as the hub names it: apache-2.0.  [as in its own]"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a checkpoint as a complete Hugging Face folder that loads anywhere.
@@ -37,6 +44,9 @@ def export(
         )
     if base and router is not None:
         raise RequestError(f"--router {router}: --base writes the base, which has no router; choose one of the two")
+    for option, value in (("--base-model", base_model), ("--licence", licence)):
+        if base and value is not None:
+            raise RequestError(f"{option} {value}: --base writes the base with its own card; choose one of the two")
 
     from rich.table import Table
 
@@ -44,6 +54,7 @@ def export(
     from scale_cli.checkpoints.restore import export_base
 
     quiet_libraries()
+    stated = {"base_model": base_model, "licence": licence}
     with progress("tensors", None) as advance:
 
         def report(done: int, total: int) -> None:
@@ -52,7 +63,7 @@ def export(
         if base:
             result = export_base(checkpoint, out, progress=report)
         else:
-            result = exporting.export(checkpoint, out, dtype=dtype, router=router, progress=report)
+            result = exporting.export(checkpoint, out, dtype=dtype, router=router, **stated, progress=report)
     table = Table("written to", str(out))
     table.add_row("model", {"plain": "plain", "width": "width-upscaled", "depth": "depth-upscaled"}[result.form])
     table.add_row("loads in", result.dtype or "the library's default")

@@ -14,6 +14,10 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch; created if it does not exist.  [main]")] = None,
     message: Annotated[str | None, typer.Option(help="Commit message.  [Upload NAME by scale]")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Hub id of the base in a run's model card.  [as in its own]", metavar="ORG/NAME")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence in a run's model card.  [as in its own]")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the files that would be sent; use no network.")
     ] = False,
@@ -27,7 +31,8 @@ def push(
     if not dry_run:
         say(f"sending {checkpoint} to {repo_id}")
     quiet_libraries()
-    result = send(checkpoint, repo_id, private=private, revision=revision, message=message, dry_run=dry_run)
+    stated = {"base_model": base_model, "licence": licence}
+    result = send(checkpoint, repo_id, private=private, revision=revision, message=message, dry_run=dry_run, **stated)
     table = Table("would be sent to" if dry_run else "sent to", result.repo_id)
     table.add_row("branch", result.revision)
     table.add_row("private", "yes" if result.private else "the hub's default")

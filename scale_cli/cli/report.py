@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from scale_cli.reporting.curves import Panel
     from scale_cli.reporting.requirements import Verdict
     from scale_cli.reporting.table import Table
-    from scale_cli.results.result import Result
 
 NOT_MET = 3
 """The exit code if a requirement is not met or not decided."""
+CAPTIONS = "captions.txt"
 SUFFIXES: dict[str, Format] = {
     ".txt": "text",
     ".md": "markdown",
@@ -40,7 +40,8 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Results of scale eval, as folders or files; records and run folders of scale bench.",
+            help="Results of scale eval, as folders or files; run folders of scale train and scale run; records and "
+            "run folders of scale bench.",
             show_default=False,
         ),
     ],
@@ -74,10 +75,10 @@ def report(
     seeds: Annotated[
         bool,
         typer.Option(
-            "--seeds",
+            "--seeds/--no-seeds",
             help="One row, mean and deviation, for runs that differ in the seed only: recipe, base and data agree.",
         ),
-    ] = False,
+    ] = True,
     changes: Annotated[
         bool, typer.Option("--changes", help="Show changes against the base; csv, json and html always have both.")
     ] = False,
@@ -98,7 +99,8 @@ def report(
         ),
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="Folder for PNG and SVG figures: trade-off, and training curves of records.")
+        Path | None,
+        typer.Option(help="Folder for figures, as PNG and SVG with captions: trade-off and curves."),
     ] = None,
     ablation: Annotated[
         str | None,
@@ -119,13 +121,14 @@ def report(
     from scale_cli.reporting.compare import compare as compare_two
     from scale_cli.reporting.curves import panels_of
     from scale_cli.reporting.requirements import count, judge
+    from scale_cli.reporting.runs import read_material, run_panels
     from scale_cli.reporting.table import build_table
-    from scale_cli.results.result import read_results
 
-    read = read_results(results)
+    material = read_material(results)
+    read = material.results
     groups = requested_groups(read, suite or [], stability or [], plasticity or [])
-    table = build_table(read, groups, title=title, base=base, seeds=seeds)
-    panels = panels_of(read, table)
+    table = build_table(read, groups, title=title, base=base, seeds=seeds, notes=material.notes)
+    panels = [*panels_of(read, table), *run_panels(table, material.runs)]
     comparison = None if compare is None else compare_two(table, *compare)
     verdicts = judge(table, require or [])
     effect = None
@@ -134,7 +137,7 @@ def report(
 
         effect = ablation_of(table, ablation)
     if seeds:
-        _say_seeds(table, read)
+        _say_seeds(table)
     if figures is not None:
         _draw(figures, table, panels, effect)
     if out is None:
@@ -172,15 +175,15 @@ def _format(given: Format | None, out: Path | None) -> Format:
     return SUFFIXES[out.suffix.lower()]
 
 
-def _say_seeds(table: Table, results: Sequence[Result]) -> None:
-    """Print why --seeds combined no results."""
-    unknown = [r for r in results if r.checkpoint.method is not None and r.checkpoint.identity is None]
-    unknown = [result for result in unknown if not result.record.get("reported")]
+def _say_seeds(table: Table) -> None:
+    """Name the results whose seeds may be repetitions but are not combined, as their recipes are unknown."""
+    infos = [table.results[index].checkpoint for row in table.rows if not row.reported for index in row.results]
+    trained = [info for info in infos if info.method is not None and info.seed is not None]
+    unknown = [info for info in trained if info.identity is None]
+    unknown = [info for info in unknown if sum(info.stem == other.stem for other in trained) > 1]
     if unknown:
-        labels = ", ".join(result.checkpoint.label for result in unknown)
+        labels = ", ".join(info.label for info in unknown)
         say(f"--seeds: the whole recipe of {labels} is unknown, so they are not combined; measure them again")
-    elif not table.aggregated:
-        say("--seeds: no two results differ in the seed only; each has its own row")
 
 
 def _print(
@@ -200,7 +203,7 @@ def _print(
 
 def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | None) -> None:
     """Draw the figures that the data allows into a folder."""
-    from scale_cli.reporting import figures
+    from scale_cli.reporting import captions, figures
     from scale_cli.reporting.curves import styles_of
     from scale_cli.reporting.style import is_romanised
 
@@ -212,13 +215,20 @@ def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | No
             "fonts-nanum, for Korean labels"
         )
     names: list[str] = []
+    texts_by_name: dict[str, str] = {}
     with _atomic_folder(folder) as work:
         if points:
+            texts_by_name["frontier"] = captions.frontier_caption(table)
             figures.frontier_figure(table, *_files(work, "frontier", names))
         if panels:
+            texts_by_name["curves"] = captions.curves_caption(panels)
             figures.curve_figure(panels, styles_of(table, panels), *_files(work, "curves", names))
         if effect is not None:
+            texts_by_name[f"ablation-{effect.option}"] = captions.ablation_caption(effect)
             figures.ablation_figure(effect, *_files(work, f"ablation-{effect.option}", names))
+        if names:
+            write_text(work / CAPTIONS, captions.captions_text(texts_by_name.items()))
+            names.append(CAPTIONS)
     if not points:
         say("no frontier figure: two checkpoints with stability and plasticity columns are needed; see --suite")
     say(f"figures in {folder}: {', '.join(names) or 'none'}")

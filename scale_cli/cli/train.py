@@ -75,8 +75,8 @@ def train(
 
 def _say_how_to_resume(out: Path, words: list[str]) -> None:
     """Print what an interrupted run has written, and the command that continues it. words: the interrupted command."""
-    from scale_cli.training.request import RECIPE, RECORD
-    from scale_cli.training.resume import last_checkpoint
+    from scale_cli.checkpoints.schemas import RECORD
+    from scale_cli.training.resume import RECIPE, last_checkpoint
 
     if (out / RECORD).is_file():
         say(f"the training is finished: {out}")

@@ -38,11 +38,14 @@ class Examples(Dataset[dict[str, torch.Tensor]], ABC):
 
     fingerprints: Mapping[str, str]
     """A sha256, or the commit of a dataset of the hub, by the values of `--data`."""
+    sizes: Mapping[str, int]
+    """The bytes of the files, by the values of `--data` that name files."""
 
     def __init__(self, length: int, count: int) -> None:
         self.length = length
         self.count = count
         self.fingerprints = {}
+        self.sizes = {}
 
     @abstractmethod
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -263,12 +266,14 @@ def load_examples(
         if isinstance(item.source, FileSource) and item.source.unread:
             say(f"{item.option}: {item.source.unread}")
     end = end_of_text(tokenizer)
+    sizes = {item.text: item.source.size_bytes for item in given if isinstance(item.source, FileSource)}
     if recipe.objective == "qa":
         sources = [item.source for item in given if isinstance(item.source, FileSource)]
         questions = [question for source in sources for question in read_questions(source.place, source.people)]
         pairs = tokenise_questions(questions, tokenizer)
         padded = PaddedQuestions(pairs, recipe.seq_length, end, count, recipe.seed)
         padded.fingerprints = {item.text: source.fingerprint() for item, source in zip(given, sources, strict=True)}
+        padded.sizes = sizes
         return padded
 
     length = recipe.seq_length or DEFAULT_LENGTH
@@ -297,7 +302,7 @@ def load_examples(
             for number, (item, group) in enumerate(zip(given, groups, strict=True))
         ]
     packed = PackedTexts(windows, length, count, weights=weights or [1.0], packing=recipe.packing)
-    packed.fingerprints = fingerprints
+    packed.fingerprints, packed.sizes = fingerprints, sizes
     return packed
 
 

@@ -77,6 +77,10 @@ class FileSource:
             rows += len(batch)
             yield batch, {"rows": rows}
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
     def identity(self) -> dict[str, Any]:
         """A key of the texts as JSON, equal for the same texts in other folders and for no other texts."""
         files = [[ending_of(file), _content(file)] for file in self.files]

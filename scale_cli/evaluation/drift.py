@@ -37,7 +37,8 @@ class DriftJob:
     """A `Job` that measures the drift of checkpoints from their base.
 
     corpora: texts on which both models are compared: the first `tokens` of each, in windows that do not overlap.
-    base: the checkpoint to compare with, None for each checkpoint's own base.
+    base: the checkpoint to compare with; None for the only untrained plain one of several, else for each checkpoint's
+        own base.
     """
 
     corpora: Sequence[Corpus]
@@ -56,23 +57,27 @@ class DriftJob:
         """The tasks of its measurements in results."""
         return [*map(self.task, self.corpora), self.label]
 
+    def plan(self, target: Target) -> BasePlan:
+        """The base that a checkpoint is compared with. Raises RequestError as `plan_base`."""
+        return plan_base(target.checkpoint, self.base or target.listed_base)
+
     def prepare(self, targets: Sequence[Target]) -> None:
         """Raise RequestError if a checkpoint's base is unknown or has other sizes, or if windows exceed its length."""
         for target in targets:
-            plan_base(target.checkpoint, self.base)
+            self.plan(target)
             if self.corpora:
                 self.options.resolve(config_of(target.checkpoint))
                 lead_token(load_tokenizer(target.checkpoint), self.options.packing, self.options.lead)
 
     def done(self, result: Result, target: Target, seed: int) -> bool:
-        plan, config = plan_base(target.checkpoint, self.base), config_of(target.checkpoint)
+        plan, config = self.plan(target), config_of(target.checkpoint)
         wanted: set[tuple[Any, ...]] = {(self.label, plan.version, None, target.dtype)}
         for corpus in self.corpora:
             wanted.add((self.task(corpus), self.version(plan, corpus, config), corpus.limit, target.dtype))
         return wanted <= {(m.task, m.task_version, m.limit, m.dtype) for m in result.measurements}
 
     def run(self, subject: Subject, advance: Advance) -> Outcome:
-        plan = plan_base(subject.target.checkpoint, self.base)
+        plan = self.plan(subject.target)
         base = plan.load(subject.model, dtype=DTYPES[subject.target.dtype], device=subject.device)
         measurements = measure_weights(subject, base, plan)
         for corpus in self.corpora:
@@ -217,10 +222,13 @@ def compare(
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
-    """The cosine between x and y (n, features) in float64, (n,). For equal vectors it is exactly 1."""
+    """The cosine between x and y (n, features) in float64, (n,). For equal vectors it is exactly 1, two zero vectors
+    included; of one zero vector and another one it is 0.
+    """
     x, y = x.double(), y.double()
     # The root of the product, because the root of a square is exact and a product of two roots is not.
-    return (x * y).sum(-1) / ((x * x).sum(-1) * (y * y).sum(-1)).sqrt()
+    norms = ((x * x).sum(-1) * (y * y).sum(-1)).sqrt()
+    return torch.where(norms == 0, (x == y).all(-1).double(), (x * y).sum(-1) / norms)
 
 
 def divergence_and_agreement(base: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:

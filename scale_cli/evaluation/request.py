@@ -50,8 +50,8 @@ def request(
     bios: a gen-bios folder; people: "A:B", the people A to B-1, None for all.
     texts: NAME=SOURCE, for perplexity and drift. documents: number per text, from the first; None for all.
     windows: None for the defaults of `WindowOptions`.
-    drift: measure the drift from `base`, None for the base in each checkpoint, on `drift_tokens` tokens per text, None
-        for `drift.DEFAULT_TOKENS`.
+    drift: measure the drift from `base`, None as in `DriftJob`, on `drift_tokens` tokens per text, None for
+        `drift.DEFAULT_TOKENS`.
     routers: those that the checkpoints are measured with.
     chat, system: whether the tasks' prompts go through the tokenizer's chat template, and the system prompt.
     confirm_run_unsafe_code: whether Python functions that a suite's own task files name may run, in the harness's word.

@@ -30,7 +30,7 @@ from scale_cli.core.records import digest
 from scale_cli.evaluation.base import BasePlan, plan_base
 from scale_cli.evaluation.pair import Pair
 from scale_cli.model import ScaleForCausalLM
-from scale_cli.results.result import CheckpointInfo
+from scale_cli.results.result import CheckpointInfo, of_training
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,6 +42,7 @@ class Target:
     label: name in tables and of the result folder. fingerprint: hash of its content, hex.
     router: the router to measure it with, as on the command line; None for its own.
     base: the base that a checkpoint that is not widened predicts together with under `router`; None without both.
+    listed_base: the source of the only plain checkpoint without training among several; None without one.
     companions: hash of its tokenizer's files and generation config, hex; None if unknown.
     dtype: dtype of the weights while it is measured, a name of `DTYPES`.
     """
@@ -53,6 +54,7 @@ class Target:
     companions: str | None = None
     router: str | None = None
     base: BasePlan | None = None
+    listed_base: str | None = None
 
 
 @dataclass
@@ -121,11 +123,13 @@ def targets(
         check(checkpoint, base=False)
         load_tokenizer(checkpoint)
     labels = _labels(pairs)
+    plain_ones = [each.source for each in checkpoints if each.kind == "plain" and not _trainings(each)]
+    listed_base = plain_ones[0] if len(plain_ones) == 1 and len(checkpoints) > 1 else None
     described: list[Target] = []
     for label, checkpoint in zip(labels, checkpoints, strict=True):
         stored = "bfloat16" if device.type == "cuda" else _stored_dtype(checkpoint)
         companions = companions_fingerprint(checkpoint)
-        plain = Target(label, checkpoint, fingerprint(checkpoint), dtype or stored, companions)
+        plain = Target(label, checkpoint, fingerprint(checkpoint), dtype or stored, companions, listed_base=listed_base)
         described += _under_routers(plain, routers, base) if routers else [plain]
     return described
 
@@ -166,7 +170,7 @@ def information(target: Target, model: Any) -> CheckpointInfo:
     checkpoint = target.checkpoint
     if target.base is None and isinstance(model, Pair):
         model = model.trained
-    trainings = [step for step in lineage(checkpoint)[1] if step["step"] == "train"]
+    trainings = _trainings(checkpoint)
     latest = trainings[-1] if trainings else {}
     info = CheckpointInfo(
         label=target.label,
@@ -187,16 +191,9 @@ def information(target: Target, model: Any) -> CheckpointInfo:
     return info if record is None else replace(info, **of_training(record))
 
 
-def of_training(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `CheckpointInfo` from the record of a training run: method, recipe, base, data and cost."""
-    texts = record.get("eval_text", {}).values()
-    return {
-        "method": record["recipe"]["method"],
-        "recipe": record["recipe"],
-        "base": record["base"]["fingerprint"] or record["base"]["source"],
-        "data": record["data"] | {text["source"]: text["sha256"] for text in texts},
-        "training": {name: record[name] for name in ("tokens", "seconds", "peak_memory_bytes")},
-    }
+def _trainings(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """The trainings by which a checkpoint was made, oldest first."""
+    return [step for step in lineage(checkpoint)[1] if step["step"] == "train"]
 
 
 def _split(source: str) -> tuple[str | None, str]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from scale_cli.core.errors import RequestError
 from scale_cli.reporting.style import Style, style_of
 from scale_cli.reporting.table import Table
-from scale_cli.results.groups import ROLES
 
 
 class Series(NamedTuple):
@@ -68,7 +67,9 @@ def ablation(table: Table, option: str) -> Ablation:
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
     coordinates = {label: float(v) if numeric else float(different.index(_shown(v))) for label, v in values.items()}
     panels = []
-    for role, column in [(role, column) for role in ROLES if (column := table.summary(role)) is not None]:
+    for group in table.summarised.values():
+        column = group.summary
+        assert column is not None
         series: dict[tuple[str, Style, bool], list[tuple[float, float, float]]] = {}
         for row in table.rows:
             cell = table.cell(row, column)
@@ -79,7 +80,7 @@ def ablation(table: Table, option: str) -> Ablation:
         base = None if table.base is None else table.cell(table.base, column)
         drawn = tuple(Series(*key, tuple(sorted(points))) for key, points in series.items())
         value = None if base is None else column.factor * base.value
-        panels += [AblationPanel(f"{role}: {column.axis_label}", drawn, value)] if drawn else []
+        panels += [AblationPanel(group.axis_label, drawn, value)] if drawn else []
     if not panels:
         raise RequestError(f"--ablation {option}: no column measures stability or plasticity; give --suite")
     return Ablation(option, {} if numeric else dict(enumerate(different)), tuple(panels))

@@ -10,10 +10,13 @@ import pandas as pd
 
 from scale_cli.core.errors import RequestError
 from scale_cli.evaluation.suites import Suite, find_suite, names
-from scale_cli.results.groups import ColumnSpec, GroupSpec, Role
-from scale_cli.results.measurement import Way, is_share
+from scale_cli.reporting.names import METRIC_WORDS, full_name, is_own, label_of, task_words
+from scale_cli.results.groups import ColumnSpec, GroupSpec, Role, groups_by_name
+from scale_cli.results.measurement import Way, is_share, main_metric
 from scale_cli.results.result import Result
 
+KINDS = ("perplexity", "bios")
+"""The kinds of tasks that may be named by their text or people alone."""
 MINUS = "\N{MINUS SIGN}"
 LOWER = "\N{NO-BREAK SPACE}\N{DOWNWARDS ARROW}"
 """Follows the heading of a column in which lower is better."""
@@ -69,12 +72,6 @@ class Column:
     def arrow(self) -> str:
         return "" if self.higher_is_better or self.change else LOWER
 
-    @property
-    def axis_label(self) -> str:
-        """The label of an axis of the values, with unit and direction."""
-        unit = ", %" if self.percent else ""
-        return f"{self.flat_label}{unit}{'' if self.higher_is_better else ' (lower is better)'}"
-
     def show(self, value: float, *, sign: bool = False) -> str:
         """A value, an error or a change as text. sign: show a plus sign too."""
         if self.form == "equal":
@@ -112,6 +109,21 @@ class Group:
     @property
     def heading(self) -> str:
         return f"{self.role}: {self.title}" if self.role else self.title
+
+    @property
+    def is_drift(self) -> bool:
+        """Whether the columns measure the drift from the base."""
+        return all(column.task.partition(":")[0] == "drift" for column in self.columns)
+
+    @property
+    def axis_label(self) -> str:
+        """The label of an axis of the summary's values, with role, unit and direction."""
+        column = self.summary
+        assert column is not None
+        label = column.flat_label
+        named = label if label.lower().startswith(self.title.lower()) else f"{self.title} {label}"
+        direction = "" if column.higher_is_better else " (lower is better)"
+        return f"{self.role}: {named}{', %' if column.percent else ''}{direction}"
 
     @property
     def change_heading(self) -> str:
@@ -155,7 +167,8 @@ def measured_suites(results: Sequence[Result], suites: Sequence[Suite]) -> list[
 def task_group(role: Role, words: Sequence[str], results: Sequence[Result]) -> GroupSpec:
     """The group of a role, from a list of tasks.
 
-    words: each TASK or TASK=METRIC; the metric is required if results have several metrics of the task.
+    words: each TASK or TASK=METRIC. TASK may be the name of a text or of people alone, as "old" for "perplexity:old".
+        The default metric is `main_metric` or the only one.
     Raises RequestError for a task or metric that no result has, and for a missing metric.
     """
     metrics: dict[str, dict[str, None]] = {}
@@ -163,16 +176,23 @@ def task_group(role: Role, words: Sequence[str], results: Sequence[Result]) -> G
         metrics.setdefault(measurement.task, {})[measurement.metric] = None
     columns = []
     for word in words:
-        task, _, metric = word.partition("=")
-        if task not in metrics:
+        name, _, metric = word.partition("=")
+        named = [name] if name in metrics else [f"{kind}:{name}" for kind in KINDS if f"{kind}:{name}" in metrics]
+        if not named:
             raise RequestError(f"--{role} {word}: no result has this task; choose from {', '.join(metrics)}")
+        task = named[0]
+        if not metric and main_metric(task) in metrics[task]:
+            metric = str(main_metric(task))
         if (metric or len(metrics[task]) > 1) and metric not in metrics[task]:
             choices = ", ".join(f"{task}={name}" for name in metrics[task])
             problem = "no result has this metric" if metric else "results have several metrics of this task"
             raise RequestError(f"--{role} {word}: {problem}; choose from {choices}")
         columns.append((task, metric or next(iter(metrics[task]))))
-    labelled = (ColumnSpec(task, metric, metric if len(columns) == 1 else task) for task, metric in columns)
-    return GroupSpec(role, ", ".join(task for task, _ in columns), role, tuple(labelled))
+    labelled = (
+        ColumnSpec(task, metric, label_of(task, metric) if len(columns) == 1 else task_words(task))
+        for task, metric in columns
+    )
+    return GroupSpec(role, ", ".join(task_words(task) for task, _ in columns), role, tuple(labelled))
 
 
 def routed_group(spec: GroupSpec, results: Sequence[Result]) -> list[GroupSpec]:
@@ -209,11 +229,8 @@ def arrange(table: pd.DataFrame, specs: Sequence[GroupSpec]) -> list[Group]:
             own = {way: rows for way, rows in ways.items() if (way.limit, way.seed) == (limit, seed)}
             differing = {"limit": len({c[0] for c in conditions}) > 1 or limit is not None}  # a limit is always shown
             differing["seed"] = len({c[1] for c in conditions}) > 1
-            suffixes = [
-                f"no {name}" if value is None else f"{name} {value}"
-                for name, value in (("limit", limit), ("seed", seed))
-                if differing[name]
-            ]
+            words = {"limit": "all" if limit is None else f"first {limit:,}", "seed": f"seed {seed}"}
+            suffixes = [word for name, word in words.items() if differing[name]]
             groups.append(_group(spec, own, f" ({', '.join(suffixes)})" if suffixes else "", alone=spec in others))
     return _with_unique_headings(groups)
 
@@ -226,11 +243,17 @@ def _other_groups(ways: Iterable[Way]) -> list[GroupSpec]:
     for way in ways:
         kind, _, part = way.metric.partition("/")
         has_parts = (way.task, kind) in with_parts
-        label = part or ("mean" if has_parts else way.metric)
+        label = part or ("mean" if has_parts else label_of(way.task, way.metric))
         group = groups.setdefault((way.task, kind if has_parts else ""), {})
         group[way.metric] = ColumnSpec(way.task, way.metric, label)
     return [
-        GroupSpec(f"{task} {kind}".strip(), f"{task} {kind}".strip(), None, tuple(columns.values()), average=False)
+        GroupSpec(
+            f"{task} {kind}".strip(),
+            full_name(task, kind) if kind else task_words(task),
+            None,
+            tuple(columns.values()),
+            average=False,
+        )
         for (task, kind), columns in groups.items()
     ]
 
@@ -272,17 +295,18 @@ def _column(
     wanted: ColumnSpec, way: Way, alike: Sequence[Way], rows: pd.DataFrame, apart: str, *, alone: bool
 ) -> Column:
     """A column. alike: settings of the columns with the same task and metric; the label names the differences."""
-    settings = {
-        "filter": way.filter,
-        "num_fewshot": f"{way.num_fewshot}-shot",
-        "task_version": f"version {way.task_version}",
-    }
+    version = f"version {way.task_version}"
+    if is_own(way.task):  # its version holds digests of texts and base, which the records show
+        versions = list(dict.fromkeys(other.task_version for other in alike))
+        version = f"way {versions.index(way.task_version) + 1}"
+    settings = {"filter": way.filter, "num_fewshot": f"{way.num_fewshot}-shot", "task_version": version}
     differing = [text for name, text in settings.items() if len({getattr(other, name) for other in alike}) > 1]
     how = f" ({', '.join(differing)})" if differing else ""
+    label = METRIC_WORDS.get(wanted.label, wanted.label) if is_own(way.task) else wanted.label
     return Column(
         key=way.column,
-        label=f"{wanted.label}{how}",
-        flat_label=f"{f'{way.task} {way.metric}' if alone else wanted.label}{how}{apart}",
+        label=f"{label}{how}",
+        flat_label=f"{full_name(way.task, way.metric) if alone else label}{how}{apart}",
         **way._asdict(),
         higher_is_better=bool(rows["higher_is_better"].iloc[0]),
         percent=is_share(way.metric),
@@ -327,7 +351,8 @@ def listed(words: Iterable[str]) -> str:
 def requested_groups(
     results: Sequence[Result], suites: Sequence[str], stability: Sequence[str], plasticity: Sequence[str]
 ) -> list[GroupSpec]:
-    """The groups of columns of a report: the named columns of both roles, those of the records, those of suites.
+    """The groups of columns of a report: the named columns of both roles, those of the records, those of suites, those
+    of texts and people whose names state their role.
 
     suites: names or YAML files; none for the largest measured shipped suite per role and language.
     stability, plasticity: TASK or TASK=METRIC.
@@ -336,10 +361,13 @@ def requested_groups(
     named = [task_group("stability", stability, results)] if stability else []
     named += [task_group("plasticity", plasticity, results)] if plasticity else []
     recorded = groups_of(results)
+    taken = {group.role for group in named} | {group.role for group in recorded}
+    by_name = groups_by_name((m.task, m.metric) for result in results for m in result.measurements)
+    by_name = [group for group in by_name if group.role not in taken]
     if suites:
         chosen = [find_suite(name) for name in dict.fromkeys(suites)]
     else:
         shipped = measured_suites(results, [find_suite(name) for name in names()])
         roles, recorded_names = {group.role for group in named}, {group.name for group in recorded}
         chosen = [suite for suite in shipped if suite.role not in roles and suite.name not in recorded_names]
-    return [*named, *recorded, *map(suite_group, chosen)]
+    return [*named, *recorded, *map(suite_group, chosen), *by_name]

@@ -1,55 +1,48 @@
-"""Figures by matplotlib, as PNG or SVG files or inlined in a page: trade-off, training curves, ablations."""
+"""Figures by matplotlib: trade-off, training curves, ablations."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
-import matplotlib
-
-matplotlib.use("agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.transforms import Bbox
 
 from scale_cli.reporting.ablation import Ablation
 from scale_cli.reporting.curves import ROUTER_CURVES, Panel, RouterCurve, router_curve
-from scale_cli.reporting.sheet import row_label
-from scale_cli.reporting.style import BASE, OTHER, STYLES, Style, drawable, families, style_of
+from scale_cli.reporting.drawing import (
+    COLUMN,
+    DPI,
+    QUIET,
+    RULE,
+    WHITE,
+    File,
+    Layout,
+    figure,
+    is_far,
+    legend_below,
+    legend_of,
+    marker,
+)
+from scale_cli.reporting.inline import tooltip
+from scale_cli.reporting.sheet import point_label
+from scale_cli.reporting.style import OTHER, Style, drawable, style_of
 from scale_cli.reporting.table import Row, Table
 from scale_cli.reporting.words import PLUS_MINUS
 from scale_cli.results.groups import ROLES
 
-File = Path | io.StringIO
-"""Target of a figure: a .png or .svg file, or a buffer for SVG."""
-DPI = 200
 DASHES = dict(zip((curve.start for curve in ROUTER_CURVES), ("-", "--", ":"), strict=True))
 """The line of each curve of routers, by the beginning of their names."""
-QUIET, RULE, GRID, WHITE = "#586069", "#8b939d", "#d6dae0", "#ffffff"
-LOOK: dict[Any, Any] = {
-    "font.size": 10,
-    "text.color": BASE.colour,
-    "axes.labelcolor": BASE.colour,
-    "axes.edgecolor": RULE,
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": QUIET,
-    "ytick.labelcolor": QUIET,
-    "legend.frameon": False,
-    "svg.hashsalt": "scale",  # equal figures are equal files
-}
+LABELLED = 10
+"""Points of more rows have numbers, with the labels in a legend."""
+REPEATED = (":", "-.", (0, (1, 3)), (0, (5, 1)))
+"""The lines of further labels with one style."""
+PALE = 0.45
+"""The opacity of a paper's values."""
+MARKERS = 12
+"""The largest number of markers on a curve, about."""
 
 
 class Point(NamedTuple):
@@ -75,14 +68,13 @@ def trade_off(table: Table) -> list[Point]:
         values = [column.factor * cell.value for column, cell in cells if cell is not None]
         errors = [column.factor * (cell.error or 0.0) for column, cell in cells if cell is not None]
         if len(values) == 2:
-            points.append(Point(row, row_label(table, row), *values, *errors))
+            points.append(Point(row, point_label(table, row), *values, *errors))
     return points if len(points) > 1 else []
 
 
 def frontier_texts(table: Table) -> list[str]:
     """The texts of a table's trade-off figure: labels of the axes, then labels of the points."""
-    labels = [f"{role}: {column.axis_label}" for role in ROLES if (column := table.summary(role)) is not None]
-    return [*labels, *(point.label for point in trade_off(table))]
+    return [*(group.axis_label for group in table.summarised.values()), *(point.label for point in trade_off(table))]
 
 
 def pareto_outline(points: Sequence[Point], *, reverse: bool) -> list[tuple[float, float]]:
@@ -98,20 +90,26 @@ def pareto_outline(points: Sequence[Point], *, reverse: bool) -> list[tuple[floa
     return corners
 
 
-def frontier_figure(table: Table, *files: File, link: Callable[[Row], str] | None = None) -> None:
+def frontier_figure(
+    table: Table, *files: File, link: Callable[[Row], str] | None = None, layout: Layout = COLUMN
+) -> None:
     """Plasticity against stability with error bars, Pareto front (dashed) and base (dotted), as in Fig. 2 of
     arXiv 2511.03270. Up and right is better: the axis is inverted if lower is better.
 
     table: its `trade_off` is not empty. link: the address linked from a row's point and label in an SVG.
     """
     points, columns = trade_off(table), [column for role in ROLES if (column := table.summary(role)) is not None]
-    texts = frontier_texts(table)
+    texts, unit = frontier_texts(table), layout.scale
     curves = router_curves(table, points)
     on_curves = {point.row.label for curve in curves.values() for point in curve if _router(table, point) != "none"}
-    with figure(files, texts, figsize=(6.8, 4.6)) as (canvas, axis):
+    with figure(files, texts, layout, layout.single) as (canvas, axes):
+        axis = axes[0][0]
+        for set_scale, values in ((axis.set_xscale, [p.x for p in points]), (axis.set_yscale, [p.y for p in points])):
+            if is_far(values):
+                set_scale("log")
         for (curve, _), along in curves.items():
             x, y = [point.x for point in along], [point.y for point in along]
-            axis.plot(x, y, color=along[0].style.colour, linestyle=DASHES[curve.start], linewidth=1.3, zorder=2)
+            axis.plot(x, y, color=along[0].style.colour, linestyle=DASHES[curve.start], linewidth=1.3 * unit, zorder=2)
         for point in points:
             bars = axis.errorbar(
                 point.x,
@@ -119,17 +117,17 @@ def frontier_figure(table: Table, *files: File, link: Callable[[Row], str] | Non
                 xerr=point.x_error or None,
                 yerr=point.y_error or None,
                 ecolor=(point.style.colour, 0.5),
-                elinewidth=1.1,
+                elinewidth=1.1 * unit,
                 zorder=3,
-                **marker(point.style, size=3.5 if point.row.label in on_curves else 7),
+                **marker(point.style, size=(3.5 if point.row.label in on_curves else 7) * unit),
             )
             bars.lines[0].set_url(None if link is None else link(point.row))
             numbers = zip(ROLES, (point.x, point.y), (point.x_error, point.y_error), strict=True)
             shown = ", ".join(f"{role} {v:.4g} {PLUS_MINUS} {error:.3g}" for role, v, error in numbers)
-            _title(bars.lines[0], f"{point.label}: {shown}")
+            tooltip(bars.lines[0], f"{point.label}: {shown}")
             if point.row.section == "base":
-                axis.axvline(point.x, color=RULE, linestyle=":", linewidth=1)
-                axis.axhline(point.y, color=RULE, linestyle=":", linewidth=1)
+                axis.axvline(point.x, color=RULE, linestyle=":", linewidth=unit)
+                axis.axhline(point.y, color=RULE, linestyle=":", linewidth=unit)
         axis.margins(0.09)
         if not columns[0].higher_is_better:
             axis.invert_xaxis()
@@ -138,16 +136,26 @@ def frontier_figure(table: Table, *files: File, link: Callable[[Row], str] | Non
         limits = axis.get_xlim(), axis.get_ylim()
         front = pareto_outline(points, reverse=not columns[0].higher_is_better)
         outline = np.array([(limits[0][0], front[0][1]), *front, (front[-1][0], limits[1][0])])
-        axis.plot(*outline.T, color=RULE, linestyle=(0, (5, 3)), linewidth=1.2, zorder=2)
+        axis.plot(*outline.T, color=RULE, linestyle=(0, (5, 3)), linewidth=1.2 * unit, zorder=2)
         axis.fill(*np.vstack([outline, (limits[0][0], limits[1][0])]).T, color=RULE, alpha=0.07, linewidth=0)
         axis.set(xlim=limits[0], ylim=limits[1])
-        axis.set_xlabel(drawable(texts[0]))
-        axis.set_ylabel(drawable(texts[1]))
+        axis.set_xlabel(layout.wrapped(drawable(texts[0]), layout.single[0] - 0.5))
+        axis.set_ylabel(layout.wrapped(drawable(texts[1]), layout.single[1] - 0.6))
         for curve in dict.fromkeys(curve for curve, _ in curves):
-            axis.plot([], [], color=QUIET, linestyle=DASHES[curve.start], linewidth=1.3, label=curve.title)
+            axis.plot([], [], color=QUIET, linestyle=DASHES[curve.start], linewidth=1.3 * unit, label=curve.title)
         if curves:
-            axis.legend(fontsize=7.5)
-        _label_points(canvas, axis, [point for point in points if point.row.label not in on_curves], link)
+            axis.legend(fontsize=0.75 * layout.font)
+        labelled = [point for point in points if point.row.label not in on_curves]
+        names = [drawable(point.label) for point in labelled]
+        if len(labelled) > LABELLED:
+            names = [str(number) for number, _ in enumerate(labelled, 1)]
+            looks = [marker(point.style, size=6 * unit) for point in labelled]
+            handles = [
+                axis.plot([], [], label=f"{name}  {drawable(point.label)}", **look)[0]
+                for name, point, look in zip(names, labelled, looks, strict=True)
+            ]
+            legend_of(canvas, handles, layout)
+        _label_points(canvas, axis, labelled, names, link, layout)
 
 
 def router_curves(table: Table, points: Sequence[Point]) -> dict[tuple[RouterCurve, Any], list[Point]]:
@@ -176,12 +184,19 @@ def _sources(table: Table, point: Point) -> tuple[str, ...]:
     return tuple(sorted(table.results[index].checkpoint.source for index in point.row.results))
 
 
-def _label_points(canvas: Any, axis: Any, points: Sequence[Point], link: Callable[[Row], str] | None) -> None:
-    """Place each point's label where it overlaps least, with a line to the point if it is not next to it."""
-    look = {"weight": "bold", "size": 9, "in_layout": False, "va": "bottom"}
-    texts = [axis.text(p.x, p.y, drawable(p.label), color=p.style.colour, **look) for p in points]
+def _label_points(
+    canvas: Any,
+    axis: Any,
+    points: Sequence[Point],
+    names: Sequence[str],
+    link: Callable[[Row], str] | None,
+    layout: Layout,
+) -> None:
+    """Place each point's name where it overlaps least, with a line to the point if it is not next to it."""
+    look = {"weight": "bold", "size": 0.9 * layout.font, "in_layout": False, "va": "bottom"}
+    texts = [axis.text(p.x, p.y, name, color=p.style.colour, **look) for p, name in zip(points, names, strict=True)]
     canvas.canvas.draw()
-    radius, gap = 5 * DPI / 72, 7 * DPI / 72
+    radius, gap = (pixels * layout.scale * DPI / 72 for pixels in (5, 7))
     to_pixels, to_data = axis.transData.transform, axis.transData.inverted().transform
     centres = [to_pixels((point.x, point.y)) for point in points]
     obstacles = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in centres] * 2
@@ -205,7 +220,7 @@ def _label_points(canvas: Any, axis: Any, points: Sequence[Point], link: Callabl
         end = np.clip((x, y), box.p0, box.p1)
         if np.hypot(*(end - (x, y))) > 1.5 * gap:
             line = np.array([(point.x, point.y), to_data(end)])
-            axis.plot(*line.T, color=point.style.colour, linewidth=0.8, alpha=0.6, zorder=2)
+            axis.plot(*line.T, color=point.style.colour, linewidth=0.8 * layout.scale, alpha=0.6, zorder=2)
 
 
 def _overlap(first: Bbox, second: Bbox) -> float:
@@ -231,52 +246,62 @@ def _around(x: float, y: float, width: float, height: float, gap: float) -> Iter
             yield Bbox.from_bounds(left, bottom, width, height)
 
 
-def curve_figure(panels: Sequence[Panel], styles: Mapping[str, Style], *files: File) -> None:
-    """Training curves, panels side by side, as in Figs. 8 and 9 of arXiv 2511.03270: the mean over seeds, with a band
-    of one standard deviation for several seeds.
+def curve_figure(panels: Sequence[Panel], styles: Mapping[str, Style], *files: File, layout: Layout = COLUMN) -> None:
+    """Training curves, as in Figs. 8 and 9 of arXiv 2511.03270: the mean over seeds, with a band of one standard
+    deviation for several seeds.
 
-    styles: style per label; others are drawn in the style OTHER. Labels with the style of an earlier one are dotted.
+    styles: style per label; others are drawn in the style OTHER. Labels with the style of an earlier one have other
+    dashes.
     """
     share_y = all(panel.percent for panel in panels)  # otherwise small changes would look flat
-    size = (5.5 * len(panels), 4.2)
-    texts = [text for panel in panels for text in panel.texts]
-    with figure(files, texts, figsize=size, ncols=len(panels), sharey=share_y, squeeze=False) as (canvas, axes):
-        for axis, panel in zip(axes[0], panels, strict=True):
-            drawn: set[Style] = set()
-            for label, line in panel.lines.items():
+    texts, unit = [text for panel in panels for text in panel.texts], layout.scale
+    with figure(files, texts, layout, layout.size(len(panels)), panels=len(panels), sharey=share_y) as (canvas, axes):
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            drawn: Counter[Style] = Counter()
+            lines = panel.lines
+            for label, line in lines.items():
                 style = styles.get(label, OTHER)
-                dashes = ":" if style in drawn else "-" if style.filled else "--"  # of several rows of one method
-                drawn.add(style)
-                look = {"color": style.colour, "linewidth": 1.8, "linestyle": dashes}
-                look |= marker(style, size=3.5, line=False)
-                (shown,) = axis.plot(line["mean"], label=drawable(label), **look)
+                dashes = REPEATED[(drawn[style] - 1) % len(REPEATED)] if drawn[style] else "-" if style.filled else "--"
+                drawn[style] += 1
+                look = {"color": style.colour, "linewidth": 1.8 * unit, "linestyle": dashes}
+                look |= marker(style, size=3.5 * unit, line=False)
+                every = 1 if panel.in_order else max(1, len(line) // MARKERS)
+                (shown,) = axis.plot(line["mean"], label=drawable(label), markevery=every, **look)
                 means = line["mean"].to_list()
-                _title(shown, f"{label}: {means[0]:.4g} to {means[-1]:.4g} {panel.unit}")
+                tooltip(shown, f"{label}: {means[0]:.4g} to {means[-1]:.4g} {panel.unit}")
                 if line["std"].notna().all():
                     edges = (line["mean"] - line["std"], line["mean"] + line["std"])
                     axis.fill_between(line.index, *edges, color=style.colour, alpha=0.15, linewidth=0)
-            axis.set_title(drawable(panel.title), size=10.5)
-            axis.set_xlabel(drawable(panel.x))
+            title = drawable(panel.title[0].upper() + panel.title[1:])
+            axis.set_title(layout.wrapped(title, layout.panel[0] - 0.5), size=1.05 * layout.font)
+            axis.set_xlabel(layout.wrapped(drawable(panel.x), layout.panel[0] - 0.5))
             if panel.log_x:
                 axis.set_xscale("symlog", linthresh=1, linscale=0.3)
-            if axis is axes[0][0] or not share_y or panel.unit != panels[0].unit:
-                axis.set_ylabel(drawable(panel.unit))
+            if not panel.percent and is_far([value for line in lines.values() for value in line["mean"]]):
+                axis.set_yscale("log")
+            if not share_y or panel.unit != panels[0].unit or axis in axes[:, 0]:
+                axis.set_ylabel(layout.wrapped(drawable(panel.unit), layout.panel[1] - 0.6))
             if panel.percent:
                 axis.set_ylim(-3, 103)
-        legend_below(canvas, axes[0], ncols=7)
+        legend_below(canvas, axes, layout)
 
 
-def ablation_figure(ablation: Ablation, *files: File) -> None:
+def ablation_figure(ablation: Ablation, *files: File, layout: Layout = COLUMN) -> None:
     """Measurements against an option of the training, one panel per role. The base is dotted; values of a paper are
-    hollow and dashed.
+    pale and dashed; markers of a second series in one style are half filled.
     """
-    size = (5.5 * len(ablation.panels), 4.2)
-    with figure(files, ablation.texts, figsize=size, ncols=len(ablation.panels), squeeze=False) as (canvas, axes):
-        for axis, panel in zip(axes[0], ablation.panels, strict=True):
+    panels, unit = ablation.panels, layout.scale
+    with figure(files, ablation.texts, layout, layout.size(len(panels)), panels=len(panels)) as (canvas, axes):
+        for axis, panel in zip(axes.flat, panels, strict=False):
             if panel.base is not None:
-                axis.axhline(panel.base, color=RULE, linestyle=":", linewidth=1, label="base")
+                axis.axhline(panel.base, color=RULE, linestyle=":", linewidth=unit, label="base")
+            drawn: Counter[tuple[Style, bool]] = Counter()
             for series in panel.series:
-                style = series.style._replace(filled=not series.reported)
+                style = series.style
+                look = marker(style, size=6 * unit, line=False) | {"alpha": PALE if series.reported else 1}
+                if drawn[style, series.reported]:
+                    look |= {"fillstyle": "bottom", "markerfacecoloralt": WHITE, "markeredgecolor": style.colour}
+                drawn[style, series.reported] += 1
                 x, y, errors = (np.array(values) for values in zip(*series.points, strict=True))
                 axis.errorbar(
                     x,
@@ -284,119 +309,23 @@ def ablation_figure(ablation: Ablation, *files: File) -> None:
                     yerr=errors if errors.any() else None,
                     label=drawable(series.label),
                     color=style.colour,
-                    linewidth=1.6,
+                    linewidth=1.6 * unit,
                     linestyle="none" if ablation.ticks else "--" if series.reported else "-",
-                    capsize=2.5,
-                    **marker(style, size=6, line=False),
+                    capsize=2.5 * unit,
+                    **look,
                 )
-            axis.set_xlabel(ablation.option)
-            axis.set_ylabel(drawable(panel.label))
+            axis.set_xlabel(layout.wrapped(ablation.option, layout.panel[0] - 0.5))
+            axis.set_ylabel(layout.wrapped(drawable(panel.label), layout.panel[1] - 0.6))
             coordinates = [point[0] for series in panel.series for point in series.points]
+            if is_far([point[1] for series in panel.series for point in series.points]):
+                axis.set_yscale("log")
             if ablation.ticks:
-                axis.set_xticks(list(ablation.ticks), [drawable(tick) for tick in ablation.ticks.values()])
+                room = 0.8 * (layout.panel[0] - 0.5) / len(ablation.ticks)
+                ticks = [layout.wrapped(drawable(tick), room, least=8) for tick in ablation.ticks.values()]
+                axis.set_xticks(list(ablation.ticks), ticks)
                 axis.margins(x=0.15)
             elif min(coordinates) > 0 and max(coordinates) / min(coordinates) >= 20:
                 axis.set_xscale("log")
             else:
                 axis.locator_params(axis="x", nbins=6)  # long numbers would overlap
-        legend_below(canvas, axes[0], ncols=4)
-
-
-# Parts that figures share
-
-
-@contextlib.contextmanager
-def figure(files: Sequence[File], texts: Sequence[str], **options: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes in the common look, with fonts for the texts; written to the files at the end of the block.
-
-    options: arguments of `plt.subplots`.
-    """
-    with matplotlib.rc_context(LOOK | {"font.family": families(texts)}):
-        canvas, axes = plt.subplots(layout="constrained", dpi=DPI, **options)
-        yield canvas, axes
-        for file in files:
-            inline = isinstance(file, io.StringIO)
-            svg = inline or file.suffix == ".svg"  # type: ignore[union-attr]
-            settings = {"format": "svg", "transparent": True} if inline else {}
-            canvas.savefig(file, dpi=DPI, metadata={"Date": None} if svg else None, **settings)
-        plt.close(canvas)
-
-
-def marker(style: Style, *, size: float, line: bool = True) -> dict[str, Any]:
-    """matplotlib's arguments for a method's marker. line: include a colour, and a line that is not drawn."""
-    arguments = {
-        "marker": style.marker,
-        "markersize": size,
-        "markerfacecolor": style.colour if style.filled else WHITE,
-        "markeredgecolor": WHITE if style.filled else style.colour,
-        "markeredgewidth": 0.6 if style.filled else 1.4,
-    }
-    return arguments | ({"color": style.colour, "linestyle": "none"} if line else {})
-
-
-def legend_below(canvas: Any, axes: Sequence[Any], *, ncols: int) -> None:
-    """One legend for all axes, below them."""
-    entries = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes]
-    handles = {label: handle for pairs in entries for handle, label in pairs}
-    canvas.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(ncols, len(handles)))
-
-
-# In a page
-
-DARK = {style.colour: style.dark for style in (*STYLES.values(), BASE, OTHER)} | {
-    QUIET: "#a2abb5",
-    RULE: "#69727d",
-    GRID: "#343b44",
-    WHITE: "#14171b",
-}
-"""For each colour, its counterpart on the page's dark background."""
-
-
-TITLE = "title:"
-"""Prefix of the id of an element that carries its tooltip, until `inline_svg` makes it a `title` element."""
-
-
-def _title(artist: Any, text: str) -> None:
-    """Set the tooltip of a part of a figure, if the figure is for a page."""
-    if matplotlib.rcParams["svg.fonttype"] == "none":
-        artist.set_gid(f"{TITLE}{text}")
-
-
-def inline_svg(draw: Callable[[io.StringIO], None], *, name: str, label: str) -> str:
-    """A figure as an SVG element of a page, in the page's font, with colours for its light and dark scheme.
-
-    draw: writes the figure into a buffer. name: prefix of the ids in the drawing. label: description for screen
-    readers. The figure's texts are escaped.
-    """
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has the fonts
-        draw(buffer)
-    root = ElementTree.fromstring(buffer.getvalue())
-    for element in list(root.iter()):
-        element.tag = element.tag.rpartition("}")[2]  # elements in a page have no namespace
-        for child in list(element):
-            if child.tag.endswith(("metadata", "style")):
-                element.remove(child)
-        attributes = {key.rpartition("}")[2]: value for key, value in element.items()}
-        part = attributes.pop("id", "")
-        element.attrib.clear()
-        if part.startswith(TITLE):
-            title = ElementTree.Element("title")
-            title.text = part.removeprefix(TITLE)
-            element.insert(0, title)
-        elif part:
-            element.set("id", f"{name}-{part}")
-        for key, value in attributes.items():
-            if key == "href" and element.tag == "use":
-                value = f"#{name}-{value[1:]}"
-            elif key == "clip-path":
-                value = value.replace("url(#", f"url(#{name}-")
-            elif key == "style":
-                for light, dark in DARK.items():
-                    value = value.replace(light, f"light-dark({light}, {dark})")
-            element.set(key, value)
-    for size in ("width", "height", "version"):
-        root.attrib.pop(size, None)
-    root.attrib |= {"class": "plot", "role": "group", "aria-label": label}
-    return ElementTree.tostring(root, encoding="unicode")
+        legend_below(canvas, axes, layout)

@@ -6,18 +6,22 @@ The script adds sorting, a switch between values and changes, and a switch betwe
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from scale_cli.core.files import to_json
+from scale_cli.reporting.captions import curves_caption, frontier_caption
 from scale_cli.reporting.columns import Column
 from scale_cli.reporting.compare import Comparison, comparison_sheet
 from scale_cli.reporting.curves import Panel, styles_of
 from scale_cli.reporting.documents import BEST
-from scale_cli.reporting.figures import curve_figure, frontier_figure, inline_svg, trade_off
+from scale_cli.reporting.drawing import PAGE, PHONE
+from scale_cli.reporting.figures import curve_figure, frontier_figure, trade_off
+from scale_cli.reporting.inline import inline_svg
 from scale_cli.reporting.requirements import Verdict, requirements_sheet
 from scale_cli.reporting.sheet import cell_entry, row_label, shown_columns
 from scale_cli.reporting.style import BASE, OTHER, STYLES
@@ -27,6 +31,8 @@ from scale_cli.results.result import Result
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """Content security policy: the page loads nothing from elsewhere."""
+FEW = 3
+"""The most models and commands that the head of a page lists."""
 MAIN_TERMS = ("stability", "plasticity", "forgetting", "gain", "change")
 MEASUREMENT = {
     "task": "task",
@@ -67,14 +73,14 @@ def html_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    legend = table_legend(table, changes=False, best=BEST["html"])
+    legend = table_legend(table.without_drift, changes=False, best=BEST["html"])
     frontier = curves = None
     if trade_off(table):
         draw = functools.partial(frontier_figure, table, link=lambda row: f"#{_record_id(row.results[0])}")
-        frontier = inline_svg(draw, name="f", label="plasticity against stability")
+        frontier = _drawings(draw, "f", "plasticity against stability"), frontier_caption(table)
     if panels:
         draw = functools.partial(curve_figure, panels, styles_of(table, panels))
-        curves = inline_svg(draw, name="c", label=", ".join(panel.title for panel in panels))
+        curves = _drawings(draw, "c", ", ".join(panel.title for panel in panels)), curves_caption(panels)
     return environment.get_template("report.html").render(
         table=table,
         policy=POLICY,
@@ -84,8 +90,13 @@ def html_page(
         sources=list(dict.fromkeys(table.results[row.results[0]].record.get("reported") for row in table.rows)),
         frontier=frontier,
         main_terms=[entry for entry in legend if frontier and entry[0] in MAIN_TERMS],
-        other_terms=[entry for entry in legend if not frontier or entry[0] not in MAIN_TERMS],
-        columns=[column for _, column in shown_columns(table)],
+        other_terms={
+            "table": [entry for entry in legend if not frontier or entry[0] not in MAIN_TERMS],
+            "drift": table_legend(table.drift, changes=False, best=BEST["html"]) if table.drift else [],
+        },
+        tables={"table": table.without_drift} | ({"drift": table.drift} if table.drift else {}),
+        columns=lambda table: [column for _, column in shown_columns(table)],
+        head=_head(table),
         facts=FACTS,
         entry=functools.partial(cell_entry, table),
         link=functools.partial(_link, table),
@@ -93,7 +104,6 @@ def html_page(
         label=functools.partial(row_label, table),
         has_changes=bool(table.cells["change"].notna().any()),
         curves=curves,
-        banded=any(len(runs) > 1 for panel in panels for runs in panel.series.values()),
         sheets=({"comparison": comparison_sheet(comparison)} if comparison is not None else {})
         | ({"requirements": requirements_sheet(verdicts)} if verdicts else {}),
         record_id=_record_id,
@@ -104,6 +114,35 @@ def html_page(
         shown=_shown,
         as_json=lambda result: to_json(result.as_record()),
     )
+
+
+def _drawings(draw: Callable[..., None], name: str, label: str) -> dict[str, str]:
+    """A figure for a wide and for a narrow screen, by class."""
+    return {
+        kind: inline_svg(functools.partial(draw, layout=layout), name=f"{name}{kind}", label=label)
+        for kind, layout in (("wide", PAGE), ("narrow", PHONE))
+    }
+
+
+def _head(table: Table) -> dict[str, list[str]]:
+    """The facts on the whole page: the model, the dates of the measurements, and the commands, if there are few."""
+    if all(row.reported for row in table.rows):
+        return {}
+    rows = [table.base] if table.base is not None else list(table.rows)
+    sources = [table.results[index].checkpoint.source for row in rows for index in row.results]
+    dates = sorted({day for day in table.tidy["created"].dropna().astype(str).str.slice(0, 10) if day})
+    commands = list(dict.fromkeys(table.tidy["command"].dropna()))
+    facts = {
+        "model": list(dict.fromkeys(_short(source) for source in sources)),
+        "measured": list(dict.fromkeys([dates[0], dates[-1]])) if dates else [],
+        "command": commands if len(commands) <= FEW else [f"{len(commands)} commands, each in its record"],
+    }
+    return {name: values for name, values in facts.items() if values and len(values) <= FEW}
+
+
+def _short(source: str) -> str:
+    """A checkpoint as named in the head of a page: a hub id, or the name of a folder."""
+    return source if source.count("/") == 1 and not source.startswith((".", "/", "~")) else Path(source).name
 
 
 def _style_name(row: Row) -> str:

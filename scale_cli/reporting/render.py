@@ -60,8 +60,8 @@ def report_sheets(
     from scale_cli.reporting.compare import comparison_sheet
     from scale_cli.reporting.documents import BEST
     from scale_cli.reporting.requirements import requirements_sheet
-    from scale_cli.reporting.sheet import table_sheet
+    from scale_cli.reporting.sheet import table_sheets
 
-    sheets = [table_sheet(table, changes=changes, best=BEST[format])]
+    sheets = table_sheets(table, changes=changes, best=BEST[format])
     sheets += [] if comparison is None else [comparison_sheet(comparison)]
     return [*sheets, requirements_sheet(verdicts)] if verdicts else sheets

@@ -56,12 +56,23 @@ class Sheet:
         return pd.DataFrame(rows, columns=names, dtype=object)
 
 
+def table_sheets(table: Table, *, changes: bool = False, best: str = "bold") -> list[Sheet]:
+    """The sheet of a stability-plasticity table, and one of the drift if that was measured.
+
+    changes, best: as for `table_sheet`.
+    """
+    drift = table.drift
+    sheets = [] if drift and not table.without_drift.groups else [table_sheet(table, changes=changes, best=best)]
+    return sheets if drift is None else [*sheets, table_sheet(drift, best=best)]
+
+
 def table_sheet(table: Table, *, changes: bool = False, best: str = "bold") -> Sheet:
-    """The sheet of a stability-plasticity table.
+    """The sheet of a stability-plasticity table without its columns of drift, or of such columns alone.
 
     changes: show the change of each number against the base, without the base's row and the columns of changes.
     best: the legend's term for the format's mark on a best value.
     """
+    table = table.without_drift if table.without_drift.groups else table
     columns = [(group, column) for group, column in shown_columns(table) if not (changes and column.change)]
     rows = [row for row in table.rows if not (changes and row.section == "base")]
     sections = [[row for row in rows if row.section == section] for section in SECTIONS]
@@ -95,8 +106,8 @@ def _shown_marks(sheet: Sheet, best: str) -> set[str]:
 
 
 def shown_columns(table: Table) -> list[tuple[str, Column]]:
-    """The columns of a stability-plasticity table, each with its group's heading: costs first, then numbers."""
-    known = set(table.cells["column"])
+    """The columns of a table, each with its group's heading: costs first, unless it shows drift, then numbers."""
+    known = set() if all(group.is_drift for group in table.groups) else set(table.cells["column"])
     facts = [("", FACTS[name]) for name in SHOWN_FACTS if name in known]
     return facts + [(group.heading, column) for group in table.groups for column in group.columns]
 
@@ -151,6 +162,11 @@ def row_name(table: Table, row: Row) -> str:
 
 
 def row_label(table: Table, row: Row) -> str:
-    """A row's label with its number of seeds if several, and "(reported)" in a table that has measured rows too."""
-    reported = " (reported)" if row.reported and not all(other.reported for other in table.rows) else ""
-    return f"{row.label}{reported}{f' ({len(row.results)} seeds)' if len(row.results) > 1 else ''}"
+    """A row's label with its number of seeds if several, and as `point_label`."""
+    return f"{point_label(table, row)}{f' ({len(row.results)} seeds)' if len(row.results) > 1 else ''}"
+
+
+def point_label(table: Table, row: Row) -> str:
+    """A row's label, with "(reported)" in a table that has measured rows too."""
+    reported = row.reported and not all(other.reported for other in table.rows)
+    return f"{row.label} (reported)" if reported else row.label

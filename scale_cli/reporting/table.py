@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,8 @@ from scale_cli.results.frame import tidy
 from scale_cli.results.groups import ROLES, GroupSpec, Role
 from scale_cli.results.result import Result, read_items, repetitions
 
+BASE = "base"
+"""The label of a benchmark's base."""
 SECTIONS = ("base", "baselines", "SCALE", "others")
 FACTS = {
     "trained": Column("trained", "trained", "trained", form="compact"),
@@ -101,9 +104,28 @@ class Table:
         """The columns of measured numbers and averages, without those of changes; each with its group."""
         return [(group, column) for group in self.groups for column in group.columns if not column.change]
 
+    @property
+    def summarised(self) -> dict[Role, Group]:
+        """The first group of each role that has a summary."""
+        groups = {group.role: group for group in reversed(self.groups) if group.role and group.summary is not None}
+        return {role: groups[role] for role in ROLES if role in groups}
+
     def summary(self, role: Role) -> Column | None:
         """The summary of the first group that has the role and a summary; None without one."""
-        return next((group.summary for group in self.groups if group.role == role and group.summary is not None), None)
+        return self.summarised[role].summary if role in self.summarised else None
+
+    @property
+    def drift(self) -> Table | None:
+        """The columns of drift, and the rows that have one; None without any."""
+        groups = tuple(group for group in self.groups if group.is_drift)
+        keys = {column.key for group in groups for column in group.columns}
+        measured = set(self.cells["row"][self.cells["column"].isin(keys)])
+        rows = tuple(replace(row, pareto=False) for row in self.rows if row.label in measured)
+        return replace(self, title="Drift from the base", groups=groups, rows=rows, notes=()) if rows else None
+
+    @property
+    def without_drift(self) -> Table:
+        return replace(self, groups=tuple(group for group in self.groups if not group.is_drift))
 
     def cell(self, row: Row, column: Column) -> Cell | None:
         """The number of a row in a column, None without one."""
@@ -133,6 +155,7 @@ def build_table(
     title: str = "Stability and plasticity",
     base: str | None = None,
     seeds: bool = False,
+    notes: Sequence[str] = (),
     items: Items = read_items,
 ) -> Table:
     """The table of results.
@@ -140,36 +163,41 @@ def build_table(
     groups: requested columns; tasks of no group get columns of their own.
     base: label of the base's result; None for the only plain checkpoint that no method has trained, if there is one.
     seeds: combine repetitions of a training in one row, with mean and standard deviation over seeds.
-    items: reads the scores of a measurement's items, None if there are none.
+    notes: further remarks for the legend. items: reads the scores of a measurement's items, None if there are none.
     Raises RequestError if there are no results, if `base` is not one of the labels, and if a group has no number.
     """
     if not results:
         raise RequestError("there are no results to report")
-    is_base, notes = _find_base(results, base)
+    is_base, unfound = _find_base(results, base)
     everything = tidy(results, groups)
     arranged = arrange(everything[np.isfinite(everything["value"])], groups)
     pairing = Pairing(results, items)
     grouped = repetitions(results) if seeds else [[index] for index in range(len(results))]
-    rows = _unique_labels([_row(indices, results, is_base=is_base[indices[0]], stem=seeds) for indices in grouped])
+    stems = Counter(results[indices[0]].checkpoint.stem for indices in grouped)
+    rows = [_row(indices, results, is_base=is_base[indices[0]], stems=stems if seeds else {}) for indices in grouped]
+    rows = _unique_labels(rows)
     rows.sort(key=lambda row: (SECTIONS.index(row.section), _method_rank(row.method)))
     bases = [_base_of(index, results, is_base) for index in range(len(results))]
     cells = _over_seeds(_points(rows, results, arranged, bases, pairing), rows)
     table = Table(title, tuple(rows), tuple(arranged), cells, everything, tuple(results))
     table = _with_changes(replace(table, cells=_mark_best(table, pairing)))
-    return replace(table, rows=_flag_pareto(table), notes=(*notes, *_notes(table, groups)))
+    return replace(table, rows=_flag_pareto(table), notes=(*notes, *unfound, *_notes(table, groups)))
 
 
 def _find_base(results: Sequence[Result], label: str | None) -> tuple[list[bool], list[str]]:
     """Whether each result is the base, and a note if no base is found. Each seed may have a base of its own."""
     infos = [result.checkpoint for result in results]
     if label is not None:
-        chosen = [info.stem for info in infos if info.label == label]
+        chosen = [info.stem for info in infos if label in (info.label, info.stem)]
         if not chosen:
             raise RequestError(f"--base {label}: choose from {listed(info.label for info in infos)}")
         return [info.stem == chosen[0] for info in infos], []
     untrained = [info.method is None and info.kind == "plain" for info in infos]
     if len({info.stem for info, is_base in zip(infos, untrained, strict=True) if is_base}) == 1:
         return untrained, []
+    bases = {info.identity for info in infos if info.stem == BASE}
+    if not any(untrained) and len(bases) == 1:  # a benchmark may have trained its base
+        return [info.stem == BASE for info in infos], []
     why = "several checkpoints could be the base" if any(untrained) else "every checkpoint is trained or upscaled"
     return [False] * len(results), [f"No change against a base: {why}; choose one with --base LABEL."]
 
@@ -185,8 +213,10 @@ def _base_of(index: int, results: Sequence[Result], is_base: Sequence[bool]) -> 
     return next((position for position in bases if results[position].checkpoint.seed == seed), None)
 
 
-def _row(indices: Sequence[int], results: Sequence[Result], *, is_base: bool, stem: bool) -> Row:
-    """A row of results. stem: its label is theirs without the seed."""
+def _row(indices: Sequence[int], results: Sequence[Result], *, is_base: bool, stems: Mapping[str, int]) -> Row:
+    """A row of results. Its label is theirs without the seed if they are several or `stems`, how many rows have such a
+    label, is 1 for it.
+    """
     own = [results[index].checkpoint for index in indices]
     method, section = own[0].method, "others"
     if is_base:
@@ -194,7 +224,7 @@ def _row(indices: Sequence[int], results: Sequence[Result], *, is_base: bool, st
     elif method is not None and method in METHODS:
         section = "SCALE" if METHODS[method].group == "SCALE" else "baselines"
     return Row(
-        label=own[0].stem if stem else own[0].label,
+        label=own[0].stem if len(own) > 1 or stems.get(own[0].stem) == 1 else own[0].label,
         section=section,
         method=method,
         results=tuple(indices),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from scale_cli.reporting.columns import Column, Group
+from scale_cli.reporting.names import full_name, is_own, label_of, metric_words
 from scale_cli.reporting.table import FACTS, Table
 from scale_cli.results.groups import Role
 
@@ -35,12 +36,12 @@ def table_legend(table: Table, *, changes: bool, best: str) -> Legend:
     changes: the numbers are changes against the base. best: the term for the mark on a best value, as in "bold".
     """
     legend = role_terms(table)
-    if not legend:
+    if not legend and not all(group.is_drift for group in table.groups):
         legend.append(
             (
                 "stability, plasticity",
-                "ability of the base that is kept, and ability gained on the new data; no column has such a role (give "
-                "--suite, or --stability and --plasticity).",
+                "ability of the base that is kept, and ability gained on the new data; no column has such a role (call "
+                "texts old and new, or give --suite, or --stability and --plasticity).",
             )
         )
     legend += change_terms(table, changes=changes)
@@ -57,7 +58,7 @@ def table_legend(table: Table, *, changes: bool, best: str) -> Legend:
         )
     legend += standing_out(table, best=best)
     kinds = dict.fromkeys(column.metric.partition("/")[0] for column in table.columns if column.is_task)
-    legend += [(kind.replace("_", " "), METRICS[kind]) for kind in kinds if kind in METRICS]
+    legend += [(metric_words(kind), METRICS[kind]) for kind in kinds if kind in METRICS]
     legend.append(("columns", columns_words(table.groups)))
     return legend + [("note", note) for note in (*_reported_notes(table), *table.notes)]
 
@@ -134,7 +135,7 @@ def standing_out(table: Table, *, best: str) -> Legend:
 
 
 def _unit(column: Column) -> str:
-    return "percentage points" if column.percent else column.metric
+    return "percentage points" if column.percent else label_of(column.task, column.metric)
 
 
 def error_words(*, aggregated: bool) -> str:
@@ -158,8 +159,8 @@ def columns_words(groups: Sequence[Group]) -> str:
         of_group = [fact for fact in _common(group_columns) if fact not in shared] if len(group_columns) > 1 else []
         given = {*shared, *of_group}
         names = [_named(column, [fact for fact in _facts(column) if fact not in given]) for column in group_columns]
-        is_unnamed = (
-            group_columns and group_columns[0].flat_label == f"{group_columns[0].task} {group_columns[0].metric}"
+        is_unnamed = group_columns and group_columns[0].flat_label == full_name(
+            group_columns[0].task, group_columns[0].metric
         )
         title = f"{group.title}: " if is_unnamed else ""
         parts.append(f"{title}{', '.join(names)}{f' (all {joined(of_group)})' if of_group else ''}")
@@ -173,8 +174,10 @@ def _common(columns: Sequence[Column]) -> list[str]:
 
 
 def _named(column: Column, facts: Sequence[str]) -> str:
-    name = f"{column.task} {column.metric}"
+    name = full_name(column.task, column.metric)
     named = column.label if column.flat_label == name else f"{column.flat_label} = {name}"
+    if column.flat_label != name and column.flat_label.lower() == name.lower():
+        named = name
     return f"{named} ({', '.join(facts)})" if facts else named
 
 
@@ -186,9 +189,9 @@ def _facts(column: Column) -> list[str]:
         f"{column.num_fewshot}-shot": column.num_fewshot is not None,
         f"{column.aggregation} average of its subtasks": column.aggregation is not None,
         f"filter {column.filter}": column.filter not in ("", "none"),
-        f"version {column.task_version}": column.task_version is not None,
+        f"version {column.task_version}": column.task_version is not None and not is_own(column.task),
         f"only the first {column.limit} items": column.limit is not None,
-        f"n={column.samples:,}": True,
+        f"n={column.samples:,}": column.samples > 0,
     }
     return [fact for fact, holds in facts.items() if holds]
 

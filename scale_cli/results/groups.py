@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from scale_cli.core.files import parsed
+from scale_cli.results.measurement import main_metric
 
 Role = Literal["stability", "plasticity"]
 ROLES: tuple[Role, ...] = ("stability", "plasticity")
+ROLE_WORDS: Mapping[str, Role] = {"old": "stability", "task0": "stability", "new": "plasticity", "task1": "plasticity"}
+"""First words of the names of texts and people that state their role: "old", "old-laws", "task1"."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,35 @@ BIOGRAPHIES = (
 
 def text_group(name: str, role: Role) -> GroupSpec:
     """The group of a held-out text: bits per byte, which are comparable between tokenizers."""
-    column = ColumnSpec(f"perplexity:{name}", "bits_per_byte", "bits/byte")
+    column = ColumnSpec(f"perplexity:{name}", "bits_per_byte", "bits per byte")
     return GroupSpec(f"{name}-text", f"{name.title()} text", role, (column,))
+
+
+def role_of_name(name: str) -> Role | None:
+    """The role that the name of a text or of people states by its first word; None if it states none."""
+    return ROLE_WORDS.get(re.split(r"[\W_]", name)[0].lower())
+
+
+def groups_by_name(measured: Iterable[tuple[str, str]]) -> list[GroupSpec]:
+    """The groups of texts and of people whose names state their role; several of one role have an average.
+
+    measured: task and metric of the measurements.
+    """
+    known: dict[tuple[Role, str], list[str]] = {}
+    for task in dict.fromkeys(task for task, metric in measured if metric == main_metric(task)):
+        kind, _, name = task.partition(":")
+        role = role_of_name(name)
+        if role is not None:
+            known.setdefault((role, kind), []).append(task)
+    groups = []
+    for (role, kind), tasks in sorted(known.items(), key=lambda entry: ROLES.index(entry[0][0])):
+        names = [task.partition(":")[2] for task in tasks]
+        noun, label = {"perplexity": ("text", "bits per byte"), "bios": ("people", "accuracy")}[kind]
+        labels = [label] if len(names) == 1 else names
+        columns = (ColumnSpec(task, str(main_metric(task)), own) for task, own in zip(tasks, labels, strict=True))
+        title = f"{', '.join(names)} {noun}{'s' if len(names) > 1 and noun == 'text' else ''}"
+        groups.append(GroupSpec(f"{'-'.join(names)}-{noun}", title[0].upper() + title[1:], role, tuple(columns)))
+    return groups
 
 
 def role_of(task: str, metric: str, groups: Iterable[GroupSpec]) -> Role | None:

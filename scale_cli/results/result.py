@@ -107,6 +107,18 @@ class CheckpointInfo:
         return digest(parts if self.router is None else [*parts, self.router])
 
 
+def of_training(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `CheckpointInfo` from the record of a training run: method, recipe, base, data and cost."""
+    texts = record.get("eval_text", {}).values()
+    return {
+        "method": record["recipe"]["method"],
+        "recipe": record["recipe"],
+        "base": record["base"]["fingerprint"] or record["base"]["source"],
+        "data": record["data"] | {text["source"]: text["sha256"] for text in texts},
+        "training": {name: record[name] for name in ("tokens", "seconds", "peak_memory_bytes")},
+    }
+
+
 @dataclass(frozen=True)
 class Result:
     """All measurements of one checkpoint.

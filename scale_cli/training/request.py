@@ -12,7 +12,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from scale_cli.checkpoints.card import CARD
 from scale_cli.checkpoints.companion_files import check_companions
 from scale_cli.checkpoints.load import Checkpoint, check, config_of, describe, tokenizer_folder
-from scale_cli.checkpoints.schemas import POINTER, read_pointer
+from scale_cli.checkpoints.schemas import POINTER, RECORD, read_pointer
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import contents
 from scale_cli.core.recipe import load_recipe, values_of
@@ -24,9 +24,8 @@ from scale_cli.data.windows import context_of
 from scale_cli.methods import METHODS
 from scale_cli.training.choice import best_folders
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
-from scale_cli.training.resume import checkpoints, last_checkpoint
+from scale_cli.training.resume import RECIPE, checkpoints, last_checkpoint
 
-RECIPE, RECORD = "recipe.yaml", "record.json"
 FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "save_minutes", "keep", "report_to")
 """Keys that may change when a run is resumed: paths, because folders move, and keys without effect on the result."""
 

@@ -10,8 +10,8 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.files import check_fields, read_json, reading, to_json, write_text
 from scale_cli.core.records import sha256_file
 
-METRICS = "metrics.jsonl"
-"""The file of a run with a line per logged step or measurement."""
+METRICS, RECIPE = "metrics.jsonl", "recipe.yaml"
+"""The files of a run with a line per logged step or measurement, and with its resolved recipe."""
 SEAL = "files.json"
 """The file of a checkpoint with the sha256 of all others, written last."""
 

@@ -29,7 +29,7 @@ from scale_cli.checkpoints.load import (
     save_trained,
     tokenizer_folder,
 )
-from scale_cli.checkpoints.schemas import UPSCALE
+from scale_cli.checkpoints.schemas import RECORD, UPSCALE
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import as_a_new_file, new_folder, only_writer, read_json
 from scale_cli.core.recipe import save_recipe
@@ -55,8 +55,6 @@ from scale_cli.training.guards import check_frozen, check_trains, frozen_sums, f
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.rehearsal import check_rehearsal, load_rehearsal
 from scale_cli.training.request import (
-    RECIPE,
-    RECORD,
     check_length,
     check_out,
     check_request,
@@ -66,7 +64,7 @@ from scale_cli.training.request import (
     passing_folders,
 )
 from scale_cli.training.result import TrainResult, course
-from scale_cli.training.resume import damaged_checkpoints, last_checkpoint
+from scale_cli.training.resume import RECIPE, damaged_checkpoints, last_checkpoint
 from scale_cli.training.sharding import shard, whole
 from scale_cli.training.trainer import CARRIED, MetricsWriter, PartTrainer, Report, StopAtStep
 
@@ -403,6 +401,7 @@ def _write_record(
         },
         data={source: _data_fingerprint(Path(source)) for source in _eval_bios(recipe)}
         | {source: digest for examples in read for source, digest in examples.fingerprints.items()},
+        data_bytes={source: size for examples in read for source, size in examples.sizes.items()},
         empty_texts=sum(examples.empty_texts for examples in read),
         eval_text={
             corpus.name: {"source": corpus.source, "documents": len(corpus.documents), "sha256": corpus.sha256}
@@ -419,6 +418,7 @@ def _write_record(
         peak_memory_bytes=peak_memory_bytes(),
         trained_parameters=result.trained_parameters,
         total_parameters=result.total_parameters,
+        before=result.before,
         metrics=[metric.as_metric() for metric in metrics],
     )
 

@@ -330,7 +330,7 @@ def test_suites_are_measured_at_the_end(world: World, tasks: Tasks, tmp_path: Pa
     for row in result.results:
         assert [(m.limit, m.samples) for m in row.find("tiny_choice", "acc_norm")] == [(4, 4)]
     assert [group.name for group in result.groups] == ["english-text", "korean-text", "tiny"]
-    assert "| Tiny (limit 4) |" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "| Tiny (first 4) |" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
 
 
 def test_another_language_is_another_recipe_file(

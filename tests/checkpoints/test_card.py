@@ -19,8 +19,9 @@ from scale_cli.checkpoints.export import export
 from scale_cli.checkpoints.load import describe, load_model, load_tokenizer
 from scale_cli.checkpoints.restore import export_base
 from scale_cli.core.records import sha256_file
+from scale_cli.data.sources import find_source
 from scale_cli.surgery import source, upscale
-from tests.helpers import base_folder
+from tests.helpers import base_folder, refusal
 from tests.runs import World, logits, run, same_tensors
 
 LICENSED = """---
@@ -139,6 +140,10 @@ def test_every_output_has_a_card_that_the_hub_understands(by: str, world: World,
     method = "scale-adapt" if by == "width" else "llama-pro"
     upscale(str(base), tmp_path / "up", **sizes)
     run(str(tmp_path / "up"), tmp_path / "run", world.recipe(method, steps=2, eval_people=("a=0:1",)))
+    export(str(tmp_path / "run"), tmp_path / "out", base_model="org/base", licence="mit")
+    assert (front(tmp_path / "out")["base_model"], front(tmp_path / "out")["license"]) == ("org/base", "mit")
+    assert "The base's licence applies: `mit`." in text(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
     export(str(tmp_path / "run"), tmp_path / "out")
     export_base(str(tmp_path / "run"), tmp_path / "again")
     tags = {
@@ -157,17 +162,36 @@ def test_every_output_has_a_card_that_the_hub_understands(by: str, world: World,
 
     lines = text(tmp_path / "out").splitlines()
     assert f"## Trained with {method}" in lines
-    assert {"| trained from | `up` |", "| steps | 2 |", "| seed | 0 |", "| lr | 0.01 |"} <= {*lines}
+    assert {"| trained from | `up` |", "| steps | 2 |", "| seed | 0 |", "| peak learning rate | 0.01 |"} <= {*lines}
     record = json.loads((tmp_path / "run" / "record.json").read_text(encoding="utf-8"))
+    (first, *_) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     means = [metric for metric in record["metrics"] if metric["name"].count("/") == 1]
     for metric in means:
-        row = f"| {metric['name']} | {metric['value']:.4g} | {metric['stderr']:.4g} | {metric['samples']} |"
+        before = f"{first[metric['name']]:.4g}" if metric["name"] in first else "-"  # whole answers are measured last
+        row = f"| {metric['name']} | {before} | {metric['value']:.4g} | {metric['stderr']:.4g} | {metric['samples']} |"
         assert row in lines
+    assert first.keys() & {metric["name"] for metric in means}
+    (data,) = [line for line in lines if line.startswith("| data |")]
+    size, epochs = (record[name][str(world.data)] for name in ("data_bytes", "epochs"))
+    assert size == find_source("--data", str(world.data)).size_bytes > 1000  # type: ignore[union-attr]
+    assert data.startswith(f"| data | `data`, {size:,} bytes, read {epochs:.3g} times (sha256 `")
     assert len([line for line in lines if line.startswith("| a/")]) == len(means) > 0
     assert ("## Limits" in lines) == (by == "width")
     assert ("@misc{wu2024llamapro," in lines) == (by == "depth")
     assert "The base of `run`, restored: its tensors, config and tokenizer are unchanged." in text(tmp_path / "again")
     assert "| `model.safetensors` | equal |" in text(tmp_path / "again")
+
+
+def test_a_hub_id_or_licence_that_no_card_can_hold_is_refused(base: Path, tmp_path: Path) -> None:
+    for stated, message in (
+        ({"base_model": "/home/me/base"}, "--base-model /home/me/base: not a hub id; give owner/name"),
+        (
+            {"licence": "Apache 2"},
+            "--licence Apache 2: not a licence as the hub names it, such as apache-2.0 or llama3.2",
+        ),
+    ):
+        assert refusal(export, str(base), tmp_path / "out", **stated) == message
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("method", "loads_anywhere"), [("fft", {"run"}), ("scale-route", {"whole"})])

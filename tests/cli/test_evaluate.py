@@ -55,7 +55,7 @@ def test_a_suite_of_checkpoints(run_cli: RunCli, world: World, finished: Callabl
         assert row[0][6].partition(" ")[0] == averages[place]
     routed = [f"{100 * (column[1].routed or 0):.2f}" for column in columns]
     assert (shown_base[0][8:], shown_route[0][8:]) == (["-"] * 3, routed)
-    assert "stability: Tiny (limit 4)" in ended.stdout
+    assert "stability: Tiny (first 4)" in ended.stdout
     assert "routed: share of scored tokens" in ended.stdout
 
 

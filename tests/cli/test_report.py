@@ -175,17 +175,23 @@ def test_requirements_in_every_format(run_cli: RunCli, evaluated: Path) -> None:
 def test_seeds(run_cli: RunCli, tmp_path: Path) -> None:
     for seed in (0, 1):
         result(f"seed-{seed}-fft", "fft", [measured("k", 0.5 + seed / 10)], seed=seed).save(tmp_path / f"seed-{seed}")
-    assert "fft (2 seeds)" in run_cli("report", tmp_path, "--seeds").stdout
-    ended = run_cli("report", tmp_path / "seed-0", "--seeds")
-    assert ended.code == 0
-    assert ended.stderr == "--seeds: no two results differ in the seed only; each has its own row\n"
+    assert "fft (2 seeds)" in run_cli("report", tmp_path).stdout
+    assert "seed-1-fft" in run_cli("report", tmp_path, "--no-seeds").stdout
+    for seed in (0, 1):
+        unknown = result(f"lora-seed-{seed}", "lora", [measured("k", 0.5)], seed=seed, base=None)
+        unknown.save(tmp_path / f"unknown-{seed}")
+    assert run_cli("report", tmp_path).stderr == (
+        "--seeds: the whole recipe of lora-seed-0, lora-seed-1 is unknown, so they are not combined; measure them "
+        "again\n"
+    )
 
 
 def test_figures(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = run_cli("report", BIOS, "--figures", tmp_path / "new" / "figures", "--ablation", "lr", "--format", "csv")
     assert ended.code == 0
     assert ended.stdout.startswith("checkpoint,")
-    names = ["frontier.png", "frontier.svg", "curves.png", "curves.svg", "ablation-lr.png", "ablation-lr.svg"]
+    names = [f"{name}.{kind}" for name in ("frontier", "curves", "ablation-lr") for kind in ("png", "svg")]
+    names.append("captions.txt")
     assert ended.stderr == f"figures in {tmp_path}/new/figures: {', '.join(names)}\n"
     assert sorted(path.name for path in (tmp_path / "new" / "figures").iterdir()) == sorted(names)
 

@@ -252,7 +252,9 @@ def test_a_finite_loss_that_rises_is_a_warning(run_cli: RunCli, world: World, tm
     (line,) = (line for line in ended.stderr.splitlines() if line.startswith("warning: "))
     first, *_, last = (line["loss"] for line in lines(tmp_path / "run") if "loss" in line)
     assert last > first
-    assert "| old/perplexity | not finite | " in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    before = next(line["old/perplexity"] for line in lines(tmp_path / "run") if "old/perplexity" in line)
+    assert f"| old/perplexity | {before:.4g} | not finite | " in card
     guess = math.log(len(world.tokenizer))
     guess_of = f"{guess:.3f}, that of a uniform guess among {len(world.tokenizer)} tokens"
     assert line == (

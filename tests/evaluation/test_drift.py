@@ -24,6 +24,7 @@ from scale_cli.data.corpora import Corpus
 from scale_cli.data.windows import WindowOptions, Windows
 from scale_cli.evaluation.base import plan_base
 from scale_cli.evaluation.drift import DriftJob, cosine, divergence_and_agreement, layer_partners
+from scale_cli.evaluation.evaluate import evaluate
 from scale_cli.evaluation.subject import Subject, information, load, targets
 from scale_cli.methods import METHODS
 from scale_cli.model.families import without_layers
@@ -222,6 +223,22 @@ def test_whole_models_do_not_know_their_base(world: World, finished: Callable[..
     assert plan_base(describe(str(tmp_path / "freeze")), None).source == str(tmp_path / "lora")
 
 
+def test_the_only_untrained_model_given_is_the_base(world: World, finished: Callable[..., Run], tmp_path: Path) -> None:
+    plain, trained = str(world.checkpoint("llama")), str(finished("fft").folder)
+    job = DriftJob([corpus_of(world, 2)], WindowOptions(LENGTH), tokens=600)
+    sources = [f"base={plain}", f"fft={trained}", f"wide={finished('scale-preserve').folder}"]
+    values = [
+        {m.name: m.value for m in each.measurements} for each in evaluate(sources, [job], dtype="float32", batch_size=3)
+    ]
+    kl = [each["drift:bios/kl"] for each in values]
+    assert kl[0] == 0 < min(kl[1:])
+    given = measured(trained, [corpus_of(world, 2)], base=plain)
+    assert kl[1] == given["drift:bios kl"].value
+    assert values[2]["drift:bios/cosine"] == 1
+    for alone in ([plain], [plain, f"other={world.checkpoint('llama')}"]):
+        assert "name the base: --base BASE" in refusal(evaluate, alone, [job])
+
+
 def test_a_run_from_random_weights_has_no_base(world: World, tmp_path: Path) -> None:
     """Its unfinished checkpoint points to a folder of which only the config was used."""
     recipe = world.recipe("fft", from_scratch=True, save_steps=1)
@@ -393,6 +410,9 @@ def test_the_cosine_of_equal_vectors_is_one() -> None:
         assert torch.equal(cosine(vectors, vectors.clone()), torch.ones(2000, dtype=torch.float64))
     assert torch.equal(cosine(x[:, :1], -x[:, :1]), -torch.ones(2000, dtype=torch.float64))
     torch.testing.assert_close(cosine(x, x.flip(0)), functional.cosine_similarity(x.double(), x.double().flip(0)))
+    zero = torch.zeros(1, 37)  # the hidden state of a token whose embedding is zero, as of a padding token
+    assert [cosine(zero, zero).item(), cosine(zero, x[:1]).item()] == [1.0, 0.0]
+    assert cosine(torch.full((1, 2), math.nan), torch.zeros(1, 2)).isnan().all()
 
 
 def test_the_divergence_by_hand() -> None:

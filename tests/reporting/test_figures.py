@@ -24,16 +24,10 @@ from scale_cli.core.files import to_json
 from scale_cli.methods import METHODS
 from scale_cli.reporting import figures, style
 from scale_cli.reporting.ablation import ablation
+from scale_cli.reporting.captions import frontier_caption
 from scale_cli.reporting.curves import Panel, panels_of, styles_of
-from scale_cli.reporting.figures import (
-    WHITE,
-    ablation_figure,
-    curve_figure,
-    frontier_figure,
-    inline_svg,
-    pareto_outline,
-    trade_off,
-)
+from scale_cli.reporting.figures import ablation_figure, curve_figure, frontier_figure, pareto_outline, trade_off
+from scale_cli.reporting.inline import inline_svg
 from scale_cli.reporting.style import BASE, OTHER, STYLES, style_of
 from scale_cli.reporting.table import Table, build_table
 from scale_cli.results.groups import ColumnSpec, GroupSpec
@@ -90,7 +84,8 @@ def test_every_method_has_a_colour_and_a_marker_that_can_be_seen() -> None:
 def test_png_and_svg(tmp_path: Path) -> None:
     curve_figure([PANEL, PANEL], {"fft": STYLES["fft"]}, tmp_path / "curves.png", tmp_path / "curves.svg")
     pixels = image.imread(tmp_path / "curves.png")
-    assert pixels.shape[:2] == (840, 2200)
+    assert pixels.shape[1] == 2010  # two columns of a paper, 17 cm at 300 dots per inch
+    assert 780 < pixels.shape[0] < 900
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
     svg = (tmp_path / "curves.svg").read_text(encoding="utf-8")
     assert svg.startswith("<?xml")
@@ -216,7 +211,7 @@ def test_the_trade_off(drawn: Callable[..., Any], tmp_path: Path) -> None:
     table = front("acc", (0.6, 0.1), (0.59, 0.11), (0.58, 0.12), labels="base,fft,far")
     figure = drawn(frontier_figure, table, tmp_path / "f.png")
     (axis,) = figure.axes
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("stability: A, %", "plasticity: K, %")
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("stability: English A, %", "plasticity: Korean K, %")
     assert [text.get_text() for text in axis.texts] == ["base", "fft", "far"]
     bars = [container.lines[2] for container in axis.containers]
     segments = [[np.ptp(bar.get_segments()[0], axis=0).tolist() for bar in pair] for pair in bars]
@@ -246,6 +241,29 @@ def test_labels_do_not_cover_each_other(drawn: Callable[..., Any], tmp_path: Pat
     assert not any(first.overlaps(second) for first, second in itertools.combinations(extents, 2))
     assert figures._overlap(Bbox([[0, 0], [10, 10]]), Bbox([[5, 5], [20, 6]])) == 5
     assert figures._overlap(Bbox([[0, 0], [10, 10]]), Bbox([[10, 0], [20, 10]])) == 0
+
+
+def test_more_than_ten_rows_are_numbered_and_named_in_a_legend(drawn: Callable[..., Any], tmp_path: Path) -> None:
+    names = ["base", *(f"fft at rate {number}" for number in range(10))]
+    rows = [(0.6 - 0.01 * number, 0.1 + 0.02 * number) for number in range(11)]
+    figure = drawn(frontier_figure, front("acc", *rows, labels=",".join(names)), tmp_path / "f.png")
+    assert [text.get_text() for text in figure.axes[0].texts] == [str(number) for number in range(1, 12)]
+    shown = [text.get_text().split("  ") for text in figure.legends[0].get_texts()]
+    assert shown == [[str(number), name] for number, name in enumerate(names, 1)]
+    assert figure.get_figwidth() * 2.54 == pytest.approx(8.5, abs=0.02)
+    ten = drawn(frontier_figure, front("acc", *rows[:10], labels=",".join(names[:10])), tmp_path / "f.png")
+    assert (ten.axes[0].texts[1].get_text(), ten.legends) == ("fft at rate 0", [])
+
+
+def test_an_axis_is_logarithmic_if_one_value_is_far_from_the_rest(drawn: Callable[..., Any]) -> None:
+    near, far = ([(1.0, 0.1), (1.2, 0.3), (1.1, 0.2), (last, 0.4)] for last in (99.0, 200.0))
+    scales = [drawn(frontier_figure, front("perplexity", *rows)).axes[0].get_xscale() for rows in (near, far)]
+    assert scales == ["linear", "log"]
+    caption = frontier_caption(front("perplexity", *far))
+    assert "Logarithmic: stability: English A (lower is better)." in caption
+    assert "Bars: one standard error over the items or documents." in caption
+    losses = {"fft": {"0": [(0, 2.0), (1, 1.5), (2, 1.4)]}, "lora": {"0": [(0, 2.0), (1, 300.0), (2, 1.4)]}}
+    assert drawn(curve_figure, [Panel("Loss", "steps", "nats", False, losses)], {}).axes[0].get_yscale() == "log"
 
 
 # Korean labels
@@ -403,7 +421,9 @@ def test_an_ablation_is_drawn(drawn: Callable[..., Any], tmp_path: Path) -> None
         [8, pytest.approx(40)],
         [16, pytest.approx(50)],
     ]
-    assert (reported_line.get_linestyle(), reported_line.get_markerfacecolor()) == ("--", WHITE)
+    assert (measured_line.get_linestyle(), reported_line.get_linestyle()) == ("-", "--")
+    assert measured_line.get_marker() == reported_line.get_marker() == STYLES["scale-adapt"].marker
+    assert reported_line.get_alpha() < measured_line.get_alpha() == 1
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "base",
         "scale-adapt",

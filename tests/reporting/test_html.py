@@ -190,15 +190,32 @@ def test_a_browser_shows_it(name: str, dark: bool, reports: dict[str, Path], bro
         inside = pixels[box["top"] : box["bottom"], box["left"] : box["right"]]
         assert len(np.unique((inside * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 50
     assert browser.run("document.documentElement.scrollWidth") == 1400  # no horizontal overflow
-    labels = browser.run("[...document.querySelectorAll('#trade-off .plot a text')].map(l => l.textContent)")
-    assert len(labels) == 8
+    labels = browser.run("[...document.querySelectorAll('#trade-off .wide a text')].map(l => l.textContent)")
+    assert len(labels) == (8 if name == "paper-table1" else 19)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["paper-table1", "bios-demo"])
+def test_on_a_phone_every_method_is_on_the_screen(name: str, reports: dict[str, Path], browser: Page) -> None:
+    browser.open(reports[name], dark=False, width=390, height=844)
+    assert browser.run("document.documentElement.scrollWidth") == 390
+    boxes = browser.run(
+        "[...document.querySelectorAll('.narrow .plot, .narrow .plot a')].map(e => e.getBoundingClientRect().toJSON())"
+    )
+    assert len(boxes) > 16  # the plot, and a point and a label per row
+    assert all(0 <= box["left"] < box["right"] <= 390 for box in boxes)
+    assert browser.run("getComputedStyle(document.querySelector('.wide')).display") == "none"
+    hint = "getComputedStyle(document.querySelector('#table .scroll'), '::before').content"
+    assert "scroll sideways" in browser.run(hint)
+    browser.open(reports[name], dark=False, width=1440)
+    assert browser.run(hint) == "none"
 
 
 @pytest.mark.slow
 def test_labels_in_the_plot_do_not_cover_each_other(reports: dict[str, Path], browser: Page) -> None:
     browser.open(reports["paper-table1"], dark=False)
     boxes = browser.run(
-        "[...document.querySelectorAll('#trade-off .plot a text')].map(l => l.getBoundingClientRect().toJSON())"
+        "[...document.querySelectorAll('#trade-off .wide a text')].map(l => l.getBoundingClientRect().toJSON())"
     )
     assert len(boxes) == 8
     for index, box in enumerate(boxes):

@@ -147,7 +147,7 @@ def test_forgetting_is_positive_where_something_is_lost_also_where_lower_is_bett
     assert fft[2] == Entry("0.200", "0.014")
     legend = dict(sheet.legend)
     assert legend["forgetting"] == (
-        "after minus base of the stability column, in bits_per_byte; positive means lost. The base is base."
+        "after minus base of the stability column, in bits per byte; positive means lost. The base is base."
     )
     changes = table_sheet(build_table(results, [BYTES, PLASTIC]), changes=True)
     assert changes.sections[0][0][1] == Entry("+0.200", "0.014")
@@ -166,7 +166,9 @@ def test_what_is_reported_is_told() -> None:
 
 def test_a_table_without_roles_says_how_to_get_them() -> None:
     legend = dict(table_sheet(build_table([result("base", None, [measured("z", 0.5)])], [])).legend)
-    assert legend["stability, plasticity"].endswith("(give --suite, or --stability and --plasticity).")
+    assert legend["stability, plasticity"].endswith(
+        "(call texts old and new, or give --suite, or --stability and --plasticity)."
+    )
 
 
 def test_seeds_in_the_label_and_the_legend() -> None:
@@ -281,6 +283,6 @@ def test_one_definition_of_forgetting_covers_both_directions() -> None:
     ]
     table = build_table(results, [BYTES, replace(PLASTIC, role="stability")])
     assert dict(table_sheet(table).legend)["forgetting"] == (
-        "base minus after of the stability columns, in bits_per_byte and percentage points (after minus base if lower "
+        "base minus after of the stability columns, in bits per byte and percentage points (after minus base if lower "
         "is better); positive means lost. The base is base."
     )

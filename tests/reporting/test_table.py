@@ -184,11 +184,11 @@ def test_a_trial_stands_apart() -> None:
     trial = replace(FFT, measurements=tuple(replace(m, limit=10) for m in FFT.measurements))
     report = table([BASE, trial])
     titles = [group.title for group in report.groups]
-    assert titles == ["English (no limit)", "English (limit 10)", "Korean (no limit)", "Korean (limit 10)"]
+    assert titles == ["English (all)", "English (first 10)", "Korean (all)", "Korean (first 10)"]
     shown = {label: set(report.cells[report.cells["row"] == label]["column"]) for label in ("fft", "base")}
     assert shown["fft"].isdisjoint(shown["base"])
     assert "English was measured with several limits or seeds, which are not compared." in report.notes
-    assert [group.title for group in table([trial]).groups] == ["English (limit 10)", "Korean (limit 10)"]
+    assert [group.title for group in table([trial]).groups] == ["English (first 10)", "Korean (first 10)"]
 
 
 def test_a_column_that_is_missing_takes_the_average_with_it() -> None:
