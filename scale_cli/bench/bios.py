@@ -285,7 +285,7 @@ def _run_row(
 def _check_model(recipe: BiosRecipe) -> None:
     """Raise RequestError for a model that cannot be made or upscaled, or a tokenizer that does not load."""
     from scale_cli.model import LayerShape
-    from scale_cli.surgery.depth import plan_depth
+    from scale_cli.surgery.depth import check_block_init, plan_depth
     from scale_cli.surgery.upscale import DEFAULT_INIT
     from scale_cli.surgery.width import parse_init, plan_width
 
@@ -294,6 +294,9 @@ def _check_model(recipe: BiosRecipe) -> None:
     sizes = {name: value for name, value in recipe.width.items() if name != "init"}
     plan_width(LayerShape.of(config), vocab_size=config.vocab_size, init=init, name="the model", **sizes)
     plan_depth(config.num_hidden_layers, layers=recipe.depth["layers"], name="the model")
+    for upscaling in map(recipe.upscaling, recipe.methods):
+        if upscaling is not None and "init" in upscaling.options:
+            (check_block_init if upscaling.by == "depth" else parse_init)(upscaling.options["init"])
     if recipe.tokenizer not in TOKENIZERS:
         _load_tokenizer(recipe.tokenizer)
 

@@ -138,6 +138,7 @@ class Method:
     size: the option that sets the number of trained parameters; None if the checkpoint alone determines it.
     yardstick: `scale plan` counts the trained parameters of an upscaling with this method. There is one each for
         "width" and "depth".
+    paper: the paper compares it, so it is a default row of benchmarks.
     order: the position in tables and lists, lowest first. look: the appearance in figures; None: the default one.
     """
 
@@ -159,5 +160,6 @@ class Method:
     keeps_base: bool = False
     size: Size | None = None
     yardstick: bool = False
+    paper: bool = False
     order: int = 1000
     look: Look | None = None

@@ -30,7 +30,7 @@ from scale_cli.results.groups import ROLES
 File = Path | io.StringIO
 """Target of a figure: a .png or .svg file, or a buffer for SVG."""
 DPI = 200
-DASHES = dict(zip((curve.start for curve in ROUTER_CURVES), ("-", "--", ":"), strict=True))
+DASHES = dict(zip((curve.start for curve in ROUTER_CURVES), ("-", "--", ":", "-."), strict=True))
 """The line of each curve of routers, by the beginning of their names."""
 QUIET, RULE, GRID, WHITE = "#586069", "#8b939d", "#d6dae0", "#ffffff"
 LOOK: dict[Any, Any] = {
