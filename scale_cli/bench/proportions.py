@@ -45,6 +45,7 @@ FACTORS = {
     "llama-pro": 10,
     "existing-layers": 10,
     "osf": 1,
+    "ewc": 1,
     "freeze": 3,
     "scale-preserve": 20,
     "scale-adapt": 10,

@@ -27,7 +27,7 @@ from scale_cli.results.groups import GroupSpec
 from scale_cli.results.result import BENCH_FILE, Result, write_results
 from scale_cli.training import TrainRecipe
 
-PRESETS = ("demo", "scratch", "small", "medium", "paper")
+PRESETS = ("demo", "controls", "scratch", "small", "medium", "paper")
 """Names of presets by size; no benchmark has all of them."""
 NOT_TRAINING = ("method", "init", "of")
 """Keys of a row that are not training options."""

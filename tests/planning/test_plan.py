@@ -78,6 +78,7 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
         "scale-route": expansion + 13 * w12,
         "existing-layers": 4 * block,
         "osf": osf,
+        "ewc": result.base_parameters,
     }
     assert osf == pytest.approx(result.target_parameters, rel=0.01)
     assert trained(result)["scale-preserve"] == 202_514_688
@@ -91,7 +92,7 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
     assert (rows["fft"].added_parameters, rows["freeze"].added_parameters) == (0, 0)
     n = head + 16 * (block - 2 * 2048)
     e = 128256 * 256 + 16 * (expansion_block - 2 * 256)
-    assert rows["fft"].multiply_adds == 6 * n
+    assert rows["fft"].multiply_adds == rows["ewc"].multiply_adds == 6 * n
     assert rows["lora"].multiply_adds == 4 * n + 6 * 312 * 16 * rank
     assert rows["freeze"].multiply_adds == 2 * n + 4 * (n - 3 * (block - 2 * 2048)) - 2 * head
     assert rows["osf"].multiply_adds == 4 * n + 12 * osf_weights
@@ -106,7 +107,7 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
         2 * (n + 4 * (block - 4096)) + 2 * (15 * (block - 4096) + head) + 2 * 4 * (block - 4096)
     )
     assert {name: row.cache_bytes for name, row in rows.items()} == {
-        **dict.fromkeys(("fft", "lora", "freeze", "existing-layers", "osf"), 2 * 2 * 16 * 8 * 64),
+        **dict.fromkeys(("fft", "lora", "freeze", "existing-layers", "osf", "ewc"), 2 * 2 * 16 * 8 * 64),
         "llama-pro": 2 * 2 * 20 * 8 * 64,
         **dict.fromkeys(("scale-preserve", "scale-adapt"), 2 * 2 * 16 * 9 * 64),
         "scale-route": 2 * 2 * (16 + 13) * 9 * 64,
@@ -128,7 +129,7 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
     assert rows["scale-adapt"].rehearsal_ratio == pytest.approx(rows["scale-adapt"].cost_ratio + 2 * above / (6 * n))
     assert rows["lora"].rehearsal_ratio == pytest.approx(rows["lora"].cost_ratio + 2 / 6)
     copies = {name: row.rehearsal_copy_bytes for name, row in rows.items() if row.rehearsal_copy_bytes}
-    assert copies == dict.fromkeys(("fft", "freeze", "existing-layers"), 2 * result.base_parameters)
+    assert copies == dict.fromkeys(("fft", "freeze", "existing-layers", "ewc"), 2 * result.base_parameters)
 
 
 @pytest.mark.usefixtures("counts_only")
@@ -150,6 +151,7 @@ def test_pythia_160m_by_hand(tmp_path: Path) -> None:
         "scale-adapt": expansion + 4 * 768 * 128,
         "scale-route": expansion + 4 * 768 * 128,
         "existing-layers": 3 * block,
+        "ewc": result.base_parameters,
         "osf": 192 * 12 * ((768 + 2304 + 1) + (768 + 768 + 1) + 2 * (768 + 3072 + 1)),
     }
     assert (trained(result)["scale-route"], trained(result)["llama-pro"]) == (25_083_136, 28_351_488)
@@ -214,8 +216,8 @@ def test_counts_are_those_of_the_checkpoints(name: str, tmp_path: Path) -> None:
         folder = {"plain": base, "width": tmp_path / "width", "depth": tmp_path / "depth"}[row.needs]
         model = METHODS[method].apply(AutoModelForCausalLM.from_pretrained(folder), options[method], blocks)
         assert row.trained_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
-        start = sum(b.numel() * 4 for name, b in model.named_buffers() if "_osf_" in name and b.ndim == 2)
-        assert row.weights_bytes == start + sum(p.numel() * (4 if p.requires_grad else 2) for p in model.parameters())
+        beside = sum(buffer.numel() * 4 for buffer in model.buffers() if buffer.ndim == 2)  # of osf and ewc
+        assert row.weights_bytes == beside + sum(p.numel() * (4 if p.requires_grad else 2) for p in model.parameters())
         assert row.gradients_bytes * 2 == row.optimizer_bytes == 8 * row.trained_parameters
 
 
