@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from transformers import AutoModelForCausalLM
 
 from scale_cli.methods import METHODS, method_options
+from scale_cli.methods.osf import OLDEST_PEFT, has_peft
 from scale_cli.model import ScaleConfig
 from tests.helpers import tiny_base
 
+needs_osf = pytest.mark.skipif(not has_peft(), reason=f"peft before {OLDEST_PEFT} has another OSF")
 LLAMA_1B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",

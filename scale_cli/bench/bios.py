@@ -44,7 +44,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder
 from scale_cli.core.recipe import changed
 from scale_cli.data.options import parse_people
-from scale_cli.methods import DEFAULT_METHOD
+from scale_cli.methods import DEFAULT_METHOD, METHODS
 from scale_cli.results.groups import BIOGRAPHIES
 from scale_cli.training import TrainRecipe
 
@@ -294,7 +294,9 @@ def _check_model(recipe: BiosRecipe) -> None:
     sizes = {name: value for name, value in recipe.width.items() if name != "init"}
     plan_width(LayerShape.of(config), vocab_size=config.vocab_size, init=init, name="the model", **sizes)
     plan_depth(config.num_hidden_layers, layers=recipe.depth["layers"], name="the model")
-    for upscaling in map(recipe.upscaling, recipe.methods):
+    for label in recipe.methods:
+        upscaling, trained = recipe.upscaling(label), recipe.train_recipe(label, seed=0)
+        METHODS[trained.method].resolve(trained.options, config)
         if upscaling is not None and "init" in upscaling.options:
             (check_block_init if upscaling.by == "depth" else parse_init)(upscaling.options["init"])
     if recipe.tokenizer not in TOKENIZERS:

@@ -224,9 +224,13 @@ def plan(
         "depth": choice(deep, {"num_hidden_layers": layers}, _depth_command(opened, layers)),
     }
     for method in METHODS.values():
-        if method.size is not None:
+        if method.size is not None and method.name not in left_out:
             option = method.size.option
-            choices[method.name] = choice(method, {option: getattr(resolved[method.name], option)}, None)
+            try:
+                choices[method.name] = choice(method, {option: getattr(resolved[method.name], option)}, None)
+            except RequestError:  # as for a method that is left out
+                if methods is None or method.name in methods:
+                    raise
     widened = sizer.prepare(wide, sizer.checkpoint("width", added=added))
     return Plan(
         base=base,

@@ -191,7 +191,9 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_made(
 
 
 def test_unknown_presets_methods_and_seeds(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"^--preset dmo: choose demo, small, medium, paper, or give a YAML file$"):
+    with pytest.raises(
+        RequestError, match=r"^--preset dmo: choose demo, controls, small, medium, paper, or give a YAML file$"
+    ):
         load_preset("dmo")
     with pytest.raises(RequestError, match=r"^--methods x,y: choose from fft, scale-route$"):
         load_preset(bench_file(tmp_path), methods=["x", "fft", "y"])

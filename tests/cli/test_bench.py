@@ -79,7 +79,7 @@ BAD = {
     "a base that is not there": (["korean", "--dry-run", "--base", "none"], "none: no such folder"),
     "unknown preset": (
         ["bios", "--preset", "dmo"],
-        "--preset dmo: choose demo, small, medium, paper, or give a YAML file",
+        "--preset dmo: choose demo, controls, small, medium, paper, or give a YAML file",
     ),
     "no seed": (["bios", "--seeds", "x"], "--seeds x: write whole numbers separated by commas, as in 0,1,2"),
     "unknown key": (["bios", "--preset", "unknown.yaml"], "unknown.yaml: unknown key 'peple'; did you mean 'people'?"),

@@ -21,7 +21,7 @@ from scale_cli.planning.plan import Plan, plan
 from scale_cli.planning.sizes import matching_layers
 from scale_cli.surgery import upscale
 from tests.helpers import base_folder, refusal, tiny_base
-from tests.plans import LLAMA_1B, PYTHIA_160M, config_folder, prepared
+from tests.plans import LLAMA_1B, PYTHIA_160M, config_folder, needs_osf, prepared
 
 
 def tiny_config(folder: Path, name: str, **changes: Any) -> str:
@@ -43,6 +43,7 @@ def trained(result: Plan) -> dict[str, int]:
 # -- counts by hand --------------------------------------------------------------------------------------------------
 
 
+@needs_osf
 @pytest.mark.usefixtures("counts_only")
 def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
     base = config_folder(tmp_path / "Llama-3.2-1B", LLAMA_1B)
@@ -132,6 +133,7 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
     assert copies == dict.fromkeys(("fft", "freeze", "existing-layers", "ewc"), 2 * result.base_parameters)
 
 
+@needs_osf
 @pytest.mark.usefixtures("counts_only")
 def test_pythia_160m_by_hand(tmp_path: Path) -> None:
     base = config_folder(tmp_path / "pythia-160m", PYTHIA_160M)
@@ -195,6 +197,7 @@ def test_without_sizes_it_is_the_papers_eighth(tmp_path: Path) -> None:
 # -- counts of real checkpoints --------------------------------------------------------------------------------------
 
 
+@needs_osf
 @pytest.mark.usefixtures("counts_only")
 @pytest.mark.parametrize("name", ["llama-grouped", "llama-biased", "gemma3", "neox"])
 def test_counts_are_those_of_the_checkpoints(name: str, tmp_path: Path) -> None:
@@ -321,6 +324,7 @@ def test_the_nearest_numbers_of_layers_and_ranks() -> None:
 # -- requests --------------------------------------------------------------------------------------------------------
 
 
+@needs_osf
 @pytest.mark.usefixtures("counts_only")
 def test_of_a_hub_id_only_the_config_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
@@ -341,6 +345,20 @@ def test_of_a_hub_id_only_the_config_is_fetched(tmp_path: Path, monkeypatch: pyt
     ]
 
 
+@pytest.mark.usefixtures("counts_only")
+def test_without_osf_the_rest_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scale_cli.methods.osf.has_peft", lambda: False)
+    base = tiny_config(tmp_path / "base", "llama", num_hidden_layers=4)
+    result = plan(base)
+    assert list(result.left_out) == ["osf"]
+    assert list(trained(result)) == [name for name in METHODS if name != "osf"]
+    assert list(result.choices) == ["width", "depth", "lora", "existing-layers"]
+    assert list(plan(base, methods=["fft"]).choices) == ["width", "depth", "lora", "existing-layers"]
+    with pytest.raises(RequestError, match=r"^--method osf: needs peft"):
+        plan(base, effective_rank=0.5)
+
+
+@needs_osf
 @pytest.mark.usefixtures("counts_only")
 def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) -> None:
     base = tiny_config(tmp_path / "base", "llama")

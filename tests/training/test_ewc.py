@@ -63,9 +63,8 @@ def test_the_fisher_information_is_that_of_single_sequences(name: str) -> None:
         logits, labels = base(batch["input_ids"]).logits[0, :-1], batch["labels"][0, 1:]
         predicted += int((labels != -100).sum())
         nats = functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
-        for (key, p), grad in zip(
-            base.named_parameters(), torch.autograd.grad(nats, [*base.parameters()]), strict=True
-        ):
+        gradients = torch.autograd.grad(nats, [*base.parameters()])
+        for key, grad in zip(squares, gradients, strict=True):
             squares[key] += grad.square()
             summed[key] += grad
     assert predicted == 8 + 3 + 8

@@ -1,4 +1,4 @@
-"""The controls and rivals that the paper does not compare: existing layers and OSF."""
+"""OSF is peft's, and its runs do not depend on how a base is decomposed."""
 
 from __future__ import annotations
 
@@ -6,40 +6,19 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
+import peft
 import pytest
 import torch
-from peft import OSFConfig, get_peft_model
 from transformers import AutoConfig
 
 from scale_cli.core.errors import RequestError
 from scale_cli.methods import METHODS, method_options
-from scale_cli.surgery.depth import new_layers, plan_depth
 from tests.helpers import probe, tiny_base
-from tests.methods.test_methods import BLOCKS, applied, blocks, trained
-from tests.plans import PYTHIA_160M
+from tests.methods.test_methods import BLOCKS, applied, trained
+from tests.plans import PYTHIA_160M, needs_osf
 
+pytestmark = needs_osf
 Tolerance = Callable[[torch.dtype], dict[str, Any]]
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-@pytest.mark.parametrize("count", [1, 2, 5, 12])
-def test_existing_layers_are_those_that_llama_pro_would_copy(name: str, count: int) -> None:
-    """As many parameters as its new blocks have, at the depths after which they stand."""
-    model = applied("existing-layers", tiny_base(name, num_hidden_layers=12), train_layers=count)
-    copied = plan_depth(12, layers=12 + count)
-    assert trained(model) == blocks(name, tuple(copied))
-    pro = applied("llama-pro", tiny_base(name, num_hidden_layers=12 + count), tuple(new_layers(copied)))
-    sizes = [sum(p.numel() for p in each.parameters() if p.requires_grad) for each in (model, pro)]
-    assert sizes[0] == sizes[1]
-
-
-def test_a_quarter_of_the_layers_is_trained_unless_given() -> None:
-    for layers, expected in ((3, 1), (8, 2), (12, 3)):
-        config = tiny_base("llama", num_hidden_layers=layers).config
-        options = METHODS["existing-layers"].resolve(method_options({})["existing-layers"], config)
-        assert options.train_layers == expected
-    with pytest.raises(RequestError, match=r"^--train-layers 4: the model has 3 layers; choose 1 to 3$"):
-        applied("existing-layers", tiny_base("llama"), train_layers=4)
 
 
 def osf_model(name: str = "llama-grouped", *, dtype: torch.dtype = torch.float32, share: float = 0.25) -> Any:
@@ -62,10 +41,10 @@ def test_osf_is_pefts(name: str, tolerance: Tolerance) -> None:
     paths = ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"]
     if name != "neox":
         paths = [*(f"self_attn.{x}_proj" for x in "qkvo"), *(f"mlp.{x}_proj" for x in ("gate", "up", "down"))]
-    config = OSFConfig(effective_rank=0.25, target_modules=paths, task_type="CAUSAL_LM")
-    ours, peft = osf_model(name), get_peft_model(tiny_base(name), config)
+    config = peft.OSFConfig(effective_rank=0.25, target_modules=paths, task_type="CAUSAL_LM")
+    ours, theirs = osf_model(name), peft.get_peft_model(tiny_base(name), config)
     layers = BLOCKS[name][0]
-    assert trained(ours) == trained(peft)
+    assert trained(ours) == trained(theirs)
     assert trained(ours) == {
         f"base_model.model.{layers}.{layer}.{path}.osf_svd_params.default.{part}_low"
         for layer in range(3)
@@ -76,10 +55,10 @@ def test_osf_is_pefts(name: str, tolerance: Tolerance) -> None:
     with torch.no_grad():
         before = tiny_base(name)(probe()).logits
         torch.testing.assert_close(ours(probe()).logits, before, **close)
-        for model in (ours, peft):
+        for model in (ours, theirs):
             disturb(model)
         logits = ours(probe()).logits
-        assert torch.equal(logits, peft(probe()).logits)
+        assert torch.equal(logits, theirs(probe()).logits)
         assert not torch.allclose(logits, before, **close)
         merged = METHODS["osf"].merged(ours)  # type: ignore[misc]
         torch.testing.assert_close(merged(probe()).logits, logits, **close)
