@@ -44,7 +44,7 @@ FACTORS = {
     "lora": 5,
     "llama-pro": 10,
     "existing-layers": 10,
-    "osf": 1,
+    "osf": 10,
     "ewc": 1,
     "freeze": 3,
     "scale-preserve": 20,

@@ -32,7 +32,9 @@ CHILD = "ewc"
 class EwcOptions:
     """The anchor's weight, and the old text on which it is measured."""
 
-    ewc_weight: float = option(1.0, help="Weight of ewc's anchor; 1: that of the KL per token of old text.")
+    ewc_weight: float = option(
+        30.0, help="Weight of ewc's anchor, in units of the KL per token of old text that it estimates."
+    )
     ewc_data: str = option(
         SAMPLED,
         help="Old text of ewc: self for texts that the base samples, or a SOURCE as in --data. Beside questions, a "
