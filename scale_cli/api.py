@@ -88,7 +88,8 @@ def evaluate(
 
     checkpoints: of any kind, or LABEL=CHECKPOINT. measurements: the arguments of `evaluation.request.request`, such as
         `suites=["english"]`, `texts=["old=english.jsonl"]`, `bios=Path("bios")`, `drift=True`, `limit=10`.
-    routers: "none", "cosine:TAU", "mixture:SHARE:PRIOR", "interpolate:WEIGHT"; empty for the checkpoint's own.
+    routers: "none", "cosine:TAU", "mixture:SHARE:PRIOR", "interpolate:WEIGHT", "weights:SHARE"; empty for the
+        checkpoint's own.
     base: for drift, and for routers of checkpoints that are not widened; None for the one that each was trained from.
     revision: branch, tag or commit of the hub ids. out: folder for the results; measurements in it are not repeated.
     dtype: "float32", "bfloat16" or "float16"; None takes bfloat16 on a GPU and the stored dtype on a CPU.

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from transformers import AutoModelForCausalLM
 
 from scale_cli.methods import METHODS, method_options
+from scale_cli.methods.osf import OLDEST_PEFT, has_peft
 from scale_cli.model import ScaleConfig
 from tests.helpers import tiny_base
 
+needs_osf = pytest.mark.skipif(not has_peft(), reason=f"peft before {OLDEST_PEFT} has another OSF")
 LLAMA_1B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -59,7 +62,9 @@ def config_folder(folder: Path, config: dict[str, Any]) -> str:
 
 def prepared(method: str, name: str = "llama-grouped", *, layers: int = 4) -> Any:
     """A tiny model with values as a method trains it; an even number of layers, two more under llama-pro."""
-    options = method_options({"preserve_layers": layers // 2, "freeze_layers": layers // 2, "lora_r": 4})[method]
+    options = method_options(
+        {"preserve_layers": layers // 2, "freeze_layers": layers // 2, "lora_r": 4, "train_layers": layers // 2}
+    )[method]
     needs = METHODS[method].needs[0]
     new_layers = (layers // 2, layers + 1) if needs == "depth" else ()
     base = tiny_base(name, vocab_size=256, num_hidden_layers=layers + len(new_layers))

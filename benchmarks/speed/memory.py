@@ -13,7 +13,7 @@ from benchmarks.command import Result
 from benchmarks.speed import frame
 from benchmarks.speed.frame import Target, in_own_process
 from benchmarks.speed.shapes import SHAPES, Shape, ShapeName
-from benchmarks.speed.train_step import ALL_METHODS, Methods, build, parse_methods, prepare, step, tokens
+from benchmarks.speed.train_step import PAPER_METHODS, Methods, build, parse_methods, prepare, step, tokens
 from scale_cli.core.records import forget_peak_memory, peak_memory_bytes
 from scale_cli.methods import DEFAULT_METHOD, METHODS
 from scale_cli.methods.step import halve_frozen
@@ -67,7 +67,7 @@ def targets(lines: list[dict[str, Any]], shape: str) -> list[Target]:
 
 def main(
     shape: ShapeName = "llama-small",
-    methods: Methods = ALL_METHODS,
+    methods: Methods = PAPER_METHODS,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences per step.  [the shape's]")] = None,
     seq_length: Annotated[int | None, typer.Option(min=1, help="Tokens per sequence.  [the shape's]")] = None,
     estimate_only: Annotated[bool, typer.Option("--estimate", help="Take no steps; estimate in bfloat16.")] = False,

@@ -15,14 +15,14 @@ from benchmarks.command import Result
 from benchmarks.speed import frame
 from benchmarks.speed.frame import Target, clocked, interleave, over_first
 from benchmarks.speed.shapes import SHAPES, Shape, ShapeName, base_config
-from scale_cli.methods import DEFAULT_METHOD, METHODS, method_options, yardstick
+from scale_cli.methods import DEFAULT_METHOD, METHODS, method_options, paper_methods, yardstick
 from scale_cli.methods.cost import Cost, linear_weights
 from scale_cli.methods.step import halve_frozen, step_arguments
 from scale_cli.model import ScaleConfig, ScaleForCausalLM
 from scale_cli.planning.sizes import matching_layers
 from scale_cli.surgery import depth
 
-ALL_METHODS = ",".join(METHODS)
+PAPER_METHODS = ",".join(paper_methods())
 Methods = Annotated[str, typer.Option(help=f"Methods, separated by commas. {DEFAULT_METHOD} is always added.")]
 WIDENED = tuple(name for name, method in METHODS.items() if "width" in method.needs)
 """The methods that train a widened model."""
@@ -154,7 +154,7 @@ def targets(lines: pd.DataFrame, *, device: str) -> list[Target]:
     for method, most in limits.items():
         if method in ratios:
             judged.append(Target(f"{method} / {DEFAULT_METHOD}", ratios[method], most))
-            matched = [name for name in ratios.index if METHODS[name].size is not None]
+            matched = [name for name in ratios.index if METHODS[name].size is not None and METHODS[name].paper]
             judged += [Target(f"{method} / {name}", ratios[method] / ratios[name], 1.0) for name in matched]
     return judged
 
@@ -166,7 +166,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
 
 def main(
     shape: ShapeName = "llama-small",
-    methods: Methods = ALL_METHODS,
+    methods: Methods = PAPER_METHODS,
     repetitions: frame.Repetitions = 15,
     warmup: frame.Warmup = 2,
     precision: Annotated[

@@ -44,7 +44,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.files import new_folder
 from scale_cli.core.recipe import changed
 from scale_cli.data.options import parse_people
-from scale_cli.methods import DEFAULT_METHOD
+from scale_cli.methods import DEFAULT_METHOD, METHODS
 from scale_cli.reporting import runs
 from scale_cli.results.groups import BIOGRAPHIES
 from scale_cli.training import TrainRecipe
@@ -286,7 +286,7 @@ def _run_row(
 def _check_model(recipe: BiosRecipe) -> None:
     """Raise RequestError for a model that cannot be made or upscaled, or a tokenizer that does not load."""
     from scale_cli.model import LayerShape
-    from scale_cli.surgery.depth import plan_depth
+    from scale_cli.surgery.depth import check_block_init, plan_depth
     from scale_cli.surgery.upscale import DEFAULT_INIT
     from scale_cli.surgery.width import parse_init, plan_width
 
@@ -295,6 +295,11 @@ def _check_model(recipe: BiosRecipe) -> None:
     sizes = {name: value for name, value in recipe.width.items() if name != "init"}
     plan_width(LayerShape.of(config), vocab_size=config.vocab_size, init=init, name="the model", **sizes)
     plan_depth(config.num_hidden_layers, layers=recipe.depth["layers"], name="the model")
+    for label in recipe.methods:
+        upscaling, trained = recipe.upscaling(label), recipe.train_recipe(label, seed=0)
+        METHODS[trained.method].resolve(trained.options, config)
+        if upscaling is not None and "init" in upscaling.options:
+            (check_block_init if upscaling.by == "depth" else parse_init)(upscaling.options["init"])
     if recipe.tokenizer not in TOKENIZERS:
         _load_tokenizer(recipe.tokenizer)
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scale_cli.core.errors import RequestError
-from scale_cli.methods import METHODS
+from scale_cli.methods import paper_methods
 
 PRETRAINED = 5 / 6
 """The share of the people whose biographies are pre-trained."""
@@ -43,6 +43,9 @@ FACTORS = {
     "fft": 1,
     "lora": 5,
     "llama-pro": 10,
+    "existing-layers": 10,
+    "osf": 10,
+    "ewc": 1,
     "freeze": 3,
     "scale-preserve": 20,
     "scale-adapt": 10,
@@ -64,7 +67,7 @@ def with_proportions(values: Mapping[str, Any]) -> dict[str, Any]:
         return dict(values)
     derived = proportions(values["people"])
     stages = dict(values.get("stages", {}))
-    rows = values.get("methods", {name: {} for name in METHODS})
+    rows = values.get("methods", {name: {} for name in paper_methods()})
     unit = derived["stages"]["task1"].pop("lr")
     if "lr" not in (stages.get("task1") or {}):
         rows = {

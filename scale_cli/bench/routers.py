@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scale_cli.bench.stages import BenchRecipe, label_of, processes
-from scale_cli.checkpoints.router import label_under
+from scale_cli.checkpoints.router import is_average, label_under
 from scale_cli.reporting.curves import ROUTER_CURVES, Panel, router_curve
 from scale_cli.results.measurement import Measurement
 from scale_cli.results.result import Result, read_result
@@ -31,6 +31,12 @@ def check_routers(recipe: BenchRecipe) -> None:
             check_reading(text, recipe.preset)
 
 
+def routers_of(recipe: BenchRecipe, label: str) -> list[str]:
+    """The recipe's routers that a row can have: only weights of the base itself are averaged with the base's."""
+    plain = recipe.upscaling(label) is None
+    return [text for text in recipe.routers if plain or not is_average(text)]
+
+
 def measure_row(
     recipe: BenchRecipe,
     label: str,
@@ -48,17 +54,18 @@ def measure_row(
     jobs, frontier_jobs: make the `Job`s, called only if there is something to measure. Measurements that are in `out`
         already are not repeated.
     """
-    from scale_cli.checkpoints import router
     from scale_cli.evaluation.evaluate import evaluate
 
-    wanted = [(ROUTED, recipe.routers, jobs())] if recipe.routers else []
-    wanted += [(FRONTIER, router.FRONTIER, frontier_jobs())] if recipe.frontier else []
-    for folder, routers, own_jobs in wanted:
+    routers = routers_of(recipe, label)
+    wanted = [(ROUTED, jobs())] if routers else []
+    wanted += [(FRONTIER, frontier_jobs())] if recipe.frontier else []
+    for folder, own_jobs in wanted:
         evaluate(
             [f"{label}={run}"],
             own_jobs,
             out=out / folder,
-            routers=routers,
+            routers=routers if folder == ROUTED else (),
+            frontier=folder == FRONTIER,
             base=base,
             command=recipe.command,
             progress=lambda job, total: progress(job, total, done=0),
@@ -74,7 +81,7 @@ def routed_results(
     row: the result without a router. label: of the row in the recipe. out: folder of the seed. task_of: the name in the
     benchmark of a measurement's task.
     """
-    for router in recipe.routers:
+    for router in routers_of(recipe, label):
         measured = read_result(out / ROUTED / label_under(label, router))
         if measured is not None:
             info = replace(

@@ -27,7 +27,7 @@ from scale_cli.results.groups import GroupSpec
 from scale_cli.results.result import BENCH_FILE, Result, write_results
 from scale_cli.training import TrainRecipe
 
-PRESETS = ("demo", "scratch", "small", "medium", "paper")
+PRESETS = ("demo", "controls", "scratch", "small", "medium", "paper")
 """Names of presets by size; no benchmark has all of them."""
 NOT_TRAINING = ("method", "init", "of")
 """Keys of a row that are not training options."""
@@ -50,8 +50,8 @@ class BenchRecipe:
 
     preset: name of a preset, or its YAML file. width, depth: sizes for `upscale`. seeds: one repetition per seed.
     methods: the rows of the table, by label: a row's training options, in addition to the shared ones. A label is a
-        method's name, or any other word if the row names its method under `method`. A row with `init` has a widened
-        base of its own.
+        method's name, or any other word if the row names its method under `method`. A row with `init` has an
+        upscaled base of its own.
     routers: routers under which every row is measured besides, together with its base, as rows of their own.
     frontier: whether every row is also measured under the routers of `scale eval --frontier`, for a figure.
     gpus: number of processes that share a training step, as torchrun starts them.
@@ -140,12 +140,10 @@ class BenchRecipe:
         by = METHODS[self.method_of(label)].needs[0]
         if by == "plain":
             return None
-        if by == "depth":
-            return Upscaling("depth", "depth", self.depth)
-        init = self.methods[label].get("init")
+        sizes, init = self.depth if by == "depth" else self.width, self.methods[label].get("init")
         if init is None:
-            return Upscaling("width", "width", self.width)
-        return Upscaling(f"width-{init}", "width", dict(self.width) | {"init": init})
+            return Upscaling(by, by, sizes)
+        return Upscaling(f"{by}-{init}", by, dict(sizes) | {"init": init})
 
 
 Recipe = TypeVar("Recipe", bound=BenchRecipe)

@@ -110,9 +110,9 @@ def evaluate(
     router: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure with this router: none, cosine:TAU, mixture:SHARE[:PRIOR], interpolate:WEIGHT; may be "
-            "repeated. A checkpoint that is not widened needs a second forward pass, of its base.  [the checkpoint's "
-            "own]"
+            help="Measure with this router: none, cosine:TAU, mixture:SHARE[:PRIOR], interpolate:WEIGHT, "
+            "weights:SHARE (of the trained weights, the rest of the base); may be repeated. A checkpoint that is not "
+            "widened needs a second forward pass, of its base.  [the checkpoint's own]"
         ),
     ] = None,
     frontier: Annotated[
@@ -146,7 +146,7 @@ def evaluate(
     from scale_cli.evaluation.evaluate import evaluate as run
     from scale_cli.evaluation.request import request
 
-    routers = list(dict.fromkeys([*(router or ()), *(FRONTIER if frontier else ())]))
+    routers = list(dict.fromkeys(router or ()))
     first_process = os.environ.get("RANK", "0") == "0"
     requested = request(
         suites=suite or (),
@@ -159,7 +159,7 @@ def evaluate(
         drift=drift,
         base=base,
         drift_tokens=drift_tokens,
-        routers=routers,
+        routers=[*routers, *(FRONTIER if frontier else ())],
         num_fewshot=num_fewshot,
         limit=limit,
         chat=apply_chat_template,
@@ -174,6 +174,7 @@ def evaluate(
         requested.jobs,
         out=out,
         routers=routers,
+        frontier=frontier,
         base=base,
         revision=revision,
         dtype=None if dtype == "auto" else dtype,

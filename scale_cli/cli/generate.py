@@ -61,7 +61,7 @@ def generate(
         list[str] | None,
         typer.Option(
             help="Predict with this router, as in scale eval: none, cosine:TAU, mixture:SHARE[:PRIOR], "
-            "interpolate:WEIGHT; may be repeated.  [the checkpoint's own]"
+            "interpolate:WEIGHT, weights:SHARE; may be repeated.  [the checkpoint's own]"
         ),
     ] = None,
     base: Base = None,

@@ -24,8 +24,12 @@ def upscale(
     ] = None,
     layers: Annotated[int | None, typer.Option(help="Depth: total number of layers, at most twice the base's.")] = None,
     init: Annotated[
-        str, typer.Option(help="Width: initial W21 and W22, each zero, random or svd. A single word sets both.")
-    ] = "svd,zero",
+        str | None,
+        typer.Option(
+            help="Width: initial W21 and W22, each zero, random or svd; one word sets both.  [svd,zero] Depth: copy or "
+            "random, the initial values of new blocks, whose output matrices are zero.  [copy]"
+        ),
+    ] = None,
     svd_solver: Annotated[
         Literal["auto", "full", "randomized"],
         typer.Option(
@@ -66,7 +70,7 @@ def upscale(
     table = Table("written to", str(out))
     for name, size in result.sizes.items():
         table.add_row(f"{'added ' if by == 'width' else ''}{name}", f"{size:,}")
-    if by == "width" and set(init.split(",")) == {"zero"}:
+    if by == "width" and init is not None and set(init.split(",")) == {"zero"}:
         say("zero for both W21 and W22: added heads and feed-forward features get no gradient and never learn")
     if not result.has_tokenizer:
         say(f"{base} has no tokenizer, so {out} has none; add one before use")

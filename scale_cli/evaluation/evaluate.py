@@ -92,6 +92,7 @@ def evaluate(
     *,
     out: Path | None = None,
     routers: Sequence[str] = (),
+    frontier: bool = False,
     base: str | None = None,
     revision: str | None = None,
     dtype: str | None = None,
@@ -106,6 +107,7 @@ def evaluate(
     sources: checkpoints of any kind, or LABEL=CHECKPOINT.
     out: folder of the results, written after every job. Measurements that it already holds are not repeated.
     routers: to measure checkpoints with, each as a result of its own; empty for the checkpoint's own.
+    frontier: besides, the routers that show the trade-off of a training.
     base: the base for routers of checkpoints that are not widened; None for the one that each was trained from.
     revision: branch, tag or commit of the hub ids among the sources.
     dtype: of the weights, a name of `DTYPES`; None takes bfloat16 on a GPU and the stored dtype on a CPU.
@@ -119,7 +121,8 @@ def evaluate(
     _check(batch_size=batch_size, dtype=dtype, seed=seed, out=out)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=JOINING)
     first = state.is_main_process
-    described = targets(sources, routers=routers, base=base, revision=revision, dtype=dtype, device=state.device)
+    read: dict[str, Any] = {"routers": routers, "frontier": frontier, "base": base}
+    described = targets(sources, **read, revision=revision, dtype=dtype, device=state.device)
     results = [_earlier_result(target, out) for target in described]
     missing = [
         [job for job in jobs if result is None or not job.done(result, target, seed)]

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import GenerationMixin, PreTrainedModel
 
+from scale_cli.checkpoints.router import WEIGHTS
 from scale_cli.model.configuration_scale import checked_router
 from scale_cli.model.mixture import read, valid_tokens
 from scale_cli.model.outputs import ScaleOutput
@@ -16,7 +18,8 @@ from scale_cli.model.outputs import ScaleOutput
 class Pair(PreTrainedModel, GenerationMixin):
     """A trained model and its base as one causal LM under a router, for comparison with widened models.
 
-    Every forward pass costs one of each, except without a router, which is the trained model alone. It keeps no
+    Every forward pass costs one of each, except without a router, which is the trained model alone, and with averaged
+    weights, which are one model. It keeps no
     key/value cache, so `generate` reads the whole text for each token. It is not made to be trained or saved.
     """
 
@@ -28,6 +31,7 @@ class Pair(PreTrainedModel, GenerationMixin):
         nn.Module.__init__(self)
         self.config = trained.config
         self.trained, self.base = trained, base
+        self.averaged: dict[str, Tensor] | None = None
         self.router: dict[str, Any] | None = None
         self.generation_config = trained.generation_config
         self.eval()
@@ -47,9 +51,18 @@ class Pair(PreTrainedModel, GenerationMixin):
     def set_router(self, router: dict[str, Any] | None) -> None:
         """Choose how the two predictions become one.
 
-        router: as in `ScaleConfig`, of the kind mixture or interpolate. Raises ValueError for any other.
+        router: as in `ScaleConfig`, of the kind mixture or interpolate, or {"kind": "weights", "share": s}: one model
+            whose weights are base + s (trained - base); both models have the same parameters.
+        Raises ValueError for any other, and for weights of models with different parameters.
         """
-        self.router = None if router is None else checked_router(router, has_two_paths=False)
+        if router == self.router:
+            return
+        self.averaged = None
+        if router is not None and router.get("kind") == WEIGHTS:
+            self.router = router
+            self.averaged = average(self.base, self.trained, router["share"])
+        else:
+            self.router = None if router is None else checked_router(router, has_two_paths=False)
 
     @torch.no_grad()
     def forward(
@@ -68,12 +81,17 @@ class Pair(PreTrainedModel, GenerationMixin):
         Returns `ScaleOutput` with logits (B, T or kept, vocabulary), and `preserved` under a mixture router.
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
-        logits = self.trained(**given, use_cache=False).logits
-        needs_base = self.router is not None or output_base_logits
+        router = self.router
+        if self.averaged is not None:
+            router = None  # there is one prediction
+            logits = functional_call(self.trained, self.averaged, kwargs=given | {"use_cache": False}).logits
+        else:
+            logits = self.trained(**given, use_cache=False).logits
+        needs_base = router is not None or output_base_logits
         base_logits = self.base(**given, use_cache=False).logits if needs_base else logits
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         combined, preserved = read(
-            self.router,
+            router,
             base_logits,
             logits,
             input_ids,
@@ -101,3 +119,19 @@ class Pair(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.trained.get_output_embeddings()
+
+
+@torch.no_grad()
+def average(base: nn.Module, trained: nn.Module, share: float) -> dict[str, Tensor]:
+    """base + share (trained - base) for every parameter, by name; a tied one once. Computed in float32 or better.
+
+    Raises ValueError if the models have different parameters.
+    """
+    averaged = {}
+    theirs, ours = (dict(model.named_parameters()) for model in (base, trained))
+    if {name: p.shape for name, p in theirs.items()} != {name: p.shape for name, p in ours.items()}:
+        raise ValueError("the base has other parameters, so there is no average of both")
+    for name, own in ours.items():
+        wide = torch.promote_types(own.dtype, torch.float32)
+        averaged[name] = torch.lerp(theirs[name].to(wide), own.to(wide), share).to(own.dtype)
+    return averaged

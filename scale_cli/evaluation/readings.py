@@ -35,7 +35,7 @@ class Sums(NamedTuple):
 
 def is_reading(router: Router) -> bool:
     """Whether a router only combines the two predictions, so that one forward pass serves it and others."""
-    return router is None or router.get("kind", "cosine") != "cosine"
+    return router is None or router.get("kind") in ("mixture", "interpolate")
 
 
 @contextlib.contextmanager

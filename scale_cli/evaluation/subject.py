@@ -22,7 +22,16 @@ from scale_cli.checkpoints.load import (
     stored_dtype,
     trained_dtype,
 )
-from scale_cli.checkpoints.router import check_reading, label_under, parse_router, router_of, set_router
+from scale_cli.checkpoints.router import (
+    WEIGHTS,
+    check_reading,
+    frontier_of,
+    is_average,
+    label_under,
+    parse_router,
+    router_of,
+    set_router,
+)
 from scale_cli.checkpoints.schemas import read_run
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import read_json, shortest_ends
@@ -84,7 +93,7 @@ class Subject:
     @property
     def has_routed(self) -> bool:
         """Whether the model's output has `preserved`, the tokens that took the preserve branch."""
-        return self.router is not None and self.router.get("kind", "cosine") != "interpolate"
+        return self.router is not None and self.router.get("kind", "cosine") not in ("interpolate", WEIGHTS)
 
     def under(self, target: Target) -> Subject:
         """The same model as the subject of another target of its checkpoint, under that target's router."""
@@ -97,6 +106,7 @@ def targets(
     sources: Sequence[str],
     *,
     routers: Sequence[str] = (),
+    frontier: bool = False,
     base: str | None = None,
     revision: str | None = None,
     dtype: str | None,
@@ -106,6 +116,7 @@ def targets(
 
     sources: checkpoints of any kind, or LABEL=CHECKPOINT. revision: of the hub ids among them.
     routers: to measure every checkpoint with, each a target of its own; empty for the checkpoint's own router.
+    frontier: besides, the routers that show the trade-off of a training.
     base: the base for routers of checkpoints that are not widened; None for the one that each was trained from.
     dtype: a name of `DTYPES`; None takes bfloat16 on a GPU and the stored dtype on a CPU.
     Raises RequestError for a source that is not a whole checkpoint or has no tokenizer, for a repeated label, and for a
@@ -130,7 +141,8 @@ def targets(
         stored = "bfloat16" if device.type == "cuda" else _stored_dtype(checkpoint)
         companions = companions_fingerprint(checkpoint)
         plain = Target(label, checkpoint, fingerprint(checkpoint), dtype or stored, companions, listed_base=listed_base)
-        described += _under_routers(plain, routers, base) if routers else [plain]
+        own = dict.fromkeys([*routers, *(frontier_of(checkpoint) if frontier else ())])
+        described += _under_routers(plain, tuple(own), base) if own else [plain]
     return described
 
 
@@ -148,7 +160,7 @@ def _under_routers(target: Target, routers: Sequence[str], base: str | None) -> 
         if model is not None:
             set_router(model, text, checkpoint.source)
         elif text != "none":
-            check_reading(text, checkpoint.source)
+            check_reading(text, checkpoint.source, kind=checkpoint.kind)
             plan = planned = planned or plan_base(checkpoint, base, f"--router {text}")
             identity["base"] = plan.version
         label = label_under(target.label, text)
@@ -168,8 +180,8 @@ def load(target: Target, *, device: torch.device, batch_size: int | None, seed: 
 def information(target: Target, model: Any) -> CheckpointInfo:
     """The description of a checkpoint in results. model: the loaded model, whose parameters are counted."""
     checkpoint = target.checkpoint
-    if target.base is None and isinstance(model, Pair):
-        model = model.trained
+    if isinstance(model, Pair) and (target.base is None or is_average(target.router or "")):
+        model = model.trained  # one model predicts
     trainings = _trainings(checkpoint)
     latest = trainings[-1] if trainings else {}
     info = CheckpointInfo(

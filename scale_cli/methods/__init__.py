@@ -28,6 +28,7 @@ from scale_cli.methods.method import (
     Look,
     Method,
     NoOptions,
+    OldTexts,
     Request,
     Size,
     Step,
@@ -104,6 +105,11 @@ def method_names() -> tuple[str, ...]:
     return tuple(METHODS)
 
 
+def paper_methods() -> tuple[str, ...]:
+    """The names of the methods that the paper compares, in the order of tables."""
+    return tuple(name for name, method in METHODS.items() if method.paper)
+
+
 def option_classes() -> dict[str, type]:
     """The option class of every method, by the method's name."""
     return {name: method.options for name, method in METHODS.items()}
@@ -151,6 +157,7 @@ __all__ = [
     "Look",
     "Method",
     "NoOptions",
+    "OldTexts",
     "Request",
     "Size",
     "Step",
@@ -159,6 +166,7 @@ __all__ = [
     "method_options",
     "option_classes",
     "own_values",
+    "paper_methods",
     "register",
     "trained_parameters",
     "yardstick",

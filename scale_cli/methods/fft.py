@@ -25,6 +25,7 @@ FFT = Method(
     apply=apply,
     cost=by_layers,  # 6N
     trains_all=True,
+    paper=True,
     order=0,
     look=Look("#c8452d", "#ff7f66", "o"),
 )

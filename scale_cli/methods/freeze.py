@@ -51,6 +51,7 @@ FREEZE = Method(
     apply=apply,
     options=FreezeOptions,
     cost=by_layers,  # 2N + 4 x (weights above the frozen layers) - 2 x (weights of a frozen head)
+    paper=True,
     order=3,
     look=Look("#6b7280", "#a3acb8", "v"),
 )

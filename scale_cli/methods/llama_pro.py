@@ -38,6 +38,7 @@ LLAMA_PRO = Method(
     cost=cost,
     teacher=without_new_blocks,
     yardstick=True,
+    paper=True,
     order=2,
     look=Look("#8a4f9e", "#cb9fe0", "^"),
 )

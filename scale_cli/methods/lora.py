@@ -99,6 +99,7 @@ LORA = Method(
     teacher=without_adapters,
     merged=merged,
     size=Size("lora_r", nearest_rank),
+    paper=True,
     order=1,
     look=Look("#a86f00", "#e3ad4f", "s"),
 )

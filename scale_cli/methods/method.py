@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -75,6 +75,20 @@ class ExtraData:
 
 
 @dataclass(frozen=True)
+class OldTexts:
+    """Texts of what the base knows.
+
+    option: the flag that names them, for messages. source: "self" for texts that the base samples, or a source as in
+    `--data`. people: "A:B", of a gen-bios folder; None: all. count: number of sequences.
+    """
+
+    option: str
+    source: str
+    people: str | None
+    count: int
+
+
+@dataclass(frozen=True)
 class Step:
     """The arguments of `Method.loss`: one batch of a training step, on the model's device.
 
@@ -126,6 +140,9 @@ class Method:
     resolve: (options, config) -> the options for a model with this config, defaults filled in for None.
     loss: (step) -> the loss of a batch, (). The default is the model's own loss.
     extra_data: (request) -> additional data, or None. Its batches are `Step.extra`.
+    old_texts: (options) -> texts of what the base knows that `begin` reads, or None.
+    begin: (model, texts) -> None. Called before the first step, with the model on its device and the old texts as
+        batches of one sequence. `stored` includes what it leaves in the model, as a resumed run does not call it again.
     cost: (model) -> the cost per token of the model that `apply` returned; the model may be on the meta device.
     stored: (model) -> the tensors that a run stores, by their names in the model's state dict. Saving reads them,
         loading fills them in place.
@@ -138,6 +155,8 @@ class Method:
     size: the option that sets the number of trained parameters; None if the checkpoint alone determines it.
     yardstick: `scale plan` counts the trained parameters of an upscaling with this method. There is one each for
         "width" and "depth".
+    shards: whether the model may be spread over several processes.
+    paper: the paper compares it, so it is a default row of benchmarks.
     order: the position in tables and lists, lowest first. look: the appearance in figures; None: the default one.
     """
 
@@ -151,6 +170,8 @@ class Method:
     resolve: Callable[[Any, Any], Any] = lambda options, config: options
     loss: Callable[[Step], Tensor] = lambda step: step.forward()[0]
     extra_data: Callable[[Request], ExtraData | None] = lambda request: None
+    old_texts: Callable[[Any], OldTexts | None] = lambda options: None
+    begin: Callable[[Any, Iterable[Mapping[str, Tensor]]], None] = lambda model, texts: None
     cost: Callable[[Any], costs.Cost] = costs.by_model
     stored: Callable[[Any], dict[str, Tensor]] = trained_parameters
     merged: Callable[[Any], Any] | None = None
@@ -159,5 +180,7 @@ class Method:
     keeps_base: bool = False
     size: Size | None = None
     yardstick: bool = False
+    shards: bool = True
+    paper: bool = False
     order: int = 1000
     look: Look | None = None

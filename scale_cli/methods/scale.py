@@ -115,6 +115,7 @@ PRESERVE = Method(
     cost=two_streams,
     teacher=own_base,
     keeps_base=True,
+    paper=True,
     order=4,
     look=Look("#0f7f5c", "#43c99c", "o"),
 )
@@ -130,6 +131,7 @@ ADAPT = Method(
     cost=two_streams,
     teacher=own_base,
     yardstick=True,
+    paper=True,
     order=5,
     look=Look("#1f86bd", "#63b9ea", "s"),
 )
@@ -144,6 +146,7 @@ ROUTE = Method(
     resolve=resolve,
     cost=two_streams,
     teacher=own_base,
+    paper=True,
     order=6,
     look=Look("#1b4fa8", "#86abff", "D"),
 )

@@ -236,13 +236,26 @@ def module_of(role: str) -> str:
     return "attention" if role in ATTENTION_ROLES else "ffn"
 
 
+def fused_features(family: Family, shape: LayerShape) -> list[tuple[int, int]]:
+    """(out_features, in_features) of each linear map of a layer, a fused map once, in the order of `linear_paths`."""
+    features = []
+    for path in family.linear_paths():
+        parts = [shape.features(role) for role in ROLES if family.path(role) == path]
+        features.append((sum(out for out, _ in parts), parts[0][1]))
+    return features
+
+
 def lora_parameters(family: Family, shape: LayerShape, num_layers: int) -> int:
     """The parameters of a LoRA of rank 1 on every linear map: the sum of in + out features, a fused map once."""
-    total = 0
-    for path in family.linear_paths():
-        features = [shape.features(role) for role in ROLES if family.path(role) == path]
-        total += sum(out for out, _ in features) + features[0][1]
-    return total * num_layers
+    return num_layers * sum(map(sum, fused_features(family, shape)))
+
+
+def group_ends(layers: int, groups: int) -> list[int]:
+    """The indices of the last layers of `groups` groups of consecutive layers, from the bottom.
+
+    Group j ends at layer floor((j + 1) layers / groups) - 1. LLaMA Pro (arXiv 2401.02415) copies these layers.
+    """
+    return [(j + 1) * layers // groups - 1 for j in range(groups)]
 
 
 def without_layers(model: Any, layers: Sequence[int]) -> Any:

@@ -47,7 +47,7 @@ class Choice:
     command: the command line that makes the checkpoint; None for a method, which trains the base itself.
     """
 
-    sizes: dict[str, int]
+    sizes: dict[str, Any]
     added_parameters: int
     trained_parameters: int
     ratio: float
@@ -62,8 +62,8 @@ class MethodPlan:
     trained_share: trained parameters, divided by all parameters of the base.
     multiply_adds: operations per training token, two per multiply-add of a weight; without attention scores.
     cost_ratio: multiply_adds divided by those of full fine-tuning.
-    weights_bytes, gradients_bytes, optimizer_bytes: size of all weights, of the gradients of the trained weights, and
-        of AdamW's two moments, in each process.
+    weights_bytes, gradients_bytes, optimizer_bytes: size of all weights and of the matrices kept beside them, of the
+        gradients of the trained weights, and of AdamW's two moments, in each process.
     gathered_bytes: size of what a sharded model has put together at a time; 0 without sharding.
     activations_bytes: peak size of the other tensors of a training step.
     peak_bytes: peak of everything together. It is less than the sum if activations are freed before all gradients
@@ -224,7 +224,7 @@ def plan(
         planned.append(_plan_method(METHODS[name], resolved[name], model, opened, parts=parts, **step))
         progress(len(planned), len(models))
 
-    def choice(method: Method, sizes: Mapping[str, int], command: str | None) -> Choice:
+    def choice(method: Method, sizes: Mapping[str, Any], command: str | None) -> Choice:
         checkpoint = sizer.checkpoint(method.needs[0], added=added, layers=layers)
         before = numel(checkpoint[0].parameters())
         model = sizer.prepare(method, checkpoint)
@@ -237,9 +237,13 @@ def plan(
         "depth": choice(deep, {"num_hidden_layers": layers}, _depth_command(opened, layers)),
     }
     for method in METHODS.values():
-        if method.size is not None:
+        if method.size is not None and method.name not in left_out:
             option = method.size.option
-            choices[method.name] = choice(method, {option: getattr(resolved[method.name], option)}, None)
+            try:
+                choices[method.name] = choice(method, {option: getattr(resolved[method.name], option)}, None)
+            except RequestError:  # as for a method that is left out
+                if methods is None or method.name in methods:
+                    raise
     widened = sizer.prepare(wide, sizer.checkpoint("width", added=added))
     return Plan(
         base=base,
@@ -312,7 +316,8 @@ def _plan_method(
     copied = parameters * (2 if precision == "bfloat16" else 4) if method.teacher is frozen_copy else 0
     if precision == "bfloat16":
         halve_frozen(model)
-    weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    kept = (buffer for buffer in model.buffers() if buffer.ndim > 1)  # matrices that a method keeps beside the weights
+    weights_bytes = sum(p.numel() * p.element_size() for p in (*model.parameters(), *kept))
     base_cached = 2 * base.num_layers * base.shape.num_key_value_heads * base.shape.head_dim
     own = {"weights": weights_bytes, "gradients": TRAINING_BYTES * count, "optimizer": 2 * TRAINING_BYTES * count}
     gathered = 0

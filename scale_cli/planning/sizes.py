@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from scale_cli.core.errors import RequestError
 from scale_cli.methods import Kind, Method, yardstick
 from scale_cli.methods.cost import numel
-from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM, family_of
+from scale_cli.methods.existing_layers import nearest_layers
+from scale_cli.model import LayerShape, ScaleConfig, ScaleForCausalLM
 from scale_cli.surgery.depth import deepened_config, new_layers, plan_depth
 from scale_cli.surgery.source import Base
 from scale_cli.surgery.width import InitPair, expansion_sizes, plan_width
@@ -127,11 +128,7 @@ def matching_layers(config: PreTrainedConfig, parameters: int) -> int:
 
     config: of the base. Raises ValueError for an unknown family.
     """
-    family = family_of(config.model_type)
-    with torch.device("meta"):
-        block = family.layers_of(AutoModelForCausalLM.from_config(config, trust_remote_code=False))[0]
-    count = config.num_hidden_layers
-    return count + min(max(1, round(parameters / numel(block.parameters()))), count)
+    return int(config.num_hidden_layers) + nearest_layers(config, parameters)
 
 
 def trained(model: Any) -> Iterable[Tensor]:

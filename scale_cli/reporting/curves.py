@@ -42,6 +42,7 @@ ROUTER_CURVES = (
     RouterCurve("mixture:1:", "average of both predictions, by the base's weight", 0.0),
     RouterCurve("mixture:", "mixture along the text, by its share", None),
     RouterCurve("interpolate:", "interpolated logits, by the weight", 1.0),
+    RouterCurve("weights:", "averaged weights, by the trained model's share", 1.0),
 )
 
 

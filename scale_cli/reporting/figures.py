@@ -33,7 +33,7 @@ from scale_cli.reporting.table import Row, Table
 from scale_cli.reporting.words import PLUS_MINUS
 from scale_cli.results.groups import ROLES
 
-DASHES = dict(zip((curve.start for curve in ROUTER_CURVES), ("-", "--", ":"), strict=True))
+DASHES = dict(zip((curve.start for curve in ROUTER_CURVES), ("-", "--", ":", "-."), strict=True))
 """The line of each curve of routers, by the beginning of their names."""
 LABELLED = 10
 """Points of more rows have numbers, with the labels in a legend."""

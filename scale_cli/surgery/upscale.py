@@ -27,6 +27,7 @@ from scale_cli.surgery.verify import prove_unchanged
 
 Progress = Callable[[int, int], None]
 DEFAULT_INIT = "svd,zero"
+"""The initial W21 and W22 of a widened model."""
 TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")
 """A checkpoint with a tokenizer has one of these files."""
 
@@ -74,7 +75,7 @@ def upscale(
     heads: int | None = None,
     ffn: int | None = None,
     layers: int | None = None,
-    init: str = DEFAULT_INIT,
+    init: str | None = None,
     svd_solver: directions.SvdSolver = "auto",
     seed: int = 0,
     verify: bool = True,
@@ -85,27 +86,28 @@ def upscale(
 
     base: a folder or a hub id; `revision` may name the hub id's commit. Only its safetensors are read.
     by: "width" (SCALE) adds `hidden` features, `heads` query heads and `ffn` feed-forward features, initialised by
-        `init` (W21, W22) from `seed`. `heads` and `ffn` default to sizes that fit `hidden`.
+        `init` (W21, W22; None: DEFAULT_INIT) from `seed`. `heads` and `ffn` default to sizes that fit `hidden`.
         svd_solver: how the singular directions of "svd" are computed: by LAPACK ("full"), by a block Krylov method
         ("randomized"), or by whichever takes less time ("auto").
-        "depth" (LLaMA Pro) adds blocks up to `layers` layers.
+        "depth" (LLaMA Pro) adds blocks up to `layers` layers, with values of the base ("copy") or random ones from
+        `seed`, by `init`.
     verify: load the written checkpoint and compare its logits with the base's.
     progress: called with the number of written layers and of all layers.
     Raises RequestError for a request that cannot be met and RuntimeError if the proof fails; `out` is then not written.
     """
     _check_request(by, hidden=hidden, heads=heads, ffn=ffn, layers=layers, init=init, svd_solver=svd_solver, seed=seed)
-    init_pair = width.parse_init(init)
     with new_folder(out) as folder:
         opened = open_base(base, revision=revision)
         clock = Stopwatch()
         with clock("write"):
             if by == "width":
                 assert hidden is not None
+                init_pair = width.parse_init(init or DEFAULT_INIT)
                 options: dict[str, Any] = {"init": init_pair, "svd_solver": svd_solver, "seed": seed}
                 plan = _by_width(opened, hidden=hidden, heads=heads, ffn=ffn, clock=clock, **options)
             else:
                 assert layers is not None
-                plan = _by_depth(opened, layers=layers)
+                plan = _by_depth(opened, layers=layers, init=depth.check_block_init(init), seed=seed)
             plan.write_config(folder)
             require_room(folder, _needed_bytes(opened, plan.model_class, folder), name=out)
             with clock("copy"):
@@ -205,16 +207,23 @@ def _by_width(
     )
 
 
-def _by_depth(base: Base, *, layers: int) -> _Plan:
+def _by_depth(base: Base, *, layers: int, init: depth.BlockInit, seed: int) -> _Plan:
     copied = depth.plan_depth(base.num_layers, layers=layers, name=base.name)
     return _Plan(
         model_class=base.model_class,
         sizes={"num_hidden_layers": layers},
-        record={"method": "llama-pro", "new_layers": depth.new_layers(copied), "copied_layers": copied},
+        record={
+            "method": "llama-pro",
+            "initialisation": {"blocks": init},
+            "new_layers": depth.new_layers(copied),
+            "copied_layers": copied,
+        },
         stem="blocks",
         rename=lambda name: depth.base_name(name, base, copied),
         write_config=lambda folder: depth.write_config(base, copied, folder),
-        write_added=lambda writer, progress: depth.write_blocks(base, copied, writer, progress=progress),
+        write_added=lambda writer, progress: depth.write_blocks(
+            base, copied, writer, init=init, seed=seed, progress=progress
+        ),
     )
 
 
@@ -241,7 +250,7 @@ def _check_request(
     heads: int | None,
     ffn: int | None,
     layers: int | None,
-    init: str,
+    init: str | None,
     svd_solver: str,
     seed: int,
 ) -> None:
@@ -255,14 +264,13 @@ def _check_request(
             raise RequestError(f"--layers {layers} belongs to --by depth; by width choose --hidden, --heads and --ffn")
         if hidden is None:
             raise RequestError("--by width needs --hidden, the number of features to add, as in --hidden 256")
-        if svd_solver != "auto" and "svd" not in width.parse_init(init):
+        if "svd" not in width.parse_init(init or DEFAULT_INIT) and svd_solver != "auto":
             raise RequestError(f"--svd-solver {svd_solver} belongs to the init svd, which --init {init} lacks")
     else:
         for flag, value in (("--hidden", hidden), ("--heads", heads), ("--ffn", ffn)):
             if value is not None:
                 raise RequestError(f"{flag} {value} belongs to --by width; by depth choose --layers")
-        if init != DEFAULT_INIT:
-            raise RequestError(f"--init {init} belongs to --by width; by depth the copies' output matrices are zero")
+        depth.check_block_init(init)
         if svd_solver != "auto":
             raise RequestError(f"--svd-solver {svd_solver} belongs to --by width; by depth nothing is decomposed")
         if layers is None:

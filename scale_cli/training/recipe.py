@@ -126,6 +126,8 @@ class TrainRecipe(DataOptions):
             raise ValueError(
                 f"--from-scratch: {self.method} does not train every parameter; choose --method {DEFAULT_METHOD}"
             )
+        if self.from_scratch and method.old_texts(self.options) is not None:
+            raise ValueError(f"--from-scratch: {self.method} keeps a base, and there is none; choose {DEFAULT_METHOD}")
         self._check_rehearsal()
         names = [name for name, _ in map(parse_eval_people, self.eval_people)]
         if len(set(names)) != len(names):

@@ -28,7 +28,7 @@ from scale_cli.data.options import DataOptions
 from scale_cli.data.sources import FileSource, find_source, split_weight
 from scale_cli.data.windows import CHUNK_POSITIONS, context_of
 from scale_cli.evaluation.bios import own_generation
-from scale_cli.methods import METHODS
+from scale_cli.methods import METHODS, Method, OldTexts
 from scale_cli.methods.step import halve_frozen
 from scale_cli.methods.teacher import Teacher
 from scale_cli.training.recipe import SELF, TrainRecipe
@@ -84,21 +84,21 @@ def mean_divergence(base: Tensor, logits: Tensor) -> Tensor:
     return torch.stack(parts).sum() / len(base)
 
 
-def check_rehearsal(recipe: TrainRecipe, source: Any, tokenizer: Any) -> None:
-    """Raise RequestError if the old text does not exist, or if the base cannot begin a text of its own.
+def check_old_texts(recipe: TrainRecipe, source: Any, tokenizer: Any) -> None:
+    """Raise RequestError if old text does not exist, or if the base cannot begin a text of its own.
 
-    source: the described checkpoint.
+    The old text is that of rehearsal, and that of the method. source: the described checkpoint.
     """
-    if recipe.rehearse is None:
-        return
-    name, _ = split_weight(recipe.rehearse)
-    if name != SELF:
-        _options(recipe, source)
-    elif lead_of(tokenizer) is None:
-        raise RequestError(
-            f"--rehearse {SELF}: the checkpoint's tokenizer has neither a begin-of-text nor an end-of-text token to "
-            "begin a text with; give a SOURCE of old texts"
-        )
+    for old in (_rehearsed(recipe, 1), METHODS[recipe.method].old_texts(recipe.options)):
+        if old is None:
+            continue
+        if old.source != SELF:
+            _options(old, recipe, source)
+        elif lead_of(tokenizer) is None:
+            raise RequestError(
+                f"{old.option} {SELF}: the checkpoint's tokenizer has neither a begin-of-text nor an end-of-text token "
+                "to begin a text with; give a SOURCE of old texts"
+            )
 
 
 def lead_of(tokenizer: Any) -> int | None:
@@ -121,79 +121,115 @@ def load_rehearsal(
     model: Any,
     arguments: TrainingArguments,
     *,
-    identity: str,
     processes: int,
-    reading: Callable[[int], None] | None,
-    sampling: Callable[..., None],
+    **shown: Any,
 ) -> Rehearsal:
     """The rehearsal of a recipe with `rehearse`.
 
     source: the described checkpoint. model: as `Method.apply` returned it, before the first step.
+    processes: in which the run began. shown: as in `load_old_texts`.
+    """
+    old = _rehearsed(recipe, processes)
+    assert old is not None
+    teacher = METHODS[recipe.method].teacher(model, source.new_layers)
+    if teacher.is_copy:
+        teacher.model.to(arguments.device)
+        if arguments.bf16:
+            halve_frozen(teacher.model)
+    sampled = max(1, round(recipe.rehearse_tokens / _length(recipe, source)))
+    examples = load_old_texts(old, recipe, source, tokenizer, teacher.model, arguments, sampled=sampled, **shown)
+    kept = teacher if recipe.rehearse_loss == "kl" else None
+    return Rehearsal(examples, rehearsed_rows(recipe), recipe.rehearsal_weight, kept)
+
+
+def load_old_texts(
+    old: OldTexts,
+    recipe: TrainRecipe,
+    source: Any,
+    tokenizer: Any,
+    base: Any,
+    arguments: TrainingArguments,
+    *,
+    sampled: int,
+    identity: str,
+    reading: Callable[[int], None] | None,
+    sampling: Callable[..., None],
+) -> Examples:
+    """Old texts as examples, `old.count` of them.
+
+    source: the described checkpoint. base: a causal LM with the base's predictions.
+    sampled: number of texts that the base samples; they are repeated to make `old.count`.
     identity: fingerprint of the base, which determines the texts that it samples.
-    processes: in which the run began.
     reading: called with the number of tokens of each batch of texts that is tokenised. sampling: called with the number
         of tokens `done` and their `total` while the base samples.
     """
-    rows, device = rehearsed_rows(recipe), arguments.device
-    teacher = METHODS[recipe.method].teacher(model, source.new_layers)
-    if teacher.is_copy:
-        teacher.model.to(device)
-        if arguments.bf16:
-            halve_frozen(teacher.model)
-    name, _ = split_weight(recipe.rehearse or "")
-    if name == SELF:
-        length = _length(recipe, source)
-        lead = lead_of(tokenizer)
-        assert lead is not None
-        count = max(1, round(recipe.rehearse_tokens / length))
-        folder = recipe.tokens_cache or default_cache() / "tokens"
-        key = digest({"base": identity, "lead": lead, "length": length, "count": count, "seed": recipe.seed})
-        with PartialState().main_process_first():
-            texts = _sampled(
-                teacher.model,
-                folder / f"self-{key[:32]}.npy",
-                lead=lead,
-                size=(count, length),
-                seed=recipe.seed,
-                device=device,
-                bfloat16=arguments.bf16,
-                sampling=sampling,
-            )
-        steps = recipe.steps * recipe.gradient_accumulation_steps * processes
-        examples: Examples = RowExamples(texts, steps * rows, recipe.seed)
-        examples.fingerprints = {SELF: key}
-    else:
-        examples = load_examples(_options(recipe, source), tokenizer, processes=processes, progress=reading)
-    return Rehearsal(examples, rows, recipe.rehearsal_weight, teacher if recipe.rehearse_loss == "kl" else None)
+    if old.source != SELF:
+        return load_examples(_options(old, recipe, source), tokenizer, progress=reading)
+    length = _length(recipe, source)
+    lead = lead_of(tokenizer)
+    assert lead is not None
+    folder = recipe.tokens_cache or default_cache() / "tokens"
+    key = digest({"base": identity, "lead": lead, "length": length, "count": sampled, "seed": recipe.seed})
+    with PartialState().main_process_first():
+        texts = _sampled(
+            base,
+            folder / f"self-{key[:32]}.npy",
+            lead=lead,
+            size=(sampled, length),
+            seed=recipe.seed,
+            device=arguments.device,
+            bfloat16=arguments.bf16,
+            sampling=sampling,
+        )
+    examples = RowExamples(texts, old.count, recipe.seed)
+    examples.fingerprints = {SELF: key}
+    return examples
+
+
+def _rehearsed(recipe: TrainRecipe, processes: int) -> OldTexts | None:
+    """The old texts that the recipe rehearses, over all processes; None without rehearsal."""
+    if recipe.rehearse is None:
+        return None
+    name, _ = split_weight(recipe.rehearse)
+    batches = recipe.steps * recipe.gradient_accumulation_steps * processes
+    return OldTexts("--rehearse", name, recipe.rehearse_people, batches * rehearsed_rows(recipe))
 
 
 def _length(recipe: TrainRecipe, source: Any) -> int:
-    """Tokens per rehearsed text: those of the training data, or beside questions a short text."""
+    """Tokens per old text: those of the training data, or beside questions a short text."""
     context = context_of(config_of(source)) or SHORT_LENGTH
     return recipe.seq_length if recipe.objective == "lm" and recipe.seq_length else min(SHORT_LENGTH, context)
 
 
-def _options(recipe: TrainRecipe, source: Any) -> DataOptions:
-    """The options of the old text: questions on people beside questions, else texts. RequestError as for `--data`."""
-    name, _ = split_weight(recipe.rehearse or "")
-    found = find_source(f"--rehearse {name}", name)
+def _options(old: OldTexts, recipe: TrainRecipe, source: Any) -> DataOptions:
+    """The options of the old texts: questions on people beside questions, else texts. RequestError as for `--data`."""
+    found = find_source(f"{old.option} {old.source}", old.source)
     asks = recipe.objective == "qa" and isinstance(found, FileSource) and found.is_bios
     try:
         return DataOptions(
-            data=(name,),
+            data=(old.source,),
             objective="qa" if asks else "lm",
-            people=recipe.rehearse_people,
+            people=old.people,
             packing=recipe.packing,
             bos=recipe.bos and not asks,
             tokens_cache=recipe.tokens_cache,
-            steps=recipe.steps,
-            batch_size=rehearsed_rows(recipe),
-            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+            steps=old.count,
+            batch_size=1,
             seq_length=None if asks else _length(recipe, source),
             seed=recipe.seed,
         )
     except ValueError as error:
-        raise RequestError(f"--rehearse {name}: {error}") from error
+        raise RequestError(f"{old.option} {old.source}: {error}") from error
+
+
+def begin(method: Method, model: Any, texts: Examples, arguments: TrainingArguments) -> None:
+    """Let the method read its old texts before the first step. model: on its device, not wrapped."""
+    device = arguments.device
+    batches = (
+        {name: tensor.to(device) for name, tensor in texts.__getitems__([index]).items()} for index in range(len(texts))
+    )
+    with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+        method.begin(model, batches)
 
 
 def _sampled(model: Any, file: Path, **options: Any) -> np.ndarray:

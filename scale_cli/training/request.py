@@ -45,6 +45,9 @@ def check_request(
                 f"launched with {name}: launch without it, as torchrun or accelerate launch --multi_gpu; --shard of "
                 "scale train spreads the model over the processes (FSDP2)"
             )
+    if recipe.shard and not METHODS[recipe.method].shards:
+        able = ", ".join(name for name, method in METHODS.items() if method.shards)
+        raise RequestError(f"--shard: --method {recipe.method} needs the whole model in every process; able are {able}")
     if recipe.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise RequestError("--shard: there is one process; start several, as in torchrun --nproc_per_node 8")
     commit = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None

@@ -53,7 +53,7 @@ from scale_cli.results.measurement import Measurement
 from scale_cli.training.choice import Choice
 from scale_cli.training.guards import check_frozen, check_trains, frozen_sums, full_disk_as_request_error
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
-from scale_cli.training.rehearsal import check_rehearsal, load_rehearsal
+from scale_cli.training.rehearsal import begin, check_old_texts, load_old_texts, load_rehearsal
 from scale_cli.training.request import (
     check_length,
     check_out,
@@ -138,7 +138,7 @@ def _train(
     tokenizer = load_tokenizer(checkpoint)
     examples = load_examples(recipe, tokenizer, processes=processes, progress=reading, say=say)
     check_length(examples.length, checkpoint)  # by default that of the longest question
-    check_rehearsal(recipe, checkpoint, tokenizer)
+    check_old_texts(recipe, checkpoint, tokenizer)
     base = base_fingerprint(checkpoint, from_scratch=recipe.from_scratch)
     if resume_from is not None:
         check_same_inputs(resume_from, out, checkpoint, base, examples)
@@ -148,13 +148,16 @@ def _train(
     extra = method.extra_data(Request(recipe, recipe.options, tokenizer, model, processes, reading))
     if arguments.bf16:
         halve_frozen(model)
-    rehearsal = None
+    rehearsal, old_texts, old = None, None, method.old_texts(recipe.options)
+    shown: dict[str, Any] = {"identity": base, "reading": reading, "sampling": sampling}
     if recipe.rehearse is not None:
         if extra is not None:
             raise RequestError(f"--rehearse: --method {recipe.method} has extra data of its own; leave one out")
-        shown: dict[str, Any] = {"processes": processes, "reading": reading, "sampling": sampling}
-        rehearsal = load_rehearsal(recipe, checkpoint, tokenizer, model, arguments, identity=base, **shown)
+        rehearsal = load_rehearsal(recipe, checkpoint, tokenizer, model, arguments, processes=processes, **shown)
         extra = ExtraData(rehearsal.examples, rehearsal.rows)
+    if old is not None:
+        shown["sampled"] = old.count
+        old_texts = load_old_texts(old, recipe, checkpoint, tokenizer, model, arguments, **shown)
 
     check_trains(model, examples, given=checkpoint.source)
     frozen = frozen_sums(model)
@@ -204,6 +207,8 @@ def _train(
             sharded=recipe.shard,
         )
         trainer.remove_callback(PrinterCallback)
+        if old_texts is not None and resume_from is None:
+            begin(method, model, old_texts, arguments)
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
         steps = trainer.state.global_step
         if steps < recipe.steps and choice.ended_by is None:
@@ -234,7 +239,8 @@ def _train(
         tensors = whole(model.state_dict(keep_vars=True) if method.trains_all else method.stored(model))
         if trainer.is_world_process_zero():
             _save_result(model, tensors, checkpoint, recipe, out, base)
-            read = [examples] if extra is None else [examples, extra.examples]
+            beside = (None if extra is None else extra.examples, old_texts)
+            read = [examples, *(each for each in beside if each is not None)]
             _write_record(checkpoint, recipe, result, metrics, read, corpora)  # with it a run is complete
             _finish(checkpoint, recipe, out)
         if stop.asked:
@@ -387,7 +393,7 @@ def _write_record(
     read: Sequence[Examples],
     corpora: Sequence[Corpus],
 ) -> None:
-    """Write record.json. read: the examples of the training data and of the method's extra data."""
+    """Write record.json. read: the examples of the training data, of the extra data and of old texts."""
     folder = Path(checkpoint.source)
     has_weights = folder.is_dir() and any(folder.glob("*.safetensors"))
     write_record(

@@ -18,7 +18,7 @@ from scale_cli.bench.stages import BenchResult
 from scale_cli.core.errors import RequestError
 from scale_cli.core.records import read_record
 from scale_cli.data.biographies import read_biographies
-from scale_cli.methods import METHODS
+from scale_cli.methods import paper_methods
 from tests.runs import bench_file, lines, silent
 
 PAPER = load_preset("paper")
@@ -62,7 +62,7 @@ def test_the_proportions_hold_for_any_number_of_people(people: int, tmp_path: Pa
         weights = GPTNeoXModel(GPTNeoXConfig(**recipe.model, vocab_size=8)).layers.parameters()
     if people >= 1200:  # fewer have the smallest model
         assert sum(p.numel() for p in weights) / recipe.pretrain_people == pytest.approx(850, rel=0.25)
-    rates = {label: recipe.train_recipe(label, seed=0).learning_rate for label in METHODS}
+    rates = {label: recipe.train_recipe(label, seed=0).learning_rate for label in paper_methods()}
     task1 = recipe.stages["task1"]
     assert rates["fft"] == pytest.approx(recipe.stages["pretrain"]["lr"] / task1["steps"] ** 0.5, rel=0.05)
     assert rates["scale-route"] == rates["llama-pro"] == pytest.approx(10 * rates["fft"], rel=0.05)
@@ -77,7 +77,7 @@ def test_what_a_file_gives_is_kept(tmp_path: Path) -> None:
     assert (recipe.stages["task1"]["steps"], recipe.stages["task0"]["lr"]) == (7, 0.5)
     assert recipe.stages["task1"]["batch_size"] == plain.stages["task1"]["batch_size"]
     one_rate = of(tmp_path, people=300, stages={"task1": {"lr": 0.25}})
-    assert {one_rate.train_recipe(label, seed=0).learning_rate for label in METHODS} == {0.25}
+    assert {one_rate.train_recipe(label, seed=0).learning_rate for label in paper_methods()} == {0.25}
     with pytest.raises(RequestError, match=r"^people 11: at least 12, of whom 10 are pre-trained and 2 new$"):
         of(tmp_path, people=11)
 

@@ -32,11 +32,12 @@ def by_label(result: BenchResult) -> dict[str, Result]:
 
 def test_biographies(bios_run: BenchResult, tmp_path: Path) -> None:
     out = shutil.copytree(bios_run.out, tmp_path / "run")
-    recipe = dataclasses.replace(bios_run.recipe, routers=ROUTERS, frontier=True)
+    recipe = dataclasses.replace(bios_run.recipe, routers=(*ROUTERS, "weights:0.5"), frontier=True)
     assert isinstance(recipe, bios.BiosRecipe)
     result = bios.run(recipe, out, say=print, progress=silent)
     rows = by_label(result)
     expected = [label for row in ("fft", "scale-route") for label in (row, *(f"{row}, {r}" for r in ROUTERS))]
+    expected.insert(2, "fft, weights:0.5")  # a widened model has weights that its base lacks
     assert list(rows) == ["before Task 1", *expected]
     for label, before in values(bios_run).items():
         assert values(result)[label] == before
@@ -59,7 +60,7 @@ def test_biographies(bios_run: BenchResult, tmp_path: Path) -> None:
     assert list(panels) == [curve.title for curve in ROUTER_CURVES]
     trained = [rows["fft"].find(f"bios:{task}", "hard")[0].value for task in ("task0", "task1")]
     for curve, panel in zip(ROUTER_CURVES, panels.values(), strict=True):
-        assert panel.series.keys() == {"fft", "scale-route"}
+        assert panel.series.keys() == ({"fft"} if curve.start == "weights:" else {"fft", "scale-route"})
         points = panel.series["fft"]["mean"]
         assert len(points) == sum(router_curve(text) is curve for text in FRONTIER) + (curve.trained_at is not None)
         if curve.trained_at is not None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from scale_cli.checkpoints.export import export
 from scale_cli.checkpoints.restore import export_base, renumbered
 from scale_cli.core.records import sha256_file
+from scale_cli.methods import METHODS
 from scale_cli.surgery import upscale
 from scale_cli.surgery.depth import new_layers, plan_depth
 from tests.helpers import BASES, base_folder, load, refusal
@@ -80,7 +81,7 @@ def test_from_a_run_and_its_export(method: str, family: str, finished: Any, worl
     base, folder = world.checkpoint(family), finished(method, family).folder
     result = export_base(str(folder), tmp_path / "out")
     assert_is_base(tmp_path / "out", base)
-    upscaled = method not in ("lora", "freeze")
+    upscaled = METHODS[method].needs[0] != "plain"
     assert result.weights_sha256 == {"model.safetensors": "equal" if upscaled else "not recorded"}
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
     export(str(folder), tmp_path / "export")

@@ -11,7 +11,7 @@ import pytest
 
 from scale_cli.bench import bios_results
 from scale_cli.core.records import read_record
-from scale_cli.methods import METHODS
+from scale_cli.methods import paper_methods
 from scale_cli.planning.memory import StepMemory
 from scale_cli.reporting.documents import BEST, markdown
 from scale_cli.results.result import read_results
@@ -79,7 +79,7 @@ BAD = {
     "a base that is not there": (["korean", "--dry-run", "--base", "none"], "none: no such folder"),
     "unknown preset": (
         ["bios", "--preset", "dmo"],
-        "--preset dmo: choose demo, small, medium, paper, or give a YAML file",
+        "--preset dmo: choose demo, controls, small, medium, paper, or give a YAML file",
     ),
     "no seed": (["bios", "--seeds", "x"], "--seeds x: write whole numbers separated by commas, as in 0,1,2"),
     "unknown key": (["bios", "--preset", "unknown.yaml"], "unknown.yaml: unknown key 'peple'; did you mean 'people'?"),
@@ -194,7 +194,7 @@ def test_every_preset_has_a_dry_run(
 ) -> None:
     """It needs no network. Beside the paper's, of methods that have every option between them."""
     monkeypatch.chdir(tmp_path)
-    methods = list(METHODS) if preset == "paper" else ["lora", "freeze", "scale-route"]
+    methods = list(paper_methods()) if preset == "paper" else ["lora", "freeze", "scale-route"]
     ended = run_cli("bench", bench, "--preset", preset, "--methods", ",".join(methods), "--dry-run", "--json")
     assert ended.code == 0
     result = json.loads(ended.stdout)

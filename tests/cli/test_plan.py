@@ -14,7 +14,7 @@ from scale_cli.methods import METHODS
 from scale_cli.planning import plan as planning
 from scale_cli.planning.memory import StepMemory
 from tests.helpers import base_folder, tiny_base
-from tests.plans import LLAMA_1B, config_folder
+from tests.plans import LLAMA_1B, config_folder, needs_osf
 
 RunCli = Callable[..., Any]
 SMALL = ("--batch-size", 2, "--seq-length", 8, "--preserve-layers", 1)
@@ -30,6 +30,7 @@ def rows(text: str) -> dict[str, list[list[str]]]:
     return found
 
 
+@needs_osf
 def test_the_tables_say_what_the_json_says(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = itertools.count(10**5, 10**5)
     plan = functools.cache(planning.plan)

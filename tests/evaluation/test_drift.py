@@ -114,7 +114,7 @@ def test_every_kind_of_run(method: str, family: str, world: World, finished: Cal
     plain = world.checkpoint(family)
     corpus = corpus_of(world)
     given = measured(folder, [corpus], base=plain)
-    own = given if method == "fft" else measured(folder, [corpus])
+    own = given if METHODS[method].trains_all else measured(folder, [corpus])
     model, base = load_model(describe(str(folder))), load_model(describe(str(plain)))
     wanted = slowly(base, model, describe(str(folder)).new_layers, corpus, world.tokenizer)
     for metric in ("cosine", "kl", "agreement"):

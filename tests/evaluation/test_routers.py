@@ -14,6 +14,7 @@ import torch
 
 from scale_cli.checkpoints.export import export
 from scale_cli.checkpoints.load import describe, load_model
+from scale_cli.checkpoints.router import FRONTIER, is_average
 from scale_cli.core.errors import RequestError
 from scale_cli.data.corpora import Corpus
 from scale_cli.data.windows import WindowOptions
@@ -27,7 +28,7 @@ from scale_cli.evaluation.subject import load, targets
 from scale_cli.model.mixture import read
 from scale_cli.results.result import Result
 from tests.helpers import probe, tiny_base, widened
-from tests.runs import Run, World
+from tests.runs import Run, World, save
 from tests.tasks import Tasks
 
 Finished = Callable[..., Run]
@@ -145,6 +146,56 @@ def test_a_base_is_named_for_a_whole_model(world: World, finished: Finished, tmp
     assert abs(nats[2] - nats[3]) > 1e-4
 
 
+@pytest.mark.parametrize(("method", "family"), [("fft", "llama"), ("fft", "neox"), ("lora", "llama")])
+def test_averaged_weights_are_measured_as_the_model_that_has_them(
+    method: str, family: str, world: World, finished: Finished, tmp_path: Path
+) -> None:
+    """Beside other routers in one call; the oracle is a folder with the averaged weights. Its ends are both models."""
+    folder, base = finished(method, family).folder, world.checkpoint(family)
+    model, of_base = load_model(describe(str(folder))), load_model(describe(str(base)))
+    with torch.no_grad():
+        for own, theirs in zip(model.parameters(), of_base.parameters(), strict=True):
+            own.copy_(theirs + 0.3 * (own - theirs))
+    save(model, tmp_path / "averaged", world.tokenizer)
+    jobs: list[Job] = [PerplexityJob(TEXTS, WindowOptions(64)), BiographyJob(world.data, "0:2")]
+    routers = ["none", "weights:1", "weights:0", "interpolate:0", "mixture:1", "weights:0.3"]
+    results = evaluate([f"run={folder}"], jobs, routers=routers, base=str(base))
+    (averaged,) = evaluate([str(tmp_path / "averaged")], jobs)
+    by_router = {result.checkpoint.router: values(result) for result in results}
+    assert by_router["weights:0.3"] == pytest.approx(values(averaged), rel=1e-4)
+    for weights, reading in (("weights:1", "none"), ("weights:0", "interpolate:0")):
+        shared = by_router[weights].keys() & by_router[reading].keys()
+        assert len(shared) > 20
+        assert {k: by_router[weights][k] for k in shared} == pytest.approx(
+            {k: by_router[reading][k] for k in shared}, rel=1e-5
+        )
+    nats = [by_router[router]["perplexity:texts", "perplexity"] for router in ("weights:0", "weights:0.3", "weights:1")]
+    assert len(set(nats)) == 3
+    counts = {result.checkpoint.router: result.checkpoint.parameters["total"] for result in results}
+    assert counts["weights:0.3"] == counts["none"] == (counts["mixture:1"] or 0) / 2  # one model predicts
+    assert all(m.routed is None for m in results[-1].measurements)
+
+
+def test_a_base_with_other_parameters_is_refused(world: World, finished: Finished, tmp_path: Path) -> None:
+    """The same sizes, but a head of its own."""
+    other = tiny_base("llama-grouped", vocab_size=len(world.tokenizer), num_hidden_layers=2, tie_word_embeddings=False)
+    base = save(other, tmp_path / "base", world.tokenizer)
+    (target,) = targets([str(finished("fft").folder)], routers=["weights:0.5"], base=str(base), dtype=None, device=CPU)
+    with pytest.raises(RequestError, match=r"^--router weights:0\.5: .*: the base has other parameters, so "):
+        load(target, device=CPU, batch_size=2, seed=0)
+
+
+def test_the_frontier_is_what_a_checkpoint_can_have(finished: Finished) -> None:
+    """Also of several checkpoints in one call; averaged weights are for those with the base's parameters alone."""
+    folders = {method: str(finished(method).folder) for method in ("lora", "llama-pro", "scale-preserve")}
+    sources = [f"{method}={folder}" for method, folder in folders.items()]
+    described = targets(sources, frontier=True, dtype="float32", device=CPU)
+    found = {method: {t.router for t in described if t.checkpoint.source == folders[method]} for method in folders}
+    assert found["lora"] == set(FRONTIER)
+    assert found["llama-pro"] == found["scale-preserve"] == {text for text in FRONTIER if not is_average(text)}
+    assert len(found["lora"]) == len(found["llama-pro"]) + 5
+
+
 def test_new_blocks_are_skipped_in_the_base(world: World, finished: Finished) -> None:
     folder = finished("llama-pro").folder
     (target,) = targets([str(folder)], routers=["interpolate:0"], dtype="float32", device=CPU)
@@ -205,6 +256,9 @@ def test_a_pair_generates_what_it_predicts(router: dict[str, Any]) -> None:
         ("interpolate:1.5", "scale-adapt", r"a weight in \[0, 1\]"),
         ("mixture", "scale-adapt", "--router mixture: choose none, cosine:TAU, mixture:SHARE"),
         ("mixture:x", "scale-adapt", "--router mixture:x: choose none"),
+        ("weights:0.5", "scale-adapt", "--router weights:0.5: .* has weights that its base lacks, so .* interpolate:W"),
+        ("weights:0.5", "llama-pro", "--router weights:0.5: .* has weights that its base lacks"),
+        ("weights:1.5", "lora", r"--router weights:1.5: the share of the trained weights is in \[0, 1\]"),
     ],
 )
 def test_a_router_that_does_not_fit_is_refused(
@@ -213,6 +267,6 @@ def test_a_router_that_does_not_fit_is_refused(
     source = str(finished(method).folder)
     with pytest.raises(RequestError, match=message):
         targets([source], routers=[text], dtype=None, device=torch.device("cpu"))
-    with pytest.raises(RequestError, match=message if method != "lora" else "is not width-upscaled"):
+    with pytest.raises(RequestError, match=message if method.startswith("scale") else "is not width-upscaled"):
         export(source, tmp_path / "out", router=text)
     assert not (tmp_path / "out").exists()

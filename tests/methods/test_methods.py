@@ -211,7 +211,7 @@ def test_lora_alpha_is_the_rank_unless_it_is_given() -> None:
         assert METHODS["lora"].resolve(options, None).lora_alpha == alpha
 
 
-@pytest.mark.parametrize("method", ["lora", "freeze", "llama-pro"])
+@pytest.mark.parametrize("method", ["lora", "freeze", "llama-pro", "existing-layers", "osf"])
 def test_a_family_whose_parts_are_unknown_is_refused(method: str) -> None:
     model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=11))
     with pytest.raises(RequestError, match=f"^--method {method}: model type 'gpt2' is not supported; .*--method fft"):
@@ -226,6 +226,7 @@ def test_a_family_whose_parts_are_unknown_is_refused(method: str) -> None:
         ({"lora_r": 0}, "--lora-r 0: a rank, at least 1"),
         ({"lora_alpha": 0}, "--lora-alpha 0: at least 1"),
         ({"freeze_layers": -1}, "--freeze-layers -1: a number of layers, at least 0"),
+        ({"train_layers": 0}, "--train-layers 0: a number of layers, at least 1"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:

@@ -21,7 +21,7 @@ from scale_cli.planning.plan import Plan, plan
 from scale_cli.planning.sizes import matching_layers
 from scale_cli.surgery import upscale
 from tests.helpers import base_folder, refusal, tiny_base
-from tests.plans import LLAMA_1B, PYTHIA_160M, config_folder, prepared
+from tests.plans import LLAMA_1B, PYTHIA_160M, config_folder, needs_osf, prepared
 
 
 def tiny_config(folder: Path, name: str, **changes: Any) -> str:
@@ -43,6 +43,7 @@ def trained(result: Plan) -> dict[str, int]:
 # -- counts by hand --------------------------------------------------------------------------------------------------
 
 
+@needs_osf
 @pytest.mark.usefixtures("counts_only")
 def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
     base = config_folder(tmp_path / "Llama-3.2-1B", LLAMA_1B)
@@ -57,6 +58,10 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
     expansion = 2 * 128256 * 256 + 16 * expansion_block + 256
     w12 = (2048 + 2 * 512) * 256 + 2048 * 4 * 64  # q, k, v read the added features, o the added heads
     rank = 2 * 4096 + 2 * (512 + 2048) + 3 * (8192 + 2048)  # in + out of each map
+    preserved = result.choices["osf"].sizes["effective_rank"]
+    directions = {features: features - int(features * preserved) for features in (512, 2048)}  # those that train
+    osf_weights = 16 * (directions[2048] * (2 * 4096 + 3 * 10240) + directions[512] * 2 * 2560)
+    osf = osf_weights + 16 * (5 * directions[2048] + 2 * directions[512])  # and the singular values
     assert result.choices["width"].sizes == {
         "hidden_size": 256,
         "num_attention_heads": 4,
@@ -72,7 +77,11 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
         "scale-preserve": expansion,
         "scale-adapt": expansion + 13 * w12,
         "scale-route": expansion + 13 * w12,
+        "existing-layers": 4 * block,
+        "osf": osf,
+        "ewc": result.base_parameters,
     }
+    assert osf == pytest.approx(result.target_parameters, rel=0.01)
     assert trained(result)["scale-preserve"] == 202_514_688
     assert trained(result)["llama-pro"] == 243_286_016
     assert result.target_parameters == trained(result)["scale-route"] == 219_554_048
@@ -84,9 +93,13 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
     assert (rows["fft"].added_parameters, rows["freeze"].added_parameters) == (0, 0)
     n = head + 16 * (block - 2 * 2048)
     e = 128256 * 256 + 16 * (expansion_block - 2 * 256)
-    assert rows["fft"].multiply_adds == 6 * n
+    assert rows["fft"].multiply_adds == rows["ewc"].multiply_adds == 6 * n
     assert rows["lora"].multiply_adds == 4 * n + 6 * 312 * 16 * rank
     assert rows["freeze"].multiply_adds == 2 * n + 4 * (n - 3 * (block - 2 * 2048)) - 2 * head
+    assert rows["osf"].multiply_adds == 4 * n + 12 * osf_weights
+    # Layers 3, 7, 11 and 15 train: the gradient passes 13 layers and the head.
+    layer = block - 2 * 2048
+    assert rows["existing-layers"].multiply_adds == 2 * n + 2 * (13 * layer + head) + 2 * 4 * layer
     w21 = (2 * 256 + 2 * 64 + 2 * 1024) * 2048 + 256 * 8192  # of a layer: q, o; k, v; gate, up; down
     assert rows["scale-preserve"].multiply_adds == 2 * n + 6 * e - 2 * 16 * w21
     assert rows["scale-adapt"].multiply_adds == 2 * n + 2 * n * 13 / 16 + 6 * (e + 13 * w12) - 2 * 3 * w21
@@ -95,7 +108,7 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
         2 * (n + 4 * (block - 4096)) + 2 * (15 * (block - 4096) + head) + 2 * 4 * (block - 4096)
     )
     assert {name: row.cache_bytes for name, row in rows.items()} == {
-        **dict.fromkeys(("fft", "lora", "freeze"), 2 * 2 * 16 * 8 * 64),
+        **dict.fromkeys(("fft", "lora", "freeze", "existing-layers", "osf", "ewc"), 2 * 2 * 16 * 8 * 64),
         "llama-pro": 2 * 2 * 20 * 8 * 64,
         **dict.fromkeys(("scale-preserve", "scale-adapt"), 2 * 2 * 16 * 9 * 64),
         "scale-route": 2 * 2 * (16 + 13) * 9 * 64,
@@ -117,13 +130,15 @@ def test_llama_3_2_1b_by_hand(tmp_path: Path) -> None:
     assert rows["scale-adapt"].rehearsal_ratio == pytest.approx(rows["scale-adapt"].cost_ratio + 2 * above / (6 * n))
     assert rows["lora"].rehearsal_ratio == pytest.approx(rows["lora"].cost_ratio + 2 / 6)
     copies = {name: row.rehearsal_copy_bytes for name, row in rows.items() if row.rehearsal_copy_bytes}
-    assert copies == dict.fromkeys(("fft", "freeze"), 2 * result.base_parameters)
+    assert copies == dict.fromkeys(("fft", "freeze", "existing-layers", "ewc"), 2 * result.base_parameters)
 
 
+@needs_osf
 @pytest.mark.usefixtures("counts_only")
 def test_pythia_160m_by_hand(tmp_path: Path) -> None:
     base = config_folder(tmp_path / "pythia-160m", PYTHIA_160M)
-    result = plan(base, hidden=128, ffn=128, layers=16, preserve_layers=11, lora_r=64)
+    options: dict[str, Any] = {"preserve_layers": 11, "lora_r": 64, "train_layers": 3, "effective_rank": 0.75}
+    result = plan(base, hidden=128, ffn=128, layers=16, **options)
     # Every map and both norms have a bias.
     block = (768 + 1) * 3 * 768 + (768 + 1) * 768 + (768 + 1) * 3072 + (3072 + 1) * 768 + 4 * 768
     assert result.base_parameters == 2 * 50304 * 768 + 12 * block + 2 * 768 == 162_322_944
@@ -137,6 +152,9 @@ def test_pythia_160m_by_hand(tmp_path: Path) -> None:
         "scale-preserve": expansion,
         "scale-adapt": expansion + 4 * 768 * 128,
         "scale-route": expansion + 4 * 768 * 128,
+        "existing-layers": 3 * block,
+        "ewc": result.base_parameters,
+        "osf": 192 * 12 * ((768 + 2304 + 1) + (768 + 768 + 1) + 2 * (768 + 3072 + 1)),
     }
     assert (trained(result)["scale-route"], trained(result)["llama-pro"]) == (25_083_136, 28_351_488)
     assert result.choices["width"].sizes["num_attention_heads"] == 2
@@ -179,11 +197,13 @@ def test_without_sizes_it_is_the_papers_eighth(tmp_path: Path) -> None:
 # -- counts of real checkpoints --------------------------------------------------------------------------------------
 
 
+@needs_osf
 @pytest.mark.usefixtures("counts_only")
 @pytest.mark.parametrize("name", ["llama-grouped", "llama-biased", "gemma3", "neox"])
 def test_counts_are_those_of_the_checkpoints(name: str, tmp_path: Path) -> None:
     base = base_folder(tmp_path / "base", name)
-    result = plan(str(base), hidden=8, ffn=12, layers=5, freeze_layers=1, lora_r=3)
+    chosen: dict[str, Any] = {"freeze_layers": 1, "lora_r": 3, "train_layers": 2, "effective_rank": 0.25}
+    result = plan(str(base), hidden=8, ffn=12, layers=5, **chosen)
     rows = {row.method: row for row in result.methods}
     assert list(rows) == list(METHODS)
     width = upscale(str(base), tmp_path / "width", by="width", hidden=8, ffn=12, verify=False)
@@ -194,12 +214,13 @@ def test_counts_are_those_of_the_checkpoints(name: str, tmp_path: Path) -> None:
     assert result.choices["width"].sizes == width.sizes
     assert result.choices["depth"].sizes == depth.sizes
     blocks = json.loads((tmp_path / "depth" / "upscale.json").read_text(encoding="utf-8"))["new_layers"]
-    options = method_options({"freeze_layers": 1, "lora_r": 3})
+    options = method_options(chosen)
     for method, row in rows.items():
         folder = {"plain": base, "width": tmp_path / "width", "depth": tmp_path / "depth"}[row.needs]
         model = METHODS[method].apply(AutoModelForCausalLM.from_pretrained(folder), options[method], blocks)
         assert row.trained_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert row.weights_bytes == sum(p.numel() * (4 if p.requires_grad else 2) for p in model.parameters())
+        beside = sum(buffer.numel() * 4 for buffer in model.buffers() if buffer.ndim == 2)  # of osf and ewc
+        assert row.weights_bytes == beside + sum(p.numel() * (4 if p.requires_grad else 2) for p in model.parameters())
         assert row.gradients_bytes * 2 == row.optimizer_bytes == 8 * row.trained_parameters
 
 
@@ -226,7 +247,9 @@ def test_costs_are_the_operations_of_a_real_step(method: str, name: str) -> None
     if method == "scale-route":  # the cost model counts the added head for both paths
         expected -= 6 * 2 / 4 * model.expansion.head.weight.numel()
     exact = method in ("fft", "freeze", "scale-preserve")  # the others' lowest layer with a gradient needs less
-    assert expected == pytest.approx(products(model, seq_length=16, backward=True), rel=0 if exact else 0.1)
+    # Per token, from two lengths: osf's projection of gradients is per step.
+    short, long = (length * products(model, seq_length=length, backward=True) for length in (16, 32))
+    assert expected == pytest.approx((long - short) / 16, rel=0 if exact else 0.1)
     generator = chosen.merged(model) if chosen.merged else model
     assert 2 * cost.generation == products(generator.eval(), seq_length=1, backward=False)
 
@@ -301,6 +324,7 @@ def test_the_nearest_numbers_of_layers_and_ranks() -> None:
 # -- requests --------------------------------------------------------------------------------------------------------
 
 
+@needs_osf
 @pytest.mark.usefixtures("counts_only")
 def test_of_a_hub_id_only_the_config_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
@@ -317,10 +341,24 @@ def test_of_a_hub_id_only_the_config_is_fetched(tmp_path: Path, monkeypatch: pyt
     assert [choice.command for choice in result.choices.values()] == [
         "scale upscale org/model model-width-8 --by width --hidden 8 --heads 1 --ffn 12 --revision 0123abc",
         "scale upscale org/model model-depth-4 --by depth --layers 4 --revision 0123abc",
-        None,
+        *[None] * 3,
     ]
 
 
+@pytest.mark.usefixtures("counts_only")
+def test_without_osf_the_rest_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scale_cli.methods.osf.has_peft", lambda: False)
+    base = tiny_config(tmp_path / "base", "llama", num_hidden_layers=4)
+    result = plan(base)
+    assert list(result.left_out) == ["osf"]
+    assert list(trained(result)) == [name for name in METHODS if name != "osf"]
+    assert list(result.choices) == ["width", "depth", "lora", "existing-layers"]
+    assert list(plan(base, methods=["fft"]).choices) == ["width", "depth", "lora", "existing-layers"]
+    with pytest.raises(RequestError, match=r"^--method osf: needs peft"):
+        plan(base, effective_rank=0.5)
+
+
+@needs_osf
 @pytest.mark.usefixtures("counts_only")
 def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) -> None:
     base = tiny_config(tmp_path / "base", "llama")

@@ -70,6 +70,38 @@ def test_the_result_is_the_one_made_by_hand(name: str, layers: int, tmp_path: Pa
     assert result.base_parameters == base.num_parameters()
 
 
+@pytest.mark.parametrize("name", ["llama-biased", "gemma3", "neox"])
+def test_random_blocks_are_those_of_a_new_model(name: str, tmp_path: Path) -> None:
+    """Normal values of the config's own width, neutral norms, zero outputs; the copied layers appear nowhere."""
+    folder = base_folder(tmp_path / "base", name, num_hidden_layers=4)
+    base = load(folder)
+    upscaled = {}
+    for out, seed in {"a": 0, "again": 0, "other": 5}.items():
+        result = upscale(str(folder), tmp_path / out, by="depth", layers=6, init="random", seed=seed)
+        assert result.max_delta_logit == 0.0
+        upscaled[out] = load(tmp_path / out)
+    record = json.loads((tmp_path / "a" / "upscale.json").read_text(encoding="utf-8"))
+    assert record["initialisation"] == {"blocks": "random"}
+    assert record["new_layers"] == [2, 5]
+    blocks = {out: [model.base_model.layers[i].state_dict() for i in (2, 5)] for out, model in upscaled.items()}
+    torch.manual_seed(0)
+    fresh = type(base)(base.config).base_model.layers[0].state_dict()
+    outputs = NEOX_OUTPUTS if name == "neox" else OUTPUTS
+    for (first, second), copied in zip(zip(blocks["a"], blocks["other"], strict=True), (1, 3), strict=True):
+        for key, tensor in first.items():
+            if key.rpartition(".")[0] in outputs:
+                assert not tensor.any()
+            elif tensor.ndim == 2:
+                assert float(tensor.std()) == pytest.approx(base.config.initializer_range, rel=0.1)
+                assert not torch.equal(tensor, second[key])
+                assert not torch.equal(tensor, base.base_model.layers[copied].state_dict()[key])
+            else:
+                assert torch.equal(tensor, fresh[key])  # norms and biases
+    up = "mlp.dense_h_to_4h.weight" if name == "neox" else "mlp.up_proj.weight"
+    assert not torch.equal(blocks["a"][0][up], blocks["a"][1][up])
+    assert all(torch.equal(x[key], y[key]) for x, y in zip(blocks["a"], blocks["again"], strict=True) for key in x)
+
+
 def test_an_output_that_is_not_zero_fails_the_check(tmp_path: Path) -> None:
     base = load(base_folder(tmp_path / "base", "neox", num_hidden_layers=4))
     tokens = probe()

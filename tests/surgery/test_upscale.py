@@ -343,7 +343,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "init by depth": (
         nothing,
         DEPTH | {"init": "zero"},
-        "--init zero belongs to --by width; by depth the copies' output matrices are zero",
+        "--init zero: by depth choose copy or random; their output matrices are zero either way",
     ),
 }
 

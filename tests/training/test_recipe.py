@@ -11,7 +11,7 @@ import pytest
 from scale_cli.bench.sweep import BENCHES, best_rates
 from scale_cli.core.recipe import load_recipe
 from scale_cli.data.options import parse_people
-from scale_cli.methods import METHODS
+from scale_cli.methods import paper_methods
 from scale_cli.reporting.columns import groups_of
 from scale_cli.results.result import read_results
 from scale_cli.training import TrainRecipe
@@ -57,7 +57,7 @@ def test_the_default_rate_is_the_best_of_the_recorded_sweep() -> None:
     record = Path(__file__).parents[2] / "benchmarks" / "records" / "korean-demo-sweep.json"
     results = read_results([record])
     best = best_rates(results, groups_of(results), BENCHES["korean"])
-    assert {name: TrainRecipe(data=("x",), method=name).learning_rate for name in METHODS} == best
+    assert {name: TrainRecipe(data=("x",), method=name).learning_rate for name in paper_methods()} == best
     assert TrainRecipe(data=("x",), lr=0.5).learning_rate == 0.5
 
 

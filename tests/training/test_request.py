@@ -45,6 +45,13 @@ def test_a_launch_with_fsdp_is_refused(world: World, tmp_path: Path, monkeypatch
     assert message.startswith("launched with FSDP: launch without it")
 
 
+def test_what_cannot_be_sharded_is_refused(world: World, tmp_path: Path) -> None:
+    message = refusal(train, world.source("ewc"), tmp_path / "run", world.recipe("ewc", shard=True))
+    assert message.startswith("--shard: --method ewc needs the whole model in every process; able are fft, lora, ")
+    message = refusal(train, world.source("fft"), tmp_path / "run", world.recipe("fft", shard=True))
+    assert message == "--shard: there is one process; start several, as in torchrun --nproc_per_node 8"
+
+
 def test_a_refused_request_leaves_no_folder(world: World, tmp_path: Path) -> None:
     recipe = world.recipe("fft", objective="lm", people=None, seq_length=10**6)
     with pytest.raises(RequestError, match=r"--seq-length 1000000: .* takes 2048 tokens at most"):
