@@ -42,17 +42,16 @@ from scale_cli.core.records import (
     write_record,
 )
 from scale_cli.data.beside import Beside
-from scale_cli.data.biographies import manifest_digest, read_questions
-from scale_cli.data.corpora import Corpus, read_corpora
+from scale_cli.data.biographies import manifest_digest
+from scale_cli.data.corpora import Corpus
 from scale_cli.data.examples import Examples, load_examples
-from scale_cli.evaluation.bios import BiographyAccuracy
-from scale_cli.evaluation.perplexity import TextPerplexity
 from scale_cli.methods import METHODS, ExtraData, Request
 from scale_cli.methods.step import halve_frozen, recompute_argument
 from scale_cli.results.measurement import Measurement
 from scale_cli.training.choice import Choice
 from scale_cli.training.guards import check_frozen, check_trains, frozen_sums, full_disk_as_request_error
-from scale_cli.training.recipe import TrainRecipe, parse_eval_people
+from scale_cli.training.measures import corpora_of, measures_of
+from scale_cli.training.recipe import TrainRecipe
 from scale_cli.training.rehearsal import begin, check_old_texts, load_old_texts, load_rehearsal
 from scale_cli.training.request import (
     check_length,
@@ -132,7 +131,7 @@ def _train(
     method = METHODS[recipe.method]
     resume_from = _resume_from(out, arguments, say) if resume else None
     processes = _started_in(resume_from, recipe, arguments)
-    corpora = _corpora(recipe, say)
+    corpora = corpora_of(recipe, say)
     forget_peak_memory()
     set_seed(recipe.seed)
     tokenizer = load_tokenizer(checkpoint)
@@ -142,7 +141,7 @@ def _train(
     base = base_fingerprint(checkpoint, from_scratch=recipe.from_scratch)
     if resume_from is not None:
         check_same_inputs(resume_from, out, checkpoint, base, examples)
-    measures = _measures(recipe, tokenizer, corpora, recipe.seq_length or default_length(checkpoint))
+    measures = measures_of(recipe, tokenizer, corpora, recipe.seq_length or default_length(checkpoint))
     model = random_model(checkpoint) if recipe.from_scratch else load_model(checkpoint, dtype=torch.float32)
     model = method.apply(model, recipe.options, checkpoint.new_layers)
     extra = method.extra_data(Request(recipe, recipe.options, tokenizer, model, processes, reading))
@@ -331,39 +330,6 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
 def _eval_bios(recipe: TrainRecipe) -> list[str]:
     """The folder of the questions that are measured during training; an empty list if there are none."""
     return [str(eval_folder(recipe))] if recipe.eval_people else []
-
-
-def _corpora(recipe: TrainRecipe, say: Callable[[str], None]) -> list[Corpus]:
-    """The texts whose perplexity is measured during training."""
-    options = {"option": "--eval-text", "limit_option": "--eval-documents"}
-    return read_corpora(recipe.eval_text, limit=recipe.eval_documents, say=say, **options)
-
-
-def _measures(
-    recipe: TrainRecipe, tokenizer: Any, corpora: Sequence[Corpus], length: int
-) -> list[Callable[[Any, bool], list[Measurement]]]:
-    """The measurements during training: functions (model, whether it is the last measurement) -> measurements.
-
-    length: tokens per window of perplexity. It uses the training's batch size, so it needs no more memory than a step.
-    """
-    measures: list[Callable[[Any, bool], list[Measurement]]] = []
-    for name, people in map(parse_eval_people, recipe.eval_people):
-        questions = read_questions(eval_folder(recipe), people)
-        measures.append(_accuracy(BiographyAccuracy(questions, tokenizer, task=name)))
-    for corpus in corpora:
-        text = TextPerplexity(
-            corpus, tokenizer, length=length, stride=length, packing="concat", lead="bos" if recipe.bos else "auto"
-        )
-        measures.append(_perplexity(text, recipe.batch_size))
-    return measures
-
-
-def _accuracy(accuracy: BiographyAccuracy) -> Callable[[Any, bool], list[Measurement]]:
-    return lambda model, last: accuracy.first_token(model) + (accuracy.exact_match(model) if last else [])
-
-
-def _perplexity(text: TextPerplexity, rows: int) -> Callable[[Any, bool], list[Measurement]]:
-    return lambda model, last: text.metrics(model, rows)
 
 
 def _save_result(
