@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from scale_cli.core.errors import RequestError
 from scale_cli.core.records import read_record
 from scale_cli.data.biographies import read_biographies
 from scale_cli.methods import paper_methods
-from tests.runs import bench_file, lines, silent
+from tests.runs import ROOT, bench_file, lines, silent
 
 PAPER = load_preset("paper")
 
@@ -130,3 +131,15 @@ def test_the_questions_of_task0_are_trained_again(tmp_path: Path) -> None:
         first, *_, last = (line["task0/hard"] for line in lines(run) if "task0/hard" in line)
         assert (first, last) == (row.find("bios:task0", "hard")[0].value, recovered.value)
     assert "| recovered" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "studies").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_study_has_the_demo_s_proportions_and_three_seeds(file: Path) -> None:
+    study, demo = load_preset(str(file)), load_preset("demo")
+    assert study.seeds == (0, 1, 2)
+    if study.people == demo.people:
+        assert (study.model, study.width, study.depth) == (demo.model, demo.width, demo.depth)
+        own = {label: study.train_recipe(label, seed=0) for label in study.methods}
+        usual = {label: demo.train_recipe(label, seed=0) for label in demo.methods}
+        for label in own.keys() & usual.keys():
+            assert dataclasses.replace(own[label], eval_bios=None) == dataclasses.replace(usual[label], eval_bios=None)
