@@ -17,12 +17,14 @@ if TYPE_CHECKING:  # these load torch, which a description of a folder does with
     from scale_cli.checkpoints.storage import StoredTensor
 
 ADAPTER = "adapter_config.json"
+MOST_LAYERS = 10_000
+"""The library would build the layers of any number one after the other, for ever."""
 FLOATS = ("F16", "BF16", "F32", "F64")
 """The dtypes in which the weights of a model may be stored."""
 
 
 def check_config(given: str, folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise RequestError if a model folder is quantised or holds an adapter beside its config.
+    """Raise RequestError if a model folder is quantised, holds an adapter beside its config, or has impossible sizes.
 
     given: the name in messages. config: the contents of config.json.
     """
@@ -33,6 +35,17 @@ def check_config(given: str, folder: Path, config: Mapping[str, Any]) -> None:
         )
     if "quantization_config" in config:
         raise RequestError(f"{given} is quantised; give the checkpoint it was quantised from")
+    base = config.get("base_config")
+    for part in (config, base if isinstance(base, Mapping) else {}):
+        layers = part.get("num_hidden_layers")
+        if isinstance(layers, int) and layers > MOST_LAYERS:
+            raise RequestError(f"{given}: config.json has num_hidden_layers {layers:.3g}, at most {MOST_LAYERS:,}")
+        for name, value in part.items():
+            is_share = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+            if name in ("attention_dropout", "hidden_dropout", "resid_pdrop") and not is_share:
+                raise RequestError(f"{given}: config.json has {name} {value!r:.40}, which is a share from 0 to 1")
+            if name in ("dtype", "torch_dtype") and not isinstance(value, str | None):
+                raise RequestError(f"{given}: config.json has {name} {value!r:.40}, which is a name such as float32")
 
 
 def check_weights(given: str, folder: Path, config: Any) -> dict[str, StoredTensor]:
