@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from scale_cli.methods import METHODS
+from scale_cli.methods import paper_methods
 from tests.runs import ROOT, World, korean_texts
 
 EXAMPLES = ROOT / "examples"
@@ -66,7 +66,7 @@ def test_keep_the_old(run: Example) -> None:
 
 
 def test_compare_methods(run: Example) -> None:
-    assert rows(run("compare_methods")) == {"base", *METHODS} - {"freeze"}
+    assert rows(run("compare_methods")) == {"base", *paper_methods()} - {"freeze"}
 
 
 def test_the_notebook(run: Example, capsys: pytest.CaptureFixture[str]) -> None:

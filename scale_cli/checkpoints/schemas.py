@@ -7,8 +7,9 @@ names the file and the field.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
+from pydantic import AfterValidator
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from scale_cli.core.errors import RequestError
@@ -150,12 +151,20 @@ class UpscaleStep(UpscaleFields):
     weights_sha256: dict[str, str]
 
 
+def _checked_source(value: list[Any]) -> list[Any]:
+    """Name, digest, and since schema 2 bytes and epochs of a source of data, as `history` returns them."""
+    kinds: tuple[Any, ...] = (str, str, int | None, int | float | None)
+    if len(value) not in (2, 4) or not all(map(isinstance, value, kinds)):
+        raise ValueError("not the name, digest, bytes and epochs of a source")
+    return value
+
+
 class TrainStep(TypedDict):
     """A training in export.json; without the fields of its record if it had not ended."""
 
     step: Literal["train"]
     recipe: Recipe
-    data: NotRequired[list[list[str | float | None]]]
+    data: NotRequired[list[Annotated[list[Any], AfterValidator(_checked_source)]]]
     revision: NotRequired[str | None]
     tokens: NotRequired[int]
     seconds: NotRequired[float]

@@ -192,13 +192,13 @@ def _memory(plan: Plan) -> Table:
     if plan.shard:
         columns = {"held": ["weights", "gradients", "optimizer"], "gathered": ["gathered"]}
         gathered = "held: weights, gradients and moments; gathered: what is put together at a time; "
-    columns |= {"activations": ["activations"], "peak": ["peak"]}
+    columns |= {"other": ["activations"], "peak": ["peak"]}
     table = _methods_table(
         f"Memory of training{each}, {plan.batch_size} x {plan.seq_length} tokens, {plan.precision}{checkpointing}",
         [*(f"{column}\n{unit}" for column in columns), "card\nGB"],
         f"trained weights, gradients and AdamW's moments in float32, frozen weights in {plan.precision}; {gathered}"
-        f"activations: their peak; peak: of everything together{copies}; card: the smallest of "
-        f"{', '.join(map(str, CARDS))} GB of which the peak takes at most {CARD_SHARE:.0%}",
+        f"other: activations and the step's other tensors at their peak; peak: of everything together{copies}; card: "
+        f"the smallest of {', '.join(map(str, CARDS))} GB of which the peak takes at most {CARD_SHARE:.0%}",
     )
     for method in plan.methods:
         parts = (f"{sum(getattr(method, f'{n}_bytes') for n in names) / size:,.2f}" for names in columns.values())

@@ -118,4 +118,4 @@ def test_the_command(measured: Measured, tiny: None, tmp_path: Path) -> None:
     ]
     assert record["series"][-1]["model_exponent"] == pytest.approx(1)
     assert record["targets"] == []
-    assert image.imread(tmp_path / "record.png").shape[1] == pytest.approx(2 * 920, abs=1)  # whole points are rounded
+    assert image.imread(tmp_path / "record.png").shape[1] == pytest.approx(2 * 1005, abs=1)  # two columns

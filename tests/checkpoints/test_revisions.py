@@ -161,7 +161,10 @@ def test_a_card_names_the_owner_of_a_data_set_and_its_commit(tmp_path: Path) -> 
     }
     (tmp_path / "record.json").write_text(json.dumps(record), encoding="utf-8")
     (step,) = history(tmp_path)
-    assert step["data"] == [("org/texts:ko:train:body:0.9", OLD), ("mine.jsonl:text:0.1", digest)]
+    assert [source[:2] for source in step["data"]] == [
+        ["org/texts:ko:train:body:0.9", OLD],
+        ["mine.jsonl:text:0.1", digest],
+    ]
     card = card_text(name="x", form="plain", source=origin(tmp_path), steps=[step])
     sources = f"`org/texts:ko:train:body:0.9` (commit `{OLD}`)<br>`mine.jsonl:text:0.1` (sha256 `{digest}`)"
     assert f"| data | {sources} |" in card

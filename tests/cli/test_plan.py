@@ -71,7 +71,7 @@ def test_the_tables_say_what_the_json_says(run_cli: RunCli, tmp_path: Path, monk
             f"{method['cache_ratio']:.3f}",
         ]
         parts = ("weights", "gradients", "optimizer", "activations", "peak")
-        assert memory == [f"{method[f'{part}_bytes'] / 1e6:,.2f}" for part in parts]
+        assert memory == [*(f"{method[f'{part}_bytes'] / 1e6:,.2f}" for part in parts), "16"]
     assert "Memory of training, 2 x 8 tokens, bfloat16" in ended.stdout
     assert lines[-2:] == [width["command"], depth["command"]]
     assert f"target: {result['target_parameters']:,} trained parameters, from --hidden 8;" in ended.stdout
@@ -109,10 +109,10 @@ def test_every_option_reaches_the_plan(run_cli: RunCli, tmp_path: Path, monkeypa
         "revision": "main",
     }
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
-    ended = run_cli("plan", base, *words, "--gradient-checkpointing")
+    ended = run_cli("plan", base, *words, "--gradient-checkpointing", "--gpus", 8, "--shard")
     assert ended.code == 0
     assert given.pop("progress")
-    assert given == options | {"gradient_checkpointing": True}
+    assert given == options | {"gradient_checkpointing": True, "gpus": 8, "shard": True}
     assert "freeze is left out: --freeze-layers 3: the model has 3 layers and at least one must train" in ended.stderr
 
 
@@ -150,4 +150,4 @@ def test_a_large_model_fits_80_columns(run_cli: RunCli, tmp_path: Path, monkeypa
     assert "…" not in text
     assert commands.splitlines()[0].endswith(" --by width --hidden 1024 --heads 8 --ffn 3584")  # whole, to be copied
     assert rows(text)["fft"][0][1] == "59,680,890,880"
-    assert rows(text)["fft"][2][-1] == f"{12 * 59.68089088 + 100:,.2f}"
+    assert rows(text)["fft"][2][-2:] == [f"{12 * 59.68089088 + 100:,.2f}", "none"]

@@ -161,7 +161,7 @@ def test_the_recipe_beside_a_run_is_resolved(
     options = {"lora_r", "lora_alpha", "preserve_layers", "adapt_modules", "threshold", "freeze_layers"}
     assert options & saved.keys() == options & resolved.keys()
     assert read_record(tmp_path / "run" / "record.json")["recipe"] == saved
-    assert f"| lr | {resolved['lr']} |" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert f"| peak learning rate | {resolved['lr']} |" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     pointer = tmp_path / "run" / "trained.json"
     if pointer.is_file():
         stored = json.loads(pointer.read_text(encoding="utf-8"))["options"]
