@@ -46,13 +46,17 @@ def _compute_inside(layer: Any, added: Any) -> None:
     added.forward = lambda *args, **kwargs: layer(*args, **kwargs)
 
 
-def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by name with the sharded ones put together, on the CPU. All processes must call it."""
+def whole(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Tensors by name with the sharded ones put together, on the CPU. All processes must call it.
+
+    keep: whether this process needs them; the others get none, so that they are in memory once.
+    """
     put_together: dict[int, Tensor] = {}  # a tensor with two names stays one
     for tensor in tensors.values():
         if isinstance(tensor, DTensor) and id(tensor) not in put_together:
-            put_together[id(tensor)] = whole_tensor(tensor).cpu()
-    return {name: put_together.get(id(tensor), tensor) for name, tensor in tensors.items()}
+            full = whole_tensor(tensor)
+            put_together[id(tensor)] = full.cpu() if keep else full.new_empty(0)
+    return {name: put_together.get(id(tensor), tensor) for name, tensor in tensors.items()} if keep else {}
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:

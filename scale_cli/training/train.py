@@ -183,7 +183,7 @@ def _train(
         )
 
     def save_best(folder: Path) -> None:
-        tensors = whole(method.stored(model))
+        tensors = whole(method.stored(model), keep=arguments.process_index == 0)
         if arguments.process_index == 0:
             with new_folder(folder) as new:
                 save_trained(tensors, new)
@@ -235,7 +235,8 @@ def _train(
             epochs=examples.epochs,
             **course(out, recipe, model.config),
         )
-        tensors = whole(model.state_dict(keep_vars=True) if method.trains_all else method.stored(model))
+        stored = model.state_dict(keep_vars=True) if method.trains_all else method.stored(model)
+        tensors = whole(stored, keep=trainer.is_world_process_zero())
         if trainer.is_world_process_zero():
             _save_result(model, tensors, checkpoint, recipe, out, base)
             beside = (None if extra is None else extra.examples, old_texts)

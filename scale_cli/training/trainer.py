@@ -35,7 +35,7 @@ from scale_cli.training.resume import (
     seal,
     step_of,
 )
-from scale_cli.training.sharding import optimizer_state, set_optimizer_state, whole
+from scale_cli.training.sharding import optimizer_state, set_optimizer_state, whole, whole_tensor
 
 Measure = Callable[[Any, bool], dict[str, float]]
 """A measurement during training: (model, whether it is the last one) -> values by name."""
@@ -158,7 +158,7 @@ class PartTrainer(Trainer):
     def check_finite(self) -> None:
         """Raise RequestError if a loss or a stored weight is NaN or infinite. It names the last good checkpoint."""
         self._check_loss()
-        if not all(torch.isfinite(tensor).all() for tensor in whole(self.method.stored(self.model)).values()):
+        if not all(torch.isfinite(whole_tensor(t)).all() for t in self.method.stored(self.model).values()):
             self._stop(f"a weight is NaN or infinite at step {self.state.global_step}")
 
     def _check_loss(self) -> None:
@@ -181,7 +181,7 @@ class PartTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the method's stored tensors, the pointer to the base and `CARRIED`; every process calls it."""
         assert output_dir is not None
-        tensors = whole(self.method.stored(self.model))
+        tensors = whole(self.method.stored(self.model), keep=self.args.should_save)
         if not self.args.should_save:
             return
         folder = Path(output_dir)
