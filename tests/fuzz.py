@@ -28,6 +28,7 @@ from scale_cli.bench.continual_recipe import ContinualRecipe
 from scale_cli.checkpoints.load import config_of, describe
 from scale_cli.checkpoints.schemas import read_export, read_pointer, read_run, read_upscale
 from scale_cli.checkpoints.storage import stored_tensors, weight_files
+from scale_cli.cli import main as scale
 from scale_cli.core.errors import RequestError
 from scale_cli.core.recipe import load_recipe
 from scale_cli.data.biographies import manifest_digest, read_biographies, read_questions
@@ -36,6 +37,7 @@ from scale_cli.evaluation.suites import load_suite
 from scale_cli.results.result import read_results
 from scale_cli.training import TrainRecipe
 from scale_cli.training.resume import metric_lines
+from tests.runs import World, make_world, run
 
 PIECES = [b"null", b"-1", b"[]", b"{}", b"1e999", b"NaN", b'"', b"\n", b": ", b"- ", b"\x00", b"\xff", b"\xef\xbb\xbf"]
 PIECES += [
@@ -157,13 +159,8 @@ def fuzz(target: Target, executions: int, folder: Path) -> list[str]:
     return [f"{error}\n    {example}" for error, example in findings.items()]
 
 
-def inputs(root: Path) -> list[Target]:
-    """The targets, of a tiny world."""
-    from scale_cli.cli import main as scale
-    from tests.runs import make_world, run
-
-    (root / "world").mkdir()
-    world = make_world(root / "world")
+def inputs(world: World, root: Path) -> list[Target]:
+    """The targets, of a tiny world and of files that are made in `root`."""
     done = run(world.source("scale-route"), root / "run", world.recipe("scale-route")).folder
     assert scale(["export", str(done), str(root / "exported")]) == 0
     (root / "text.txt").write_text("Ann Lee was born in Lima.\n", encoding="utf-8")
@@ -179,7 +176,8 @@ def main() -> int:
     rows, found = [], False
     with tempfile.TemporaryDirectory() as name:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            chosen = inputs(Path(name))
+            (Path(name) / "world").mkdir()
+            chosen = inputs(make_world(Path(name) / "world"), Path(name))
         for number, target in enumerate(chosen):
             (folder := Path(name) / f"fuzz-{number}").mkdir()
             findings = fuzz(target, executions, folder)

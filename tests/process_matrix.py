@@ -26,22 +26,19 @@ LAUNCHES = {"2 copies": (2, []), "3 copies": (3, []), "2 shards": (2, ["--shard"
 
 def command(world: World, method: str, out: Path, processes: int, *more: str) -> list[str]:
     """A run with `BATCHES` batches per step, in so many processes."""
-    options = {
-        "--method": method,
-        "--data": str(world.data),
-        "--objective": "qa",
-        "--people": "0:8",
-        "--steps": str(STEPS),
-        "--batch-size": "2",
-        "--gradient-accumulation-steps": str(BATCHES // processes),
-        "--lr": "1e-2",
-        "--weight-decay": "0.1",
-        "--logging-steps": "1",
-        **({"--preserve-layers": "1"} if method in ("scale-adapt", "scale-route") else {}),
-        **({"--freeze-layers": "1"} if method == "freeze" else {}),
-        **({"--lora-r": "4"} if method == "lora" else {}),
-    }
-    return ["train", world.source(method), str(out), *(word for pair in options.items() for word in pair), *more]
+    words = world.command(
+        method,
+        out,
+        objective="qa",
+        people="0:8",
+        steps=STEPS,
+        batch_size=2,
+        gradient_accumulation_steps=BATCHES // processes,
+        lr=1e-2,
+        weight_decay=0.1,
+        logging_steps=1,
+    )
+    return [*words, *more]
 
 
 def differences(one: Path, other: Path) -> tuple[float, float]:

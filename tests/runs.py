@@ -72,6 +72,12 @@ class World:
         }
         return load_recipe(TrainRecipe, None, options | changes)
 
+    def command(self, method: str, out: Path, **options: Any) -> list[str]:
+        """The words of `scale train` with these options, by key, and small sizes of the methods' own."""
+        given = {"method": method, "data": self.data, "lora_r": 4, "freeze_layers": 1, "preserve_layers": 1, **options}
+        flags = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+        return ["train", self.source(method), str(out), *flags]
+
 
 def make_world(folder: Path) -> World:
     """Make the world in an empty folder."""

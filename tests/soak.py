@@ -35,22 +35,19 @@ class Case:
     objective: str
 
     def command(self, world: World, out: Path) -> list[str]:
-        options = {
-            "--method": self.method,
-            "--data": str(world.data),
-            "--objective": self.objective,
-            "--steps": "6",
-            "--batch-size": "2",
-            "--lr": "1e-2",
-            "--logging-steps": "1",
-            "--save-steps": "2",
-            "--tokens-cache": str(world.folder / "tokens"),
-            **({"--people": "0:8"} if self.objective == "qa" else {"--seq-length": "48"}),
-            **({"--lora-r": "4"} if self.method == "lora" else {}),
-            **({"--preserve-layers": "1"} if self.method == "scale-route" else {}),
-        }
-        words = [word for option in options.items() for word in option]
-        return ["train", world.source(self.method), str(out), *words]
+        options = {"people": "0:8"} if self.objective == "qa" else {"seq_length": 48}
+        return world.command(
+            self.method,
+            out,
+            objective=self.objective,
+            steps=6,
+            batch_size=2,
+            lr=1e-2,
+            logging_steps=1,
+            save_steps=2,
+            tokens_cache=world.folder / "tokens",
+            **options,
+        )
 
 
 def counting(out: str, kill_at: int, log: str, words: list[str]) -> None:

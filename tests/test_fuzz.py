@@ -10,9 +10,9 @@ from tests.soak import Case, soak
 
 
 @pytest.mark.usefixtures("quick_figures")
-def test_a_damaged_file_is_a_request_error(tmp_path: Path) -> None:
+def test_a_damaged_file_is_a_request_error(world: World, tmp_path: Path) -> None:
     findings: dict[str, str] = {}
-    for number, target in enumerate(inputs(tmp_path)):
+    for number, target in enumerate(inputs(world, tmp_path)):
         (folder := tmp_path / f"fuzz-{number}").mkdir()
         findings |= dict.fromkeys(fuzz(target, 20, folder), target.name)
     assert findings == {}

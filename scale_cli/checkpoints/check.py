@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # these load torch, which a description of a folder does with
 ADAPTER = "adapter_config.json"
 MOST_LAYERS = 10_000
 """The library would build the layers of any number one after the other, for ever."""
+DROPOUTS = {"attention_dropout", "hidden_dropout", "resid_pdrop"}
+"""The keys of a config with a share of activations that training drops."""
 FLOATS = ("F16", "BF16", "F32", "F64")
 """The dtypes in which the weights of a model may be stored."""
 
@@ -40,12 +42,15 @@ def check_config(given: str, folder: Path, config: Mapping[str, Any]) -> None:
         layers = part.get("num_hidden_layers")
         if isinstance(layers, int) and layers > MOST_LAYERS:
             raise RequestError(f"{given}: config.json has num_hidden_layers {layers:.3g}, at most {MOST_LAYERS:,}")
-        for name, value in part.items():
-            is_share = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-            if name in ("attention_dropout", "hidden_dropout", "resid_pdrop") and not is_share:
+        for name in part.keys() & DROPOUTS:
+            value = part[name]
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
                 raise RequestError(f"{given}: config.json has {name} {value!r:.40}, which is a share from 0 to 1")
-            if name in ("dtype", "torch_dtype") and not isinstance(value, str | None):
-                raise RequestError(f"{given}: config.json has {name} {value!r:.40}, which is a name such as float32")
+        for name in part.keys() & {"dtype", "torch_dtype"}:
+            if not isinstance(part[name], str | None):
+                raise RequestError(
+                    f"{given}: config.json has {name} {part[name]!r:.40}, which is a name such as float32"
+                )
 
 
 def check_weights(given: str, folder: Path, config: Any) -> dict[str, StoredTensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -170,12 +170,13 @@ def check_functions(folder: Path) -> None:
             whole = yaml.compose(file.read_bytes(), yaml.SafeLoader)
         except (OSError, ValueError, yaml.YAMLError, RecursionError):
             continue
-        if any(node.tag == FUNCTION for node in _nodes(whole)):
+        nodes = _nodes(whole)
+        if any(node.tag == FUNCTION for node in nodes):
             raise RequestError(
                 f"{file} names Python functions ({FUNCTION}), which would run; read them, then give "
                 "--confirm-run-unsafe-code"
             )
-        files += [file.parent / name for name in _included(whole)]
+        files += [file.parent / name for name in _included(nodes)]
 
 
 def _nodes(whole: yaml.Node | None) -> list[yaml.Node]:
@@ -194,9 +195,9 @@ def _nodes(whole: yaml.Node | None) -> list[yaml.Node]:
     return list(found.values())
 
 
-def _included(whole: yaml.Node | None) -> list[str]:
-    """The values of `include` in a task file's mapping, of whatever depth."""
-    pairs = [pair for node in _nodes(whole) if isinstance(node, yaml.MappingNode) for pair in node.value]
+def _included(nodes: Sequence[yaml.Node]) -> list[str]:
+    """The values of `include` in the mappings of a task file, of whatever depth."""
+    pairs = [pair for node in nodes if isinstance(node, yaml.MappingNode) for pair in node.value]
     values = [value for key, value in pairs if key.value == "include"]
     return [node.value for value in values for node in _nodes(value) if isinstance(node, yaml.ScalarNode)]
 

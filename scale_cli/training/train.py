@@ -267,7 +267,10 @@ def _started_in(resume_from: Path | None, recipe: TrainRecipe, arguments: Traini
     """
     batches = recipe.gradient_accumulation_steps * arguments.world_size
     if resume_from is not None:
-        batches = read_json(resume_from / CARRIED).get("batches", batches)
+        carried = read_json(resume_from / CARRIED)
+        # Checkpoints of earlier versions hold the number of processes, or neither.
+        earlier = recipe.gradient_accumulation_steps * carried.get("processes", arguments.world_size)
+        batches = carried.get("batches", earlier)
     passes, left = divmod(batches, arguments.world_size)
     if left:
         raise RequestError(

@@ -172,7 +172,6 @@ class PartTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_finite()
-        self._carried = {"loss": self._mean(self._loss), "rehearsal_loss": self._mean(self._rehearsal_loss)}
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # every process writes a file
         if self.args.should_save:
@@ -182,14 +181,15 @@ class PartTrainer(Trainer):
         """Write the method's stored tensors, the pointer to the base and `CARRIED`; every process calls it."""
         assert output_dir is not None
         tensors = whole(self.method.stored(self.model), keep=self.args.should_save)
+        carried = {"loss": self._mean(self._loss), "rehearsal_loss": self._mean(self._rehearsal_loss)}
         if not self.args.should_save:
             return
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_trained(tensors, folder)
         self.describe(folder)
-        carried = {"logged_step": self._logged_step, "seconds": self.seconds, "batches": self.batches_per_step}
-        write_text(folder / CARRIED, json.dumps(self._carried | carried) + "\n")
+        carried |= {"logged_step": self._logged_step, "seconds": self.seconds, "batches": self.batches_per_step}
+        write_text(folder / CARRIED, json.dumps(carried) + "\n")
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.sharded:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,13 +26,6 @@ from tests.runs import World, lines, progress_that, reload, same_tensors
 
 Batch = Mapping[str, Tensor]
 SHORT: dict[str, Any] = {"ewc_texts": 3, "ewc_weight": 50.0}
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the test's own."""
-    monkeypatch.setenv("SCALE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def applied(name: str = "llama-grouped", **changes: Any) -> Any:
@@ -116,14 +108,6 @@ def test_the_anchor_and_its_gradient() -> None:
     options = dataclasses.replace(METHODS["ewc"].options(), ewc_weight=4.0)
     step = Step(model, model, {}, None, options, lambda: (torch.tensor(5.0), SimpleNamespace()), 0.5)
     assert METHODS["ewc"].loss(step).item() == pytest.approx(5 + 4 * 0.5 * value.item(), rel=1e-6)
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    file = tmp_path / "texts.jsonl"
-    rows = [f"Ann Lee {number} was born in Lima and studied music in Boston." for number in range(20)]
-    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
-    return file
 
 
 @pytest.mark.parametrize("old", ["self", "text", "questions"])

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,33 +16,24 @@ from tests.processes import scale, start, together
 from tests.runs import World, lines, reload
 
 
-def words(world: World, out: Path, batch_size: int, data: dict[str, str], method: str = "scale-route") -> list[str]:
+def words(world: World, out: Path, batch_size: int, data: dict[str, Any], method: str = "scale-route") -> list[str]:
     """The command of a run."""
-    options = {
-        "--method": method,
-        **({"--data": str(world.data)} | data),
-        "--steps": "3",
-        "--batch-size": str(batch_size),
-        "--lr": "1e-2",
-        **({"--preserve-layers": "1"} if method == "scale-route" else {}),
-        "--logging-steps": "1",
-    }
-    return ["train", world.source(method), str(out), *(word for option in options.items() for word in option)]
+    return world.command(method, out, **data, steps=3, batch_size=batch_size, lr=1e-2, logging_steps=1)
 
 
-def questions(folder: Path) -> dict[str, str]:
+def questions(folder: Path) -> dict[str, Any]:
     """Questions, and text that the base samples beside them."""
-    rehearsed = {"--rehearse": "self", "--rehearse-tokens": "512", "--tokens-cache": str(folder / "tokens")}
-    return {"--objective": "qa", "--people": "0:8", **rehearsed}
+    rehearsed = {"rehearse": "self", "rehearse_tokens": 512, "tokens_cache": folder / "tokens"}
+    return {"objective": "qa", "people": "0:8", **rehearsed}
 
 
-def texts(folder: Path) -> dict[str, str]:
+def texts(folder: Path) -> dict[str, Any]:
     """A mixture of two files, with packing "documents"."""
     for name in ("a", "b"):
         rows = [json.dumps({"text": f"{name}{number} is a short text"}) for number in range(60)]
         (folder / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
     data = f"{folder}/a.jsonl:0.7,{folder}/b.jsonl:0.3"
-    return {"--data": data, "--packing": "documents", "--seq-length": "40", "--tokens-cache": str(folder / "tokens")}
+    return {"data": data, "packing": "documents", "seq_length": 40, "tokens_cache": folder / "tokens"}
 
 
 def launch(*commands: list[str]) -> None:
@@ -101,6 +93,11 @@ def test_a_signal_to_one_process_stops_all_at_one_step(world: World, tmp_path: P
     together(3, tmp_path / "three", [*command, "--resume"], code=2)
     refused = (tmp_path / "three" / "process-0" / "stderr").read_text(encoding="utf-8")
     assert "a step of this run has 2 batches of 4, which 3 processes cannot share evenly" in refused
+    file = out / "checkpoint-1" / "carried.json"
+    carried = json.loads(file.read_text(encoding="utf-8"))
+    assert carried.pop("batches") == 2
+    file.write_text(json.dumps(carried | {"processes": 2}), encoding="utf-8")  # as earlier versions wrote it
+    (out / "checkpoint-1" / "files.json").unlink()
     assert main([*command, "--resume"]) == 0  # one process, two batches per step
     assert main(words(world, tmp_path / "alone", 8, questions(tmp_path))) == 0
     for name in ("loss", "rehearsal_loss"):
@@ -112,13 +109,11 @@ def test_a_signal_to_one_process_stops_all_at_one_step(world: World, tmp_path: P
 def test_sharded_processes_train_as_one_does(method: str, world: World, tmp_path: Path) -> None:
     """Begun in two processes and resumed in three, with a text whose windows they cannot share evenly."""
     (tmp_path / "text.txt").write_text("Zoe was born in Rome and works for Acme.\n" * 9, encoding="utf-8")
-    measured = {"--eval-text": f"text={tmp_path / 'text.txt'}", "--eval-steps": "1", "--keep-best": "text"}
-    options = {"--objective": "qa", "--people": "0:8", "--seq-length": "48", "--save-minutes": "1e-9", **measured}
-    if method == "lora":
-        options |= {"--lora-r": "4"}
+    measured = {"eval_text": f"text={tmp_path / 'text.txt'}", "eval_steps": 1, "keep_best": "text"}
+    options: dict[str, Any] = {"objective": "qa", "people": "0:8", "seq_length": 48, "save_minutes": 1e-9, **measured}
 
     def command(out: Path, passes: int) -> list[str]:
-        return words(world, out, 2, options | {"--gradient-accumulation-steps": str(passes)}, method)
+        return words(world, out, 2, options | {"gradient_accumulation_steps": passes}, method)
 
     assert main(command(tmp_path / "alone", 6)) == 0
     out = tmp_path / "sharded"

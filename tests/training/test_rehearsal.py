@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,20 +29,6 @@ from tests.helpers import probe, refusal
 from tests.runs import World, lines, progress_that, reload, same_tensors
 
 SELF_SHORT: dict[str, Any] = {"rehearse": "self", "rehearse_tokens": 512}
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SCALE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    file = tmp_path / "texts.jsonl"
-    rows = [f"Ann Lee {number} was born in Lima and studied music in Boston." for number in range(20)]
-    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
-    return file
 
 
 @pytest.mark.parametrize("method", METHODS)
