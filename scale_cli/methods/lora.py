@@ -13,6 +13,9 @@ from scale_cli.methods.families import family_for
 from scale_cli.methods.method import Look, Method, Size, trained_parameters
 from scale_cli.methods.teacher import without_adapters
 
+MOST_RANK = 65_536
+"""Beyond the sides of every matrix that is trained; a larger rank is a slip or a damaged file."""
+
 
 @dataclass(frozen=True)
 class LoraOptions:
@@ -22,8 +25,8 @@ class LoraOptions:
     lora_alpha: int | None = option(None, help="Scale of lora's update, which is multiplied by alpha / r.  [the rank]")
 
     def __post_init__(self) -> None:
-        if self.lora_r < 1:
-            raise ValueError(f"--lora-r {self.lora_r}: a rank, at least 1")
+        if not 1 <= self.lora_r <= MOST_RANK:
+            raise ValueError(f"--lora-r {self.lora_r}: a rank, from 1 to {MOST_RANK}")
         if self.lora_alpha is not None and self.lora_alpha < 1:
             raise ValueError(f"--lora-alpha {self.lora_alpha}: at least 1")
 

@@ -399,7 +399,7 @@ def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) ->
             {"hidden": 40},
             "--hidden 40: svd takes at most 32 from the maps of base; choose --hidden up to 32, or --init random",
         ),
-        ({"lora_r": 0}, "--lora-r 0: a rank, at least 1"),
+        ({"lora_r": 0}, "--lora-r 0: a rank, from 1 to 65536"),
         ({"batch_size": 0}, "--batch-size 0: at least 1"),
     ],
 )

@@ -44,7 +44,7 @@ from scale_cli.training.recipe import parse_eval_people
         ({"people": "5:5"}, "people '5:5': write A:B"),
         ({"eval_people": ("0:5",)}, "eval people '0:5': write NAME=A:B"),
         ({"eval_people": ("a=0:5", "a=5:6")}, "--eval-people a=0:5,a=5:6: a name occurs twice; choose different names"),
-        ({"lora_r": 0}, "--lora-r 0: a rank, at least 1"),
+        ({"lora_r": 0}, "--lora-r 0: a rank, from 1 to 65536"),
     ],
 )
 def test_values_are_checked(options: dict[str, Any], message: str) -> None:
