@@ -84,8 +84,8 @@ def load_preset(
 def run(recipe: AblationRecipe, out: Path, *, say: Callable[[str], None], progress: Progress) -> BenchResult:
     """Run the ablation into `out` as `continual.run` does. The table has the paper's values; the figure is the
     ablation's own."""
+    from scale_cli.reporting.captions import draw_ablation
     from scale_cli.reporting.documents import BEST, markdown
-    from scale_cli.reporting.figures import ablation_figure
 
     result = continual.run(recipe, out, say=say, progress=progress)
     if processes().is_main_process:
@@ -93,7 +93,7 @@ def run(recipe: AblationRecipe, out: Path, *, say: Callable[[str], None], progre
         table = sheet(result.results, result.groups, title=title, best=BEST["markdown"], reported=reported)
         write_text(out / "table.md", markdown(table))
         figure = drawing(recipe.ablation, result, recipe.roles, layer_count(recipe), reported)
-        ablation_figure(figure, out / "ablation.png", out / "ablation.svg")
+        draw_ablation(figure, out, "ablation")
     return result
 
 

@@ -265,10 +265,9 @@ def sheet(results: Sequence[Result], *, title: str, best: str) -> Sheet:
 
 
 def write(result: BenchResult) -> None:
-    """Write results.json, table.md, curves.png and, with a frontier, frontier.png into the run folder."""
-    from scale_cli.reporting.curves import styles_of
+    """Write results.json, table.md, the figure `curves` and, with a frontier, `frontier` into the run folder."""
+    from scale_cli.reporting.captions import draw_curves
     from scale_cli.reporting.documents import BEST, markdown
-    from scale_cli.reporting.figures import curve_figure
 
     result.save()
     title = f"Biography benchmark, {result.recipe.preset}"
@@ -276,5 +275,4 @@ def write(result: BenchResult) -> None:
     write_text(result.out / "table.md", "\n".join(map(markdown, tables)))
     table = build_table(result.results, result.groups, seeds=True)
     for name, panels in zip(("curves", "frontier"), split_panels(result.panels), strict=True):
-        if panels:
-            curve_figure(panels, styles_of(table, panels), result.out / f"{name}.png")
+        draw_curves(table, panels, result.out, name)

@@ -221,9 +221,8 @@ def _reported_columns(reported: Reported) -> dict[Column, dict[str, Cell]]:
 
 def write(result: BenchResult) -> None:
     """Write results.json, table.md, and figures of the trade-off on texts and in suites and of the curves."""
-    from scale_cli.reporting.curves import styles_of
+    from scale_cli.reporting.captions import draw_curves, draw_frontier
     from scale_cli.reporting.documents import BEST, markdown
-    from scale_cli.reporting.figures import curve_figure, frontier_figure, trade_off
 
     result.save()
     title = f"Continual pre-training, {result.recipe.preset}"
@@ -234,13 +233,7 @@ def write(result: BenchResult) -> None:
     for name, groups in kinds.items():
         if groups:
             table = build_table(result.results, groups, base=BASE, seeds=True)
-            if trade_off(table):
-                frontier_figure(table, *_files(result.out, name))
+            draw_frontier(table, result.out, name)
             if name == "frontier":
                 for file, panels in zip(("curves", "frontier-routers"), split_panels(result.panels), strict=True):
-                    if panels:
-                        curve_figure(panels, styles_of(table, panels), *_files(result.out, file))
-
-
-def _files(folder: Path, name: str) -> list[Path]:
-    return [folder / f"{name}{suffix}" for suffix in (".png", ".svg")]
+                    draw_curves(table, panels, result.out, file)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 NOT_MET = 3
 """The exit code if a requirement is not met or not decided."""
-CAPTIONS = "captions.txt"
 SUFFIXES: dict[str, Format] = {
     ".txt": "text",
     ".md": "markdown",
@@ -203,41 +202,24 @@ def _print(
 
 def _draw(folder: Path, table: Table, panels: list[Panel], effect: Ablation | None) -> None:
     """Draw the figures that the data allows into a folder."""
-    from scale_cli.reporting import captions, figures
-    from scale_cli.reporting.curves import styles_of
+    from scale_cli.reporting.captions import draw_ablation, draw_curves, draw_frontier
+    from scale_cli.reporting.figures import frontier_texts
     from scale_cli.reporting.style import is_romanised
 
-    points = figures.trade_off(table)
-    texts = [*figures.frontier_texts(table), *(text for panel in panels for text in panel.texts)]
+    texts = [*frontier_texts(table), *(text for panel in panels for text in panel.texts)]
     if is_romanised([*texts, *(effect.texts if effect else [])]):
         say(
             "no installed font has Hangul, so the figures romanise Korean labels; install one, such as Debian's "
             "fonts-nanum, for Korean labels"
         )
-    names: list[str] = []
-    texts_by_name: dict[str, str] = {}
     with _atomic_folder(folder) as work:
-        if points:
-            texts_by_name["frontier"] = captions.frontier_caption(table)
-            figures.frontier_figure(table, *_files(work, "frontier", names))
-        if panels:
-            texts_by_name["curves"] = captions.curves_caption(panels)
-            figures.curve_figure(panels, styles_of(table, panels), *_files(work, "curves", names))
+        frontier = draw_frontier(table, work)
+        names = [*frontier, *draw_curves(table, panels, work)]
         if effect is not None:
-            texts_by_name[f"ablation-{effect.option}"] = captions.ablation_caption(effect)
-            figures.ablation_figure(effect, *_files(work, f"ablation-{effect.option}", names))
-        if names:
-            write_text(work / CAPTIONS, captions.captions_text(texts_by_name.items()))
-            names.append(CAPTIONS)
-    if not points:
+            names += draw_ablation(effect, work, f"ablation-{effect.option}")
+    if not frontier:
         say("no frontier figure: two checkpoints with stability and plasticity columns are needed; see --suite")
     say(f"figures in {folder}: {', '.join(names) or 'none'}")
-
-
-def _files(folder: Path, name: str, names: list[str]) -> list[Path]:
-    files = [folder / f"{name}{suffix}" for suffix in (".png", ".svg")]
-    names += [file.name for file in files]
-    return files
 
 
 @contextlib.contextmanager

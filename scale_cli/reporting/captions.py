@@ -1,17 +1,57 @@
-"""Captions of figures: what is drawn, and what bars, bands, lines and numbers mean."""
+"""Figures in a folder, and their captions: what is drawn, and what bars, bands, lines and numbers mean."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from scale_cli.core.files import write_text
 from scale_cli.reporting.ablation import Ablation
-from scale_cli.reporting.curves import Panel
+from scale_cli.reporting.curves import Panel, styles_of
 from scale_cli.reporting.drawing import is_far
-from scale_cli.reporting.figures import LABELLED, frontier_texts, router_curves, trade_off
+from scale_cli.reporting.figures import (
+    LABELLED,
+    ablation_figure,
+    curve_figure,
+    frontier_figure,
+    frontier_texts,
+    router_curves,
+    trade_off,
+)
 from scale_cli.reporting.table import Table
 from scale_cli.reporting.words import joined
 
 FILL = "Hollow: baselines; filled: the methods of SCALE."
+
+
+def draw_frontier(table: Table, folder: Path, name: str = "frontier") -> list[str]:
+    """Draw a table's trade-off as NAME.png and NAME.svg, with its caption in NAME.txt. Returns the names of the files:
+    none without two checkpoints that have stability and plasticity."""
+    if not trade_off(table):
+        return []
+    return _draw(functools.partial(frontier_figure, table), frontier_caption(table), folder, name)
+
+
+def draw_curves(table: Table, panels: Sequence[Panel], folder: Path, name: str = "curves") -> list[str]:
+    """The same of panels of training curves, in the styles of a table's rows; none without panels."""
+    if not panels:
+        return []
+    draw = functools.partial(curve_figure, panels, styles_of(table, panels))
+    return _draw(draw, curves_caption(panels), folder, name)
+
+
+def draw_ablation(effect: Ablation, folder: Path, name: str) -> list[str]:
+    """The same of an ablation."""
+    return _draw(functools.partial(ablation_figure, effect), ablation_caption(effect), folder, name)
+
+
+def _draw(draw: Callable[..., None], caption: str, folder: Path, name: str) -> list[str]:
+    names = [f"{name}{suffix}" for suffix in (".png", ".svg", ".txt")]
+    *drawn, text = (folder / each for each in names)
+    draw(*drawn)
+    write_text(text, f"{caption}\n")
+    return names
 
 
 def frontier_caption(table: Table) -> str:
@@ -62,8 +102,3 @@ def ablation_caption(effect: Ablation) -> str:
     if any(series.reported for panel in effect.panels for series in panel.series):
         parts.append("Pale and dashed: values of a paper.")
     return " ".join(parts)
-
-
-def captions_text(captions: Iterable[tuple[str, str]]) -> str:
-    """The file of captions. captions: name and caption of each figure."""
-    return "\n".join(f"{name}: {caption}\n" for name, caption in captions)

@@ -237,6 +237,7 @@ def test_the_files_of_a_run(done: BenchResult, run_cli: Callable[..., Any]) -> N
         assert panels_of(stored, build_table(stored, ())) == list(done.panels)
     for name in ("frontier", "curves"):
         assert image.imread(done.out / f"{name}.png").ndim == 3
+        assert (done.out / f"{name}.txt").read_text(encoding="utf-8").endswith("the methods of SCALE.\n")
         assert (done.out / f"{name}.svg").is_file()
     assert not (done.out / "frontier-suites.png").exists()
 

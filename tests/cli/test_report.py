@@ -190,8 +190,7 @@ def test_figures(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ended = run_cli("report", BIOS, "--figures", tmp_path / "new" / "figures", "--ablation", "lr", "--format", "csv")
     assert ended.code == 0
     assert ended.stdout.startswith("checkpoint,")
-    names = [f"{name}.{kind}" for name in ("frontier", "curves", "ablation-lr") for kind in ("png", "svg")]
-    names.append("captions.txt")
+    names = [f"{name}.{kind}" for name in ("frontier", "curves", "ablation-lr") for kind in ("png", "svg", "txt")]
     assert ended.stderr == f"figures in {tmp_path}/new/figures: {', '.join(names)}\n"
     assert sorted(path.name for path in (tmp_path / "new" / "figures").iterdir()) == sorted(names)
 
