@@ -1,7 +1,8 @@
 """The fault matrix: every command on every file of its input, damaged in every way.
 
-`python -m tests.faults [SHARE] [SEED]` runs a share of all cells, prints the wrong ones, and exits with 1 if there are
-any. A cell is right if the command ends with 0, or with 2, one printable line on stderr and nothing written.
+`python -m tests.faults [SHARE] [SEED] [FROM]` runs a share of all cells, in the order of the seed and from the one of
+this number on, prints the wrong ones, and exits with 1 if there are any. A cell is right if the command ends with 0, or
+with 2, one printable line on stderr and nothing written.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ Fault = Callable[[Path], None]
 """Damages a file in place."""
 MOST_CHARACTERS = 1000
 """Length of the longest message that counts as one line."""
+MANY = 200
+"""Cells between two lines of progress."""
 
 
 def writing(content: bytes | Callable[[bytes], bytes]) -> Fault:
@@ -227,22 +230,24 @@ def wrong(cell: Cell, folder: Path) -> str | None:
 def _point_to_base(run: Path, damaged: Path) -> None:
     """Let a copy's pointer name the base of the run, unless the fault is in the pointer's base."""
     pointers = [run / "trained.json", damaged / "trained.json"]
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
         original, copied = (json.loads(pointer.read_text(encoding="utf-8")) for pointer in pointers)
         if copied.get("base") == original["base"]:
             base = str((run / original["base"]).resolve())
             pointers[1].write_text(json.dumps(copied | {"base": base}), encoding="utf-8")
 
 
-def _run(share: float, seed: int) -> int:
+def _run(share: float = 1.0, seed: float = 0, start_at: float = 0) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         (root / "world").mkdir()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             cells = cells_of(make_inputs(make_world(root / "world"), root))
-        chosen = random.Random(seed).sample(cells, round(share * len(cells)))
+        chosen = random.Random(int(seed)).sample(cells, round(share * len(cells)))[int(start_at) :]
         start, faulty = time.monotonic(), []
-        for number, cell in enumerate(chosen):
+        for number, cell in enumerate(chosen, int(start_at)):
+            if number % MANY == 0:
+                print(f"{number} cells, {time.process_time():.0f} CPU s", file=sys.stderr, flush=True)
             (folder := root / f"cell-{number}").mkdir()
             if (reason := wrong(cell, folder)) is not None:
                 faulty.append(cell)
@@ -256,4 +261,4 @@ def _run(share: float, seed: int) -> int:
 if __name__ == "__main__":
     import tests.conftest  # noqa: F401  (an offline process)
 
-    sys.exit(_run(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    sys.exit(_run(*map(float, sys.argv[1:])))

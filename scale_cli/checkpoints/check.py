@@ -42,6 +42,9 @@ def check_config(given: str, folder: Path, config: Mapping[str, Any]) -> None:
         layers = part.get("num_hidden_layers")
         if isinstance(layers, int) and layers > MOST_LAYERS:
             raise RequestError(f"{given}: config.json has num_hidden_layers {layers:.3g}, at most {MOST_LAYERS:,}")
+        positions = part.get("max_position_embeddings")
+        if isinstance(positions, int) and positions < 1:
+            raise RequestError(f"{given}: config.json has max_position_embeddings {positions}, at least 1")
         for name in part.keys() & DROPOUTS:
             value = part[name]
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:

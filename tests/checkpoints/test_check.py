@@ -75,6 +75,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "an unknown tensor": (tensors(lambda t: t.update(extra=torch.ones(2))), "holds the tensor extra"),
     "another shape": (tensors(lambda t: t.update({NAME: t[NAME][:, 1:].contiguous()})), f"{NAME} has the shape"),
     "whole numbers": (tensors(lambda t: t.update({NAME: t[NAME].to(torch.int8)})), f"{NAME} is stored as I8"),
+    "no positions": (config(max_position_embeddings=-1), "config.json has max_position_embeddings -1, at least 1"),
     "fewer layers": (config(num_hidden_layers=1), "holds the tensor model.layers.1."),
     "two heads": (
         tensors(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1})),
