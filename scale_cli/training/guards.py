@@ -14,16 +14,22 @@ from torch import Tensor
 
 from scale_cli.core.errors import RequestError
 from scale_cli.data.examples import Examples
+from scale_cli.data.windows import context_of
 from scale_cli.training.sharding import whole_tensor
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integers with as many bytes as a tensor's element."""
 
 
-def check_trains(model: Any, examples: Examples, *, given: str) -> None:
-    """Raise RequestError if a run would train nothing, or from a base that is not finite.
+PROBED = 32
+"""Tokens on which a model is tried before training; attention on a few may hide NaN on a CPU."""
 
-    given: the checkpoint in messages. Reads every parameter once.
+
+def check_trains(model: Any, examples: Examples, *, given: str, bfloat16: bool) -> None:
+    """Raise RequestError if a run would train nothing, or from a model that is not finite or computes nothing finite.
+
+    given: the checkpoint in messages. bfloat16: whether training computes in it. Reads every
+    parameter once.
     """
     for name, parameter in model.named_parameters():
         if parameter.numel() and not torch.stack(torch.aminmax(parameter.detach())).isfinite().all():
@@ -32,6 +38,15 @@ def check_trains(model: Any, examples: Examples, *, given: str) -> None:
         raise RequestError(f"{given}: the method has nothing to train in it; choose another method or checkpoint")
     if not examples.predicts:
         raise RequestError("--data: no token of it is predicted, so nothing can be learnt; give longer texts")
+    was_training, device = model.training, next(model.parameters()).device
+    length = min(PROBED, context_of(model.config) or PROBED)
+    tokens = torch.arange(length, device=device)[None] % model.config.vocab_size
+    model.eval()
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        logits = model(input_ids=tokens, use_cache=False).logits
+    model.train(was_training)
+    if not logits.isfinite().all():
+        raise RequestError(f"{given}: its logits are NaN or infinite; compare its config.json with the original")
 
 
 def frozen_sums(model: Any) -> dict[str, Tensor]:

@@ -158,7 +158,7 @@ def _train(
         shown["sampled"] = old.count
         old_texts = load_old_texts(old, recipe, checkpoint, tokenizer, model, arguments, **shown)
 
-    check_trains(model, examples, given=checkpoint.source)
+    check_trains(model, examples, given=checkpoint.source, bfloat16=arguments.bf16)
     frozen = frozen_sums(model)
     if recipe.shard:
         shard(model, arguments.device, arguments.world_size, bfloat16=arguments.bf16)

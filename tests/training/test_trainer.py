@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from transformers import LlamaConfig
 
 from scale_cli.core.errors import RequestError
+from scale_cli.core.files import read_json
 from scale_cli.data.examples import PaddedQuestions
 from scale_cli.data.packing import Windows
 from scale_cli.methods import METHODS
@@ -195,6 +197,17 @@ def test_a_base_with_a_weight_that_is_nan_is_refused(world: World, tmp_path: Pat
     save(model, base, world.tokenizer)
     assert refusal(train, str(base), tmp_path / "run", world.recipe("fft")) == (
         f"{base}: model.layers.1.mlp.up_proj.weight holds NaN or infinite values; fetch the checkpoint again"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_computes_nan_is_refused(world: World, tmp_path: Path) -> None:
+    base = shutil.copytree(world.checkpoint("llama", "width"), tmp_path / "base")
+    fields = read_json(base / "config.json")
+    fields["base_config"]["rope_parameters"]["rope_theta"] = -1
+    (base / "config.json").write_text(json.dumps(fields))
+    assert refusal(train, str(base), tmp_path / "run", world.recipe("scale-preserve")) == (
+        f"{base}: its logits are NaN or infinite; compare its config.json with the original"
     )
     assert not (tmp_path / "run").exists()
 
