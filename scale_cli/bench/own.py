@@ -14,7 +14,6 @@ Nothing is taken from a preset: sizes, steps and batches follow from the base, t
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,9 +27,10 @@ from scale_cli.bench.own_recipe import OwnRecipe
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import contents, new_folder, plain, write_text
 from scale_cli.core.recipe import parse_count
-from scale_cli.data.statistics import FEW_EPOCHS
+from scale_cli.data.doubts import repeated_often
+from scale_cli.data.options import steps_for
 from scale_cli.methods import METHODS
-from scale_cli.training.recipe import SELF
+from scale_cli.training.recipe import SELF, WARMUP
 
 if TYPE_CHECKING:
     from scale_cli.bench.stages import BenchResult, Progress
@@ -179,7 +179,7 @@ def make_plan(
         tokens = round(recipe.hours * 3600 * MATRIX_SHARE * tflops * 1e12 / per_token)
     else:
         tokens = round((recipe.epochs or 1) * new_tokens)
-    steps = max(1, math.ceil(tokens / (recipe.batch_size * length)))
+    steps = steps_for(tokens, recipe.batch_size * length)
     sizes = planned.choices["width"].sizes
     made = OwnPlan(
         steps=steps,
@@ -203,8 +203,8 @@ _FLAGS = {"hidden": "hidden_size", "heads": "num_attention_heads", "ffn": "inter
 
 def warnings_of(plan: OwnPlan) -> Iterator[str]:
     """What a user should know before the run."""
-    if plan.epochs > FEW_EPOCHS:
-        yield f"note: {plan.epochs:.1f} epochs of the new texts; beyond about {FEW_EPOCHS}, repeating them adds little"
+    if line := repeated_often("--new", plan.epochs):
+        yield f"warning: {line}"
     if plan.repeated:
         yield f"note: {plan.repeated:,} documents of --new repeat another one; each is read once"
 
@@ -228,7 +228,7 @@ def bench_fields(base: str, out: Path, recipe: OwnRecipe, plan: OwnPlan) -> dict
             "batch_size": recipe.batch_size,
             "seq_length": plan.length,
             "schedule": "cosine",
-            "warmup": 0.06,
+            "warmup": WARMUP,
             "eval_steps": max(1, plan.steps // MEASUREMENTS),
             "logging_steps": max(1, plan.steps // 100),
         },

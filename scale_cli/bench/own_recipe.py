@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from scale_cli.core.recipe import option, parse_count
+from scale_cli.core.recipe import option
+from scale_cli.data.options import check_amount
 from scale_cli.methods import METHODS
 from scale_cli.training.recipe import SELF
 
@@ -14,6 +15,8 @@ from scale_cli.training.recipe import SELF
 @dataclass(frozen=True, kw_only=True)
 class OwnRecipe:
     """The request of a run on one's own model and texts."""
+
+    one_of: ClassVar[tuple[str, ...]] = ("tokens", "epochs", "hours")
 
     new: tuple[str, ...] = option((), help="Texts to learn, as in scale train --data; separated by commas.")
     old: str = option(SELF, help="Texts of what the base knows, only measured; self: texts that the base samples.")
@@ -37,13 +40,8 @@ class OwnRecipe:
     def __post_init__(self) -> None:
         if not self.new:
             raise ValueError("--new is missing: the texts to learn, as in --new corpus.jsonl")
-        amounts = {"--tokens": self.tokens, "--epochs": self.epochs, "--hours": self.hours}
-        given = [f"{flag} {value}" for flag, value in amounts.items() if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"{given[0]} and {given[1]} each set the number of tokens; give one of them")
-        if self.tokens is not None:
-            parse_count("--tokens", self.tokens)
-        for flag, value in (("--epochs", self.epochs), ("--hours", self.hours), ("--allow", self.allow)):
+        check_amount(self.tokens, self.epochs)
+        for flag, value in (("--hours", self.hours), ("--allow", self.allow)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{flag} {value:g}: a number above 0")
         if not self.methods or len(set(self.methods)) != len(self.methods):

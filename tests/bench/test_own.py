@@ -89,7 +89,7 @@ def test_the_number_of_tokens(world: World, texts: dict[str, str], monkeypatch: 
     assert make_plan(base, recipe_of(texts, tokens="1k", held_out=9), say=quiet)[0].documents_while_training == 2
     assert 6 * plan.new_tokens <= plan.tokens < 6 * plan.new_tokens + ROWS * LENGTH
     assert [line.partition(";")[0] for line in said] == [
-        f"note: {plan.epochs:.1f} epochs of the new texts",
+        f"warning: --new is read {plan.epochs:.1f} times",
         "note: 2 documents of --new repeat another one",
     ]
     monkeypatch.setattr(own, "matrix_tflops", lambda: 1e-3)
@@ -118,7 +118,10 @@ def test_sizes_follow_from_the_base(world: World, texts: dict[str, str], tmp_pat
     ("options", "message"),
     [
         ({"new": ()}, "--new is missing: the texts to learn, as in --new corpus.jsonl"),
-        ({"tokens": "5", "epochs": 1}, "--tokens 5 and --epochs 1.0 each set the number of tokens; give one of them"),
+        (
+            {"tokens": "5", "epochs": 1},
+            "--tokens 5 and --epochs 1.0 each set the amount of training",
+        ),
         ({"tokens": "many"}, "--tokens many: write a number above 0, as in 500k, 20M or 1.5B"),
         ({"hours": 0}, "--hours 0: a number above 0"),
         ({"methods": "fft,fft"}, "--methods fft,fft: name at least one, each once"),
@@ -126,7 +129,7 @@ def test_sizes_follow_from_the_base(world: World, texts: dict[str, str], tmp_pat
     ],
 )
 def test_a_wrong_request(options: dict[str, Any], message: str, texts: dict[str, str]) -> None:
-    assert refusal(recipe_of, texts, **options) == message
+    assert refusal(recipe_of, texts, **options).startswith(message)
 
 
 def test_texts_and_bases_that_do_not_fit(world: World, texts: dict[str, str], tmp_path: Path) -> None:
