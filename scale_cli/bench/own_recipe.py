@@ -23,7 +23,10 @@ class OwnRecipe:
     methods: tuple[str, ...] = option(
         ("scale-preserve", "fft"), help="Methods to compare.", choices=lambda: tuple(METHODS)
     )
-    tokens: str | None = option(None, help="Training tokens per method, as in 500k or 20M.")
+    rates: tuple[float, ...] = option(
+        (), help="Learning rates: each method is trained at each of them, to find its best. [the method's own]"
+    )
+    tokens: str | None = option(None, help="Training tokens per training, as in 500k or 20M.")
     epochs: float | None = option(None, help="Training tokens as passes over the new texts. [1]")
     hours: float | None = option(None, help="Training tokens as an estimate of the hours of all trainings together.")
     held_out: int | None = option(None, help="Documents of each text that are measured. [a twentieth, 8 to 200]")
@@ -46,6 +49,8 @@ class OwnRecipe:
                 raise ValueError(f"{flag} {value:g}: a number above 0")
         if not self.methods or len(set(self.methods)) != len(self.methods):
             raise ValueError(f"--methods {','.join(self.methods)}: name at least one, each once")
+        if not all(0 < rate < math.inf for rate in self.rates) or len(set(self.rates)) != len(self.rates):
+            raise ValueError(f"--rates {','.join(map(str, self.rates))}: numbers above 0, each once, as in 1e-4,1e-3")
         for flag, count, least in (("--held-out", self.held_out, 2), ("--batch-size", self.batch_size, 1)):
             if count is not None and count < least:
                 raise ValueError(f"{flag} {count}: at least {least}")
