@@ -60,13 +60,17 @@ def _show_plan(base: str, out: Path, recipe: OwnRecipe, *, as_json: bool) -> Non
     from scale_cli.bench.dry_run import dry_run_continual, sheet
 
     plan, _ = own.make_plan(base, recipe, say=say)
-    cost = dry_run_continual(
-        load_recipe(ContinualRecipe, None, own.bench_fields(base, out, recipe, plan) | {"preset": ""})
-    )
+    fields = own.bench_fields(base, out, recipe, plan) | {"preset": ""}
+    bench = load_recipe(ContinualRecipe, None, fields)
+    cost = dry_run_continual(bench)
     if as_json:
         show({"plan": plan, "cost": cost}, "", as_json=True)
         return
-    show({}, _plan_table(plan), as_json=False)
+    table = _plan_table(plan)
+    trainings = {label: bench.train_recipe(label, seed=0) for label in bench.methods}
+    table.add_row("learning rate", ", ".join(f"{label} {each.learning_rate:g}" for label, each in trainings.items()))
+    table.add_row("schedule", next(iter(trainings.values())).schedule_in_words)
+    show({}, table, as_json=False)
     show_sheets([sheet(cost, title=f"{base}: {cost.base_parameters:,} parameters")])
 
 

@@ -96,13 +96,10 @@ def _summary(result: TrainResult, recipe: TrainRecipe) -> Table:
     from rich.table import Table
 
     table = Table("written to", str(result.out))
-    trained = result.trained_parameters / result.total_parameters
+    share = result.trained_parameters / result.total_parameters
     table.add_row("method", recipe.method)
-    table.add_row("trained parameters", f"{result.trained_parameters:,} of {result.total_parameters:,} ({trained:.1%})")
-    share = recipe.warmup or 0
-    warmup = f"a warm-up of {f'{share:.0%} of the' if share < 1 else f'{share:.0f}'} steps"
-    shown = f"{recipe.learning_rate:g}, {recipe.schedule}, {warmup if share else 'no warm-up'}"
-    table.add_row("learning rate", shown)
+    table.add_row("trained parameters", f"{result.trained_parameters:,} of {result.total_parameters:,} ({share:.1%})")
+    table.add_row("learning rate", f"{recipe.learning_rate:g}, {recipe.schedule_in_words}")
     if result.last_loss is not None:
         table.add_row("loss", f"{result.first_loss:,.3f} at first, {result.last_loss:,.3f} at last")
     if result.warning is not None:

@@ -41,7 +41,7 @@ def option(
     flag: str | None = None,
     choices: Choices = None,
     group: str | None = None,
-    shown: str | None = None,
+    show_default: bool = True,
 ) -> Any:
     """A recipe field.
 
@@ -50,9 +50,9 @@ def option(
     flag: the name on the command line, `--lr` or `--shuffle/--no-shuffle`; None derives it from the field's name.
     choices: the strings allowed in a str or `tuple[str, ...]` field.
     group: the heading in `--help` of this field and of the following ones up to the next with a group.
-    shown: the default in `--help`, for one that depends on other things; None: `default`.
+    show_default: whether `--help` shows `default`.
     """
-    metadata = {"help": help, "flag": flag, "choices": choices, "group": group, "shown": shown}
+    metadata = {"help": help, "flag": flag, "choices": choices, "group": group, "show_default": show_default}
     return dataclasses.field(default=default, metadata=metadata)
 
 

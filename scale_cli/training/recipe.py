@@ -31,10 +31,11 @@ class TrainRecipe(DataOptions):
 
     method: str = option(
         DEFAULT_METHOD,
-        help="The method; it determines the trained parameters.",
+        help="The method; it determines the trained parameters.  [for a widened CHECKPOINT scale-preserve, for a "
+        "deepened one llama-pro, else fft]",
         choices=method_names,
         group="Method",
-        shown="by the kind of CHECKPOINT: scale-preserve, llama-pro or fft",
+        show_default=False,
     )
     options: Any = variant_options(chosen_by="method", classes=option_classes)
     from_scratch: bool = option(False, help="Pre-train from random weights; only CHECKPOINT's config is used.")
@@ -179,6 +180,14 @@ class TrainRecipe(DataOptions):
     def learning_rate(self) -> float:
         """The peak learning rate: `lr` or the method's default."""
         return find_method(self.method).lr if self.lr is None else self.lr
+
+    @property
+    def schedule_in_words(self) -> str:
+        """The schedule and the warm-up of a resolved recipe."""
+        if not self.warmup:
+            return f"{self.schedule}, no warm-up"
+        steps = f"{self.warmup:.0%} of the" if self.warmup < 1 else f"{self.warmup:.0f}"
+        return f"{self.schedule}, a warm-up of {steps} steps"
 
     def with_steps(self, steps: int) -> TrainRecipe:
         """The recipe of this number of steps, with the default warm-up for it."""
