@@ -39,7 +39,7 @@ class TrainRecipe(DataOptions):
     )
     options: Any = variant_options(chosen_by="method", classes=option_classes)
     from_scratch: bool = option(False, help="Pre-train from random weights; only CHECKPOINT's config is used.")
-    lr: float | None = option(None, help="Peak learning rate.  [the paper's for the method]", group="Optimiser")
+    lr: float | None = option(None, help="Peak learning rate.  [the method's best in our sweep]", group="Optimiser")
     schedule: Literal["cosine", "linear", "constant"] = option("cosine", help="Learning rate schedule after warm-up.")
     min_lr_rate: float = option(0.0, help="Final learning rate of the cosine schedule, as a share of --lr.")
     warmup: float | None = option(

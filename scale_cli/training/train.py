@@ -139,9 +139,9 @@ def _train(
     examples = load_examples(recipe, tokenizer, processes=processes, progress=reading, say=say)
     check_length(examples.length, checkpoint)  # by default that of the longest question
     rows = recipe.batch_size * recipe.gradient_accumulation_steps * processes
-    recipe = _counted(recipe, len(examples) // rows, rows * examples.length, say)
+    recipe, asked = _counted(recipe, len(examples) // rows, rows * examples.length, say), recipe.amount
     arguments.max_steps, arguments.warmup_steps = recipe.steps, recipe.warmup or 0
-    if resume:
+    if resume and asked:
         check_out(out, recipe, checkpoint, resume=True)  # again: now the steps are known
     check_old_texts(recipe, checkpoint, tokenizer)
     base = base_fingerprint(checkpoint, from_scratch=recipe.from_scratch)
