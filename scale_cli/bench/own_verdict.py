@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NEW, OLD = "new", "old"
 RULE = "the largest gain on new among the rows that kept old for certain; if none did, the least forgetting"
-"""How the best row of a method is chosen."""
+"""How the best row of a method is chosen, as trained or under a router."""
 
 
 def judged(result: BenchResult, allow: float) -> tuple[Table, list[Verdict]]:
@@ -39,16 +39,17 @@ def best_kept(table: Table, verdicts: Sequence[Verdict]) -> Row | None:
 
 
 def best_rows(table: Table, verdicts: Sequence[Verdict]) -> dict[str, Row]:
-    """The best row of each method, by `RULE`."""
+    """The best row of each method, by `RULE`, as trained and under each router: "fft", "fft, mixture:0"."""
     judged = {verdict.row for verdict in verdicts}
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
         if row.label in judged:
-            rows.setdefault(str(info_of(table, row).method), []).append(row)
+            info = info_of(table, row)
+            rows.setdefault(f"{info.method}{'' if info.router is None else f', {info.router}'}", []).append(row)
     best = {}
-    for method, own in rows.items():
+    for name, own in rows.items():
         kept = best_kept(table, [verdict for verdict in verdicts if verdict.row in {row.label for row in own}])
-        best[method] = kept or min(own, key=lambda row: change(table, row, OLD))
+        best[name] = kept or min(own, key=lambda row: change(table, row, OLD))
     return best
 
 
@@ -56,8 +57,8 @@ def save_best(table: Table, verdicts: Sequence[Verdict], file: Path, *, allow: f
     """Write the best rows as JSON. allow: the share that counts as kept."""
     outcomes = {verdict.row: verdict.outcome for verdict in verdicts}
     best = best_kept(table, verdicts)
-    methods = {name: _fields(table, row, outcomes) for name, row in best_rows(table, verdicts).items()}
-    write_text(file, to_json({"rule": RULE, "allow": allow, "best": best and best.label, "methods": methods}) + "\n")
+    best_of = {name: _fields(table, row, outcomes) for name, row in best_rows(table, verdicts).items()}
+    write_text(file, to_json({"rule": RULE, "allow": allow, "best": best and best.label, "best_of": best_of}) + "\n")
 
 
 def _fields(table: Table, row: Row, outcomes: Mapping[str, str]) -> dict[str, object]:
@@ -66,7 +67,7 @@ def _fields(table: Table, row: Row, outcomes: Mapping[str, str]) -> dict[str, ob
         "row": row.label,
         "checkpoint": info.source,
         "router": info.router,
-        "lr": (info.recipe or {}).get("lr"),
+        "lr": rate_of(info),
         "old": change(table, row, OLD),
         "new": change(table, row, NEW),
         "old_kept": outcomes[row.label],
@@ -76,6 +77,11 @@ def _fields(table: Table, row: Row, outcomes: Mapping[str, str]) -> dict[str, ob
 def info_of(table: Table, row: Row) -> CheckpointInfo:
     """The checkpoint of a row, with several seeds that of the first."""
     return table.results[row.results[0]].checkpoint
+
+
+def rate_of(info: CheckpointInfo) -> float:
+    """The learning rate of a checkpoint that a run trained."""
+    return float((info.recipe or {})["lr"])
 
 
 def change(table: Table, row: Row, text: str) -> float:

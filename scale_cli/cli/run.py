@@ -91,7 +91,7 @@ def _show_result(out: Path, recipe: OwnRecipe, table: ResultTable, verdicts: lis
     from rich.table import Table
 
     from scale_cli.bench import own
-    from scale_cli.bench.own_verdict import NEW, OLD, best_kept, best_rows, change, info_of
+    from scale_cli.bench.own_verdict import NEW, OLD, best_kept, best_rows, change, info_of, rate_of
 
     shown = Table("bits per byte", "old", "new", f"old kept within {recipe.allow:.1%}")
     words = {"met": "yes", "not met": "no", "not decided": "not decided"}
@@ -104,9 +104,9 @@ def _show_result(out: Path, recipe: OwnRecipe, table: ResultTable, verdicts: lis
     show({}, shown, as_json=False)
     of_methods = best_rows(table, verdicts)
     if recipe.rates:
-        chosen = Table("best row of", "", "old", "new", "old kept")
-        for method, row in of_methods.items():
-            chosen.add_row(method, row.label, *cells[row.label])
+        chosen = Table("best rate of", "rate", "old", "new", "old kept")
+        for name, row in of_methods.items():
+            chosen.add_row(name, f"{rate_of(info_of(table, row)):g}", *cells[row.label])
         show({}, chosen, as_json=False)
     best = best_kept(table, verdicts)
     if best is None:

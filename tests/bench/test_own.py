@@ -185,20 +185,23 @@ def test_rates_side_by_side(world: World, texts: dict[str, str], tmp_path: Path,
     base, out = world.checkpoint("llama"), tmp_path / "out"
     words = ["run", base, out, "--new", texts["new"], "--old", texts["old"], "--seq-length", LENGTH, "--held-out", 8]
     words += ["--batch-size", ROWS, "--tokens", "4k", "--methods", "fft,scale-adapt", "--rates", "1e-5,1e-3,1e-1"]
-    ended = run_cli(*words, "--router", "", "--allow", 0.02)
+    ended = run_cli(*words, "--allow", 0.02)
     assert ended.code == 0, ended.stderr
-    shown = [line.split("│")[1:-1] for line in ended.stdout.splitlines() if line.startswith("│")]
-    changes = {row[0].strip(): [float(cell.strip("% ")) for cell in row[1:3]] for row in shown if len(row) == 4}
-    kept = [row[0].strip() for row in shown if len(row) == 4 and row[3].strip() == "yes"]
-    assert changes.keys() == {f"{m}@{rate}" for m in ("fft", "scale-adapt") for rate in ("1e-05", "0.001", "0.1")}
+    shown = [[c.strip() for c in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if line.startswith("│")]
+    changes = {row[0]: [float(cell.rstrip("%")) for cell in row[1:3]] for row in shown if len(row) == 4}
+    kept = [row[0] for row in shown if len(row) == 4 and row[3] == "yes"]
+    names = {f"{method}@{{}}{router}" for method in ("fft", "scale-adapt") for router in ("", ", mixture:0")}
+    assert changes.keys() == {name.format(rate) for name in names for rate in ("1e-05", "0.001", "0.1")}
     saved = json.loads((out / "best.json").read_text(encoding="utf-8"))
-    for method, best in saved["methods"].items():
-        own_kept = [row for row in kept if row.startswith(f"{method}@")]
-        rows = own_kept or [row for row in changes if row.startswith(f"{method}@")]
-        assert best["row"] == min(rows, key=lambda row: changes[row][1 if own_kept else 0])
-        assert best["lr"] == float(best["row"].partition("@")[2])
+    assert len(saved["best_of"]) == len(names)
+    for name, best in saved["best_of"].items():
+        method, comma, router = name.partition(", ")
+        own = [name.format(rate) for rate in ("1e-05", "0.001", "0.1") for name in [f"{method}@{{}}{comma}{router}"]]
+        own_kept = [row for row in own if row in kept]
+        assert best["row"] == min(own_kept or own, key=lambda row: changes[row][1 if own_kept else 0])
+        assert best["lr"] == float(best["row"].partition("@")[2].partition(",")[0])
         assert Path(best["checkpoint"]).is_dir()
-        assert any([cell.strip() for cell in row[:2]] == [method, best["row"]] for row in shown)
+        assert [name, f"{best['lr']:g}"] in [row[:2] for row in shown]
     assert saved["best"] == (min(kept, key=lambda row: changes[row][1]) if kept else None)
     assert (out / "run" / "frontier.svg").is_file()
 
