@@ -52,14 +52,8 @@ DOCUMENTS_WHILE_TRAINING = (2, 12)
 """The least and the most documents of each text that are measured while training."""
 MATRIX_SHARE = 0.6
 """The assumed rate of a training step, as a share of the rate of a large matrix product on the same device."""
-OPTIONS, RECIPE, TEXTS, RUN, REPORT, BEST = (
-    "options.yaml",
-    "recipe.yaml",
-    "texts",
-    "run",
-    "report.html",
-    "best.json",
-)
+OPTIONS, RECIPE, TEXTS, RUN = "options.yaml", "recipe.yaml", "texts", "run"
+REPORT, BEST = "report.html", "best.json"
 
 
 @dataclass(frozen=True)
