@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scale_cli.checkpoints.load import check, describe, load_model, load_tokenizer
-from scale_cli.core.recipe import load_recipe
 from scale_cli.evaluation.evaluate import DEFAULT_SEED
 from scale_cli.evaluation.evaluate import evaluate as run_jobs
 from scale_cli.evaluation.generation import Continuation, Sampling, find_device, prepare
@@ -27,7 +26,7 @@ from scale_cli.evaluation.subject import targets
 from scale_cli.reporting.render import Format, rendered
 from scale_cli.results.result import Result
 from scale_cli.surgery import upscale
-from scale_cli.training import TrainRecipe
+from scale_cli.training.request import load_request
 from scale_cli.training.result import TrainResult
 from scale_cli.training.train import train as run_training
 
@@ -68,8 +67,9 @@ def train(
     resume: continue from the last checkpoint in `out`. progress: called with the number of steps done and of all steps.
     Raises RequestError for options that are unknown or do not fit, before anything is written.
     """
-    resolved = load_recipe(TrainRecipe, None if recipe is None else Path(recipe), options)
-    return run_training(str(checkpoint), Path(out), resolved, resume=resume, revision=revision, progress=progress)
+    begun: dict[str, Any] = {"resume": resume, "revision": revision}
+    resolved = load_request(str(checkpoint), Path(out), None if recipe is None else Path(recipe), options, **begun)
+    return run_training(str(checkpoint), Path(out), resolved, progress=progress, **begun)
 
 
 def evaluate(

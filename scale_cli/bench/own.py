@@ -7,6 +7,7 @@ A run folder holds the prepared texts, the recipe that repeats the run, the benc
     OUT/recipe.yaml             the recipe, as for `scale bench korean --preset OUT/recipe.yaml`
     OUT/run                     the run folder of `scale_cli.bench.continual`
     OUT/report.html             the report
+    OUT/best.json               the best row of each method
 
 Nothing is taken from a preset: sizes, steps and batches follow from the base, the texts and the request.
 """
@@ -14,9 +15,8 @@ Nothing is taken from a preset: sizes, steps and batches follow from the base, t
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,18 +25,22 @@ import yaml
 
 from scale_cli.bench.continual_recipe import ContinualRecipe, load_preset, text_line
 from scale_cli.bench.own_recipe import OwnRecipe
+from scale_cli.bench.own_verdict import NEW, OLD, judged, save_best
+from scale_cli.bench.stages import processes
+from scale_cli.bench.sweep import rows_at
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import contents, new_folder, plain, write_text
 from scale_cli.core.recipe import parse_count
-from scale_cli.data.statistics import FEW_EPOCHS
+from scale_cli.data.doubts import repeated_often
+from scale_cli.data.options import steps_for
 from scale_cli.methods import METHODS
-from scale_cli.training.recipe import SELF
+from scale_cli.training.recipe import SELF, WARMUP
 
 if TYPE_CHECKING:
     from scale_cli.bench.stages import BenchResult, Progress
     from scale_cli.data.sources import FileSource, HubTexts
     from scale_cli.reporting.requirements import Verdict
-    from scale_cli.reporting.table import Row, Table
+    from scale_cli.reporting.table import Table
 
 ESTIMATED_BYTES = 2_000_000
 """Bytes of the new texts from whose tokens those of all are estimated."""
@@ -48,8 +52,8 @@ DOCUMENTS_WHILE_TRAINING = (2, 12)
 """The least and the most documents of each text that are measured while training."""
 MATRIX_SHARE = 0.6
 """The assumed rate of a training step, as a share of the rate of a large matrix product on the same device."""
-OPTIONS, RECIPE, TEXTS, RUN, REPORT = "options.yaml", "recipe.yaml", "texts", "run", "report.html"
-NEW, OLD = "new", "old"
+OPTIONS, RECIPE, TEXTS, RUN = "options.yaml", "recipe.yaml", "texts", "run"
+REPORT, BEST = "report.html", "best.json"
 
 
 @dataclass(frozen=True)
@@ -175,11 +179,12 @@ def make_plan(
     if recipe.tokens is not None:
         tokens = parse_count("--tokens", recipe.tokens)
     elif recipe.hours is not None:
-        per_token = sum(method.multiply_adds for method in planned.methods) * len(recipe.seeds)
+        repeated = len(recipe.seeds) * (len(recipe.rates) or 1)
+        per_token = sum(method.multiply_adds for method in planned.methods) * repeated
         tokens = round(recipe.hours * 3600 * MATRIX_SHARE * tflops * 1e12 / per_token)
     else:
         tokens = round((recipe.epochs or 1) * new_tokens)
-    steps = max(1, math.ceil(tokens / (recipe.batch_size * length)))
+    steps = steps_for(tokens, recipe.batch_size * length)
     sizes = planned.choices["width"].sizes
     made = OwnPlan(
         steps=steps,
@@ -203,8 +208,8 @@ _FLAGS = {"hidden": "hidden_size", "heads": "num_attention_heads", "ffn": "inter
 
 def warnings_of(plan: OwnPlan) -> Iterator[str]:
     """What a user should know before the run."""
-    if plan.epochs > FEW_EPOCHS:
-        yield f"note: {plan.epochs:.1f} epochs of the new texts; beyond about {FEW_EPOCHS}, repeating them adds little"
+    if line := repeated_often("--new", plan.epochs):
+        yield f"warning: {line}"
     if plan.repeated:
         yield f"note: {plan.repeated:,} documents of --new repeat another one; each is read once"
 
@@ -213,6 +218,7 @@ def bench_fields(base: str, out: Path, recipe: OwnRecipe, plan: OwnPlan) -> dict
     """The fields of the recipe for `scale bench korean`."""
     texts = (out / TEXTS).resolve()
     here = Path(base).expanduser()
+    own_rates = {method: {"lr": METHODS[method].lr} for method in recipe.methods}
     measured = {"documents": plan.held_out, "documents_while_training": plan.documents_while_training}
     return {
         "base": str(here.resolve()) if here.exists() else base,
@@ -228,12 +234,12 @@ def bench_fields(base: str, out: Path, recipe: OwnRecipe, plan: OwnPlan) -> dict
             "batch_size": recipe.batch_size,
             "seq_length": plan.length,
             "schedule": "cosine",
-            "warmup": 0.06,
+            "warmup": WARMUP,
             "eval_steps": max(1, plan.steps // MEASUREMENTS),
             "logging_steps": max(1, plan.steps // 100),
         },
         "precision": recipe.precision,
-        "methods": {method: {"lr": METHODS[method].lr} for method in recipe.methods},
+        "methods": rows_at(own_rates, recipe.rates) if recipe.rates else own_rates,
         "routers": [router for router in recipe.router if router],
         "suites": list(recipe.suite),
         "limit": recipe.suite_limit,
@@ -257,36 +263,10 @@ def run(
     table, verdicts = judged(result, recipe.allow)
     from scale_cli.reporting.html import html_page
 
-    write_text(out / REPORT, html_page(table, panels=result.panels, verdicts=verdicts))
+    if processes().is_main_process:
+        write_text(out / REPORT, html_page(table, panels=result.panels, verdicts=verdicts))
+        save_best(table, verdicts, out / BEST, allow=recipe.allow)
     return result, table, verdicts
-
-
-def judged(result: BenchResult, allow: float) -> tuple[Table, list[Verdict]]:
-    """The table of a run, and for each row whether it lost at most the share `allow` of the base's bits per byte."""
-    from scale_cli.reporting.requirements import judge
-    from scale_cli.reporting.table import build_table
-
-    results = [each.with_routed() for each in result.results]
-    name = Path(result.recipe.preset).parent.name
-    table = build_table(results, result.groups, title=f"{name}: old and new", base="base", seeds=True)
-    (before,) = (m.value for m in results[0].find(f"perplexity:{OLD}", "bits_per_byte"))
-    return table, judge(table, [f"{OLD}.forgetting<={allow * before:.4g}"])
-
-
-def best_kept(table: Table, verdicts: Sequence[Verdict]) -> Row | None:
-    """The row with the largest gain among those that kept OLD; None if none did for certain."""
-    kept = {verdict.row for verdict in verdicts if verdict.outcome == "met"}
-    rows = [row for row in table.rows if row.label in kept]
-    return min(rows, key=lambda row: change(table, row, NEW), default=None)
-
-
-def change(table: Table, row: Row, text: str) -> float:
-    """The change of a row's bits per byte on a text against the base, as a share of the base's."""
-    column = next(c for c in table.columns if (c.task, c.metric) == (f"perplexity:{text}", "bits_per_byte"))
-    cell = table.cell(row, column)
-    assert cell is not None
-    assert cell.change is not None
-    return cell.change / (cell.value - cell.change)
 
 
 def matrix_tflops() -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from scale_cli.core.recipe import option, parse_count
+from scale_cli.core.recipe import option
+from scale_cli.data.options import check_amount
 from scale_cli.methods import METHODS
 from scale_cli.training.recipe import SELF
 
@@ -15,12 +16,17 @@ from scale_cli.training.recipe import SELF
 class OwnRecipe:
     """The request of a run on one's own model and texts."""
 
+    one_of: ClassVar[tuple[str, ...]] = ("tokens", "epochs", "hours")
+
     new: tuple[str, ...] = option((), help="Texts to learn, as in scale train --data; separated by commas.")
     old: str = option(SELF, help="Texts of what the base knows, only measured; self: texts that the base samples.")
     methods: tuple[str, ...] = option(
         ("scale-preserve", "fft"), help="Methods to compare.", choices=lambda: tuple(METHODS)
     )
-    tokens: str | None = option(None, help="Training tokens per method, as in 500k or 20M.")
+    rates: tuple[float, ...] = option(
+        (), help="Learning rates: each method is trained at each of them, to find its best. [the method's own]"
+    )
+    tokens: str | None = option(None, help="Training tokens per training, as in 500k or 20M.")
     epochs: float | None = option(None, help="Training tokens as passes over the new texts. [1]")
     hours: float | None = option(None, help="Training tokens as an estimate of the hours of all trainings together.")
     held_out: int | None = option(None, help="Documents of each text that are measured. [a twentieth, 8 to 200]")
@@ -37,17 +43,14 @@ class OwnRecipe:
     def __post_init__(self) -> None:
         if not self.new:
             raise ValueError("--new is missing: the texts to learn, as in --new corpus.jsonl")
-        amounts = {"--tokens": self.tokens, "--epochs": self.epochs, "--hours": self.hours}
-        given = [f"{flag} {value}" for flag, value in amounts.items() if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"{given[0]} and {given[1]} each set the number of tokens; give one of them")
-        if self.tokens is not None:
-            parse_count("--tokens", self.tokens)
-        for flag, value in (("--epochs", self.epochs), ("--hours", self.hours), ("--allow", self.allow)):
+        check_amount(self.tokens, self.epochs)
+        for flag, value in (("--hours", self.hours), ("--allow", self.allow)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{flag} {value:g}: a number above 0")
         if not self.methods or len(set(self.methods)) != len(self.methods):
             raise ValueError(f"--methods {','.join(self.methods)}: name at least one, each once")
+        if not all(0 < rate < math.inf for rate in self.rates) or len(set(self.rates)) != len(self.rates):
+            raise ValueError(f"--rates {','.join(map(str, self.rates))}: numbers above 0, each once, as in 1e-4,1e-3")
         for flag, count, least in (("--held-out", self.held_out, 2), ("--batch-size", self.batch_size, 1)):
             if count is not None and count < least:
                 raise ValueError(f"{flag} {count}: at least {least}")

@@ -154,14 +154,14 @@ def train_recipe(
 ) -> TrainRecipe:
     """The training recipe of a stage.
 
-    given: options in the benchmark's recipe. own: options that the benchmark sets.
-    fixed: further options that a recipe must not set.
+    given: options in the benchmark's recipe, whose warm-up is 0 if it gives none, as in the recorded benchmarks.
+    own: options that the benchmark sets. fixed: further options that a recipe must not set.
     Raises RequestError for options that are unknown, do not fit, or must not be set.
     """
-    if forbidden := [name for name in given if name in (*own, *fixed)]:
+    if forbidden := [name for name in given if name in (*own, *fixed, "tokens", "epochs")]:
         raise RequestError(f"{stage}: {forbidden[0]} is decided by the benchmark; leave it out")
     try:
-        return load_recipe(TrainRecipe, None, dict(given) | dict(own))
+        return load_recipe(TrainRecipe, None, {"warmup": 0.0} | dict(given) | dict(own))
     except RequestError as error:
         raise RequestError(f"{stage}: {error}") from error
 

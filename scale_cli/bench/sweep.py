@@ -98,6 +98,15 @@ BENCHES = {
 }
 
 
+def rows_at(methods: Mapping[str, Mapping[str, Any]], rates: Sequence[float]) -> dict[str, dict[str, Any]]:
+    """Each row at each learning rate, labelled ROW@RATE. A row without `method` is labelled by its method."""
+    return {
+        f"{label}@{rate:g}": {"method": label} | dict(options) | {"lr": rate}
+        for label, options in methods.items()
+        for rate in rates
+    }
+
+
 def sweep(
     preset: str,
     out: Path,
@@ -119,12 +128,7 @@ def sweep(
     rates = swept.rates if rates is None else rates
     base = swept.load(preset, **changes)
     changes |= swept.cheaper(base)
-    rows = {
-        f"{label}@{rate:g}": dict(options) | {"method": base.method_of(label), "lr": rate}
-        for label, options in base.methods.items()
-        for rate in rates
-    }
-    recipe = swept.load(preset, methods=rows, seeds=(seed,), **changes)
+    recipe = swept.load(preset, methods=rows_at(base.methods, rates), seeds=(seed,), **changes)
     result = swept.run(recipe, out, say=say, progress=progress)
     best = best_rates(result.results, result.groups, swept)
     options = f" --preset {preset} --seed {seed} --rates {','.join(f'{rate:g}' for rate in rates)}"

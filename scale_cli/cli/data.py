@@ -66,14 +66,8 @@ def data(
 
     Nothing is written. Documents are equal if they differ in whitespace only.
     """
-    try:
-        run_tokens = None if tokens is None else parse_count("--tokens", tokens)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-    if steps is not None and steps < 1:
-        raise RequestError(f"--steps {steps}: at least 1")
-    if tokens is not None and steps is not None:
-        raise RequestError(f"--tokens {tokens}: the tokens follow from --steps {steps}; give one of them")
+    asked = given | {"data": list(sources), "seed": seed, "steps": steps, "tokens": tokens}
+    recipe = load_recipe(DataOptions, None, asked)
     if steps is None and (unused := [name for name in OF_STEPS if name in given]):
         raise RequestError(f"{_flag(unused[0])}: only --steps needs it; add --steps N, or leave it out")
     counted = {"tokens": tokens, "steps": steps} | {name: given.get(name) for name in ("bos", "seq_length")}
@@ -81,11 +75,10 @@ def data(
         raise RequestError(f"{_flag(needing[0])}: sequences and epochs are counted in tokens; add --tokenizer MODEL")
     try:
         report = _report(
-            load_recipe(DataOptions, None, given | {"data": list(sources), "seed": seed, "steps": steps}),
+            recipe,
             tokenizer=tokenizer,
             revision=revision,
-            tokens=run_tokens,
-            steps=steps,
+            counts=steps is not None or tokens is not None,
             held_out=eval_text or (),
             limit=documents,
             held_out_limit=eval_documents,
@@ -118,11 +111,13 @@ def _report(
     *,
     tokenizer: str | None,
     revision: str | None,
-    tokens: int | None,
-    steps: int | None,
+    counts: bool,
     **options: Any,
 ) -> DataReport:
-    """The statistics, with the tokenizer of a checkpoint. options: of `describe_data`."""
+    """The statistics, with the tokenizer of a checkpoint.
+
+    counts: whether the recipe's length is that of a training, for epochs. options: of `describe_data`.
+    """
     from scale_cli.data.statistics import describe_data
 
     quiet_libraries()
@@ -138,11 +133,10 @@ def _report(
     if recipe.seq_length is not None:
         check_length(recipe.seq_length, checkpoint)
     length = recipe.seq_length or default_length(checkpoint)
-    if steps is not None:
-        tokens = steps * recipe.batch_size * recipe.gradient_accumulation_steps * length
-    return describe_data(
-        recipe, tokenizer=load_tokenizer(checkpoint), default_length=length, run_tokens=tokens, **options
-    )
+    step_tokens = recipe.batch_size * recipe.gradient_accumulation_steps * length
+    tokens = parse_count("--tokens", recipe.tokens) if recipe.tokens else recipe.steps * step_tokens
+    options |= {"default_length": length, "run_tokens": tokens if counts else None}
+    return describe_data(recipe, tokenizer=load_tokenizer(checkpoint), **options)
 
 
 def _show_samples(report: DataReport) -> None:

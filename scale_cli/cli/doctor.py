@@ -108,7 +108,7 @@ def _devices() -> Iterator[Check]:
         has_driver = shutil.which("nvidia-smi") is not None
         advice = "install a CUDA build of torch" if has_driver else "everything runs on the CPU, in float32"
         yield Check("GPU", "none usable by torch", "note", advice)
-        yield _cpu_bfloat16(getattr(torch.cpu, "get_capabilities", dict)())  # missing in torch 2.8
+        yield _cpu_bfloat16()
         return
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -123,13 +123,15 @@ def _devices() -> Iterator[Check]:
         yield Check("flash-attn", "not installed", "note", "optional; without it torch's own attention is used")
 
 
-def _cpu_bfloat16(capabilities: Mapping[str, Any]) -> Check:
-    """Whether the processor has bfloat16 instructions. Without them bfloat16 is slower than float32."""
-    instructions = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)]
-    if not instructions:
+def _cpu_bfloat16(capabilities: Mapping[str, Any] | None = None) -> Check:
+    """Whether the processor has bfloat16 instructions. capabilities: as of `cpu_bfloat16`."""
+    from scale_cli.training.guards import cpu_bfloat16
+
+    instructions = cpu_bfloat16(capabilities)
+    if instructions is None:
         return Check("bfloat16", "not on this CPU", "note", "train in float32, which is the default")
     advice = "--precision bfloat16 trains large models faster"
-    return Check("bfloat16", f"on this CPU ({instructions[0]})", "note", advice)
+    return Check("bfloat16", f"on this CPU ({instructions})", "note", advice)
 
 
 def _machine() -> Iterator[Check]:

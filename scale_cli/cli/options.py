@@ -102,5 +102,6 @@ def _parameter(key: Key, *, default: bool, group: str | None) -> inspect.Paramet
         annotation |= None
     flags = [field.metadata["flag"]] if field.metadata["flag"] else []
     shown = {"help": field.metadata["help"], "metavar": metavar, "rich_help_panel": group}
+    shown["show_default"] = field.metadata["show_default"]
     annotation = Annotated[annotation, typer.Option(*flags, **shown)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation)

@@ -60,13 +60,17 @@ def _show_plan(base: str, out: Path, recipe: OwnRecipe, *, as_json: bool) -> Non
     from scale_cli.bench.dry_run import dry_run_continual, sheet
 
     plan, _ = own.make_plan(base, recipe, say=say)
-    cost = dry_run_continual(
-        load_recipe(ContinualRecipe, None, own.bench_fields(base, out, recipe, plan) | {"preset": ""})
-    )
+    fields = own.bench_fields(base, out, recipe, plan) | {"preset": ""}
+    bench = load_recipe(ContinualRecipe, None, fields)
+    cost = dry_run_continual(bench)
     if as_json:
         show({"plan": plan, "cost": cost}, "", as_json=True)
         return
-    show({}, _plan_table(plan), as_json=False)
+    table = _plan_table(plan)
+    trainings = {label: bench.train_recipe(label, seed=0) for label in bench.methods}
+    table.add_row("learning rate", ", ".join(f"{label} {each.learning_rate:g}" for label, each in trainings.items()))
+    table.add_row("schedule", next(iter(trainings.values())).schedule_in_words)
+    show({}, table, as_json=False)
     show_sheets([sheet(cost, title=f"{base}: {cost.base_parameters:,} parameters")])
 
 
@@ -87,20 +91,31 @@ def _show_result(out: Path, recipe: OwnRecipe, table: ResultTable, verdicts: lis
     from rich.table import Table
 
     from scale_cli.bench import own
+    from scale_cli.bench.own_verdict import NEW, OLD, best_kept, best_rows, change, info_of, rate_of
 
     shown = Table("bits per byte", "old", "new", f"old kept within {recipe.allow:.1%}")
     words = {"met": "yes", "not met": "no", "not decided": "not decided"}
     rows = {row.label: row for row in table.rows}
+    cells: dict[str, list[str]] = {}
     for verdict in verdicts:
-        old, new = (own.change(table, rows[verdict.row], text) for text in (own.OLD, own.NEW))
-        shown.add_row(verdict.row, f"{old:+.2%}", f"{new:+.2%}", words[verdict.outcome])
+        changes = [f"{change(table, rows[verdict.row], text):+.2%}" for text in (OLD, NEW)]
+        cells[verdict.row] = [*changes, words[verdict.outcome]]
+        shown.add_row(verdict.row, *cells[verdict.row])
     show({}, shown, as_json=False)
-    best = own.best_kept(table, verdicts)
+    of_methods = best_rows(table, verdicts)
+    if recipe.rates:
+        chosen = Table("best rate of", "rate", "old", "new", "old kept")
+        for name, row in of_methods.items():
+            chosen.add_row(name, f"{rate_of(info_of(table, row)):g}", *cells[row.label])
+        show({}, chosen, as_json=False)
+    best = best_kept(table, verdicts)
     if best is None:
-        say("no row kept the old texts for certain: train less, lower the rates, or measure more (--held-out)")
+        least = min(of_methods.values(), key=lambda row: change(table, row, OLD))
+        say(f"no row kept the old texts for certain; the least was forgotten by {least.label}")
+        say("train less, lower the rates, or measure more (--held-out)")
     else:
         say(f"best of those that kept the old texts: {best.label}")
-        taken = table.results[best.results[0]].checkpoint
+        taken = info_of(table, best)
         router = "" if taken.router is None else f" --router {taken.router}"
         say(f"try it:  scale generate {shlex.quote(taken.source)}{router} --prompt '...'")
         if taken.kind == "width" or taken.router is None:  # other models predict with their base in a second pass

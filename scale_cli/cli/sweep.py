@@ -23,6 +23,7 @@ def sweep(
 
     The best rate retains most among the rates that learn enough: in bios, the most of Task 0 among those that reach 95%
     of Task 1; in korean, the most English among those with at least 90% of the method's largest gain in Korean.
+    For a model and texts of your own: scale run --rates.
     """
     if precision is not None and name != "korean":
         raise RequestError(f"--precision {precision}: only scale sweep korean has this option; leave it out")

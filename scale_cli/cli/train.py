@@ -34,18 +34,19 @@ def train(
     given: dict[str, Any],
 ) -> None:
     """Train a checkpoint: continual pre-training on text, or fine-tuning on questions about people."""
-    resolved = load_recipe(TrainRecipe, recipe, given)
-
+    from scale_cli.training.request import load_request
     from scale_cli.training.result import Watch
-    from scale_cli.training.resume import last_checkpoint, step_of
+    from scale_cli.training.resume import RECIPE, last_checkpoint, step_of
     from scale_cli.training.train import train as run
 
     quiet_libraries()
     first_process = os.environ.get("RANK", "0") == "0"
+    shown: dict[str, Any] = {"say": say if first_process else lambda line: None}
+    resolved = load_request(checkpoint, out, recipe, given, resume=resume, revision=revision, **shown)
     done = step_of(last_checkpoint(out)) if resume else 0
     watch = Watch(resolved.method, say, resumed_at=done)
     try:
-        with progress(resolved.method, resolved.steps, done=done) as advance:
+        with progress(resolved.method, None if resolved.amount else resolved.steps, done=done) as advance:
             result = run(
                 checkpoint,
                 out,
@@ -56,7 +57,7 @@ def train(
                 report=watch,
                 reading=counter("tokens read from --data"),
                 sampling=counter("tokens sampled from the base for --rehearse"),
-                say=say if first_process else lambda line: None,
+                **shown,
             )
     except KeyboardInterrupt:
         if first_process:
@@ -69,7 +70,10 @@ def train(
 
     from rich.console import Group
 
-    parts = [_summary(result, resolved), *([_measured(result)] if result.metrics else [])]
+    parts = [
+        _summary(result, load_recipe(TrainRecipe, out / RECIPE, {})),
+        *([_measured(result)] if result.metrics else []),
+    ]
     show(result, Group(*parts), as_json=as_json)
 
 
@@ -95,9 +99,7 @@ def _summary(result: TrainResult, recipe: TrainRecipe) -> Table:
     share = result.trained_parameters / result.total_parameters
     table.add_row("method", recipe.method)
     table.add_row("trained parameters", f"{result.trained_parameters:,} of {result.total_parameters:,} ({share:.1%})")
-    warmup = f"a warm-up of {f'{recipe.warmup:.0%} of the' if recipe.warmup < 1 else f'{recipe.warmup:.0f}'} steps"
-    shown = f"{recipe.learning_rate:g}, {recipe.schedule}, {warmup if recipe.warmup else 'no warm-up'}"
-    table.add_row("learning rate", shown)
+    table.add_row("learning rate", f"{recipe.learning_rate:g}, {recipe.schedule_in_words}")
     if result.last_loss is not None:
         table.add_row("loss", f"{result.first_loss:,.3f} at first, {result.last_loss:,.3f} at last")
     if result.warning is not None:

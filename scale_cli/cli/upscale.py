@@ -13,8 +13,11 @@ def upscale(
     base: Annotated[str, typer.Argument(help="Model folder or hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     by: Annotated[
-        Literal["width", "depth"], typer.Option(help="Add features to every layer (SCALE), or add layers (LLaMA Pro).")
-    ],
+        Literal["width", "depth"] | None,
+        typer.Option(
+            help="width: add features to every layer (SCALE); depth: add layers (LLaMA Pro).  [by --hidden or --layers]"
+        ),
+    ] = None,
     hidden: Annotated[int | None, typer.Option(help="Width: hidden features to add.")] = None,
     heads: Annotated[
         int | None, typer.Option(help="Width: query heads to add, in whole groups.  [fewest that reach --hidden]")
@@ -69,8 +72,8 @@ def upscale(
 
     table = Table("written to", str(out))
     for name, size in result.sizes.items():
-        table.add_row(f"{'added ' if by == 'width' else ''}{name}", f"{size:,}")
-    if by == "width" and init is not None and set(init.split(",")) == {"zero"}:
+        table.add_row(f"{'added ' if result.by == 'width' else ''}{name}", f"{size:,}")
+    if result.by == "width" and init is not None and set(init.split(",")) == {"zero"}:
         say("zero for both W21 and W22: added heads and feed-forward features get no gradient and never learn")
     if not result.has_tokenizer:
         say(f"{base} has no tokenizer, so {out} has none; add one before use")

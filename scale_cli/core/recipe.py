@@ -35,7 +35,13 @@ Choices = tuple[str, ...] | Callable[[], tuple[str, ...]] | None
 
 
 def option(
-    default: Any, *, help: str, flag: str | None = None, choices: Choices = None, group: str | None = None
+    default: Any,
+    *,
+    help: str,
+    flag: str | None = None,
+    choices: Choices = None,
+    group: str | None = None,
+    show_default: bool = True,
 ) -> Any:
     """A recipe field.
 
@@ -44,8 +50,9 @@ def option(
     flag: the name on the command line, `--lr` or `--shuffle/--no-shuffle`; None derives it from the field's name.
     choices: the strings allowed in a str or `tuple[str, ...]` field.
     group: the heading in `--help` of this field and of the following ones up to the next with a group.
+    show_default: whether `--help` shows `default`.
     """
-    metadata = {"help": help, "flag": flag, "choices": choices, "group": group}
+    metadata = {"help": help, "flag": flag, "choices": choices, "group": group, "show_default": show_default}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -124,6 +131,7 @@ def load_recipe(
 
     overrides: values by key, as from `recipe_options`; None means not given. Strings are parsed like flags.
     complete: returns the given values with defaults that follow from them.
+    Of the keys in the class attribute `one_of` at most one may be given; an override takes the place of the file's.
     Raises RequestError for a file that cannot be read, an unknown or missing key, a value of the wrong type, and for
     every ValueError that the recipe's own checks raise.
     """
@@ -131,7 +139,14 @@ def load_recipe(
     values: dict[str, Any] = {}
     if file is not None:
         values |= _checked(keys, _read_yaml(file), source=f"{file}: ")
-    values |= _checked(keys, {name: value for name, value in overrides.items() if value is not None}, source="")
+    given = _checked(keys, {name: value for name, value in overrides.items() if value is not None}, source="")
+    one_of: tuple[str, ...] = getattr(cls, "one_of", ())
+    if not given.keys().isdisjoint(one_of):
+        values = {name: value for name, value in values.items() if name not in one_of}
+    values |= given
+    chosen = [f"--{name} {values[name]}" for name in one_of if values.get(name) is not None]
+    if len(chosen) > 1:
+        raise RequestError(f"{chosen[0]} and {chosen[1]} each set the amount of training; give one of them")
     values = _checked(keys, complete(values), source="")
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     required = [field.name for field in fields if _is_required(field)]

@@ -145,6 +145,15 @@ class PackedTexts(Examples):
         each = epochs if self._mixed is not None else epochs * len(self.fingerprints)  # without weights cut together
         return dict(zip(self.fingerprints, each, strict=False))
 
+    def shared(self, documents: Sequence[Sequence[int]]) -> int:
+        """How many of these documents are in the sources too, token by token; of a stream, in what is read so far.
+
+        documents: token ids, with those that begin and end each text.
+        """
+        chunks = [chunk for source in self.sources for chunk in source.known_chunks()]
+        found = {document for chunk in chunks for document in chunk.shared(documents)}
+        return sum(tuple(document) in found for document in documents)
+
     @property
     def _counts(self) -> list[int]:
         """The number of windows of each source."""
@@ -255,12 +264,12 @@ def load_examples(
 ) -> Examples:
     """The examples of a training run. Its processes share them out batch by batch.
 
+    recipe: without `amount` it has its steps; else their number is that of the examples by those of a step.
     progress: called with the number of tokens of each batch of texts that is tokenised, during training too if a
         stream is read. Tokens in the cache are not made again.
     say: called with a line about the files of a folder that are not read.
     Raises RequestError for data that does not exist or is of the wrong kind.
     """
-    count = recipe.steps * recipe.batch_size * recipe.gradient_accumulation_steps * processes
     given = resolve_data(recipe)
     for item in given:
         if isinstance(item.source, FileSource) and item.source.unread:
@@ -271,7 +280,8 @@ def load_examples(
         sources = [item.source for item in given if isinstance(item.source, FileSource)]
         questions = [question for source in sources for question in read_questions(source.place, source.people)]
         pairs = tokenise_questions(questions, tokenizer)
-        padded = PaddedQuestions(pairs, recipe.seq_length, end, count, recipe.seed)
+        padded = PaddedQuestions(pairs, recipe.seq_length, end, 0, recipe.seed)
+        padded.count = _count(recipe, processes, padded.length, len(pairs))
         padded.fingerprints = {item.text: source.fingerprint() for item, source in zip(given, sources, strict=True)}
         padded.sizes = sizes
         return padded
@@ -301,9 +311,18 @@ def load_examples(
             )
             for number, (item, group) in enumerate(zip(given, groups, strict=True))
         ]
+    epochs = [source.per_epoch for source in windows]
+    rows = None if None in epochs else sum(epoch or 0 for epoch in epochs)
+    count = _count(recipe, processes, length, rows)
     packed = PackedTexts(windows, length, count, weights=weights or [1.0], packing=recipe.packing)
     packed.fingerprints, packed.sizes = fingerprints, sizes
     return packed
+
+
+def _count(recipe: DataOptions, processes: int, length: int, rows: int | None) -> int:
+    """The number of examples of a run of whole steps. rows: examples of an epoch, None if unknown."""
+    step = recipe.batch_size * recipe.gradient_accumulation_steps * processes
+    return step * recipe.steps_of(step * length, None if rows is None else rows * length)
 
 
 def check_data(recipe: DataOptions) -> None:
@@ -321,6 +340,10 @@ def resolve_data(recipe: DataOptions) -> list[Given]:
     for text in recipe.data:
         name, weight = split_weight(text)
         source = find_source(f"--data {text}", name)
+        if recipe.epochs is not None and isinstance(source, HubSource):
+            raise RequestError(
+                f"{recipe.amount}: the length of {name}, a dataset of the hub, is not known; give --tokens or --steps"
+            )
         given.append(Given(text, _checked(text, source, recipe, people), weight))
     weights = [item.weight for item in given]
     if any(weight is None for weight in weights):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from scale_cli.core.recipe import option
+from scale_cli.core.recipe import option, parse_count
 
 Packing = Literal["concat", "documents"]
 Lead = Literal["auto", "bos", "eos"]
@@ -15,7 +16,12 @@ PACKINGS: tuple[Packing, ...] = ("concat", "documents")
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Everything that determines the examples of a training run, except the tokenizer and the number of processes."""
+    """Everything that determines the examples of a training run, except the tokenizer and the number of processes.
+
+    With `tokens` or `epochs` the number of steps is known once the data is read, and `steps` has no meaning before.
+    """
+
+    one_of: ClassVar[tuple[str, ...]] = ("steps", "tokens", "epochs")
 
     data: tuple[str, ...] = option(
         (),
@@ -41,6 +47,8 @@ class DataOptions:
     )
     people: str | None = option(None, help="A:B, the range of people of a gen-bios folder.  [all]")
     steps: int = option(1000, help="Optimiser steps.", group="Steps and batches")
+    tokens: str | None = option(None, help="Training tokens in place of --steps, as in 500k or 20M.")
+    epochs: float | None = option(None, help="Passes over all of --data in place of --steps; not for hub datasets.")
     batch_size: int = option(8, help="Sequences per forward pass and process.")
     gradient_accumulation_steps: int = option(1, help="Forward passes per step, each with --batch-size sequences.")
     seq_length: int | None = option(None, help="Tokens per sequence.  [lm: 512; qa: the longest question]")
@@ -48,6 +56,7 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         at_least_one(self, "steps", "batch_size", "gradient_accumulation_steps", "seq_length")
+        check_amount(self.tokens, self.epochs)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed {self.seed}: 0 to 2^32 - 1")
         if not self.data:
@@ -58,6 +67,35 @@ class DataOptions:
             raise ValueError("--bos: begins texts; --objective qa has questions")
         if self.people is not None:
             parse_people(self.people)
+
+    @property
+    def amount(self) -> str | None:
+        """The option from which `steps` is still to be counted, as given; None if `steps` is the number."""
+        if self.tokens is not None:
+            return f"--tokens {self.tokens}"
+        return None if self.epochs is None else f"--epochs {self.epochs:g}"
+
+    def steps_of(self, step_tokens: int, epoch_tokens: int | None) -> int:
+        """The number of steps. step_tokens: of a step. epoch_tokens: of a pass over the data, None if unknown."""
+        if self.tokens is not None:
+            return steps_for(parse_count("--tokens", self.tokens), step_tokens)
+        if self.epochs is not None:
+            assert epoch_tokens is not None  # `resolve_data` refuses data without a length
+            return steps_for(self.epochs * epoch_tokens, step_tokens)
+        return self.steps
+
+
+def steps_for(tokens: float, step_tokens: int) -> int:
+    """The number of steps that read at least this number of tokens, at least 1."""
+    return max(1, math.ceil(tokens / step_tokens))
+
+
+def check_amount(tokens: str | None, epochs: float | None) -> None:
+    """Raise ValueError for tokens or epochs that are not a number above 0."""
+    if tokens is not None:
+        parse_count("--tokens", tokens)
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise ValueError(f"--epochs {epochs:g}: a number above 0")
 
 
 def at_least_one(options: object, *names: str) -> None:

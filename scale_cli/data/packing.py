@@ -102,13 +102,24 @@ class Windows:
             tokens[rows], positions[rows] = self._shuffled(int(epoch), int(group)).windows(located[rows, 2])
         return tokens, positions
 
+    @property
+    def per_epoch(self) -> int | None:
+        """The number of windows of an epoch; None until all groups are known. Raises as `locate`."""
+        self.locate(0)
+        return self._ends[-1] if self._whole or len(self._ends) == self.groups else None
+
+    def known_chunks(self) -> Iterator[Chunk]:
+        """The chunks of the known groups."""
+        for number in range(len(self._ends)):
+            yield from self.group(number) or ()
+
     def borders(self, count: int) -> int:
         """The number of documents that begin inside one of the first `count` windows, not at its beginning."""
         return sum(self._shuffled(epoch, group).borders(rows) for epoch, group, rows in self._groups(count))
 
     def epochs(self, count: int) -> float | None:
         """The number of epochs in the first `count` windows; None if the end of the first one was not reached."""
-        return count / self._ends[-1] if self._whole or len(self._ends) == self.groups else None
+        return None if self.per_epoch is None else count / self.per_epoch
 
     def _groups(self, count: int) -> Iterator[tuple[int, int, int]]:
         """Epoch, group and number of windows, for each group that holds some of the first `count` windows."""

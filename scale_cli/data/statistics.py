@@ -17,6 +17,7 @@ import pandas as pd
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import plain, shortest_ends
 from scale_cli.data.corpora import parse_corpora
+from scale_cli.data.doubts import also_trained, repeated_often
 from scale_cli.data.examples import DEFAULT_LENGTH, begin_of_text, end_of_text, resolve_data
 from scale_cli.data.options import DataOptions
 from scale_cli.data.sources import FileSource, HubSource, HubTexts, find_source, split_weight
@@ -27,8 +28,6 @@ Advance = Callable[..., None]
 DIGEST_BYTES = 16
 TOGETHER = "together"
 """The name of all sources as one part of the mix."""
-FEW_EPOCHS = 4
-"""Up to about this number, repeated text is worth nearly as much as new text (Muennighoff et al., arXiv 2305.16264)."""
 
 
 @dataclass(frozen=True)
@@ -138,16 +137,11 @@ class DataReport:
         for overlap in self.overlaps:
             first, second = by_name[overlap.first], by_name[overlap.second]
             if first.role != second.role:
-                lines.append(
-                    f"{overlap.of_second:,} of {second.documents:,} documents of {second.name} are also in "
-                    f"{first.name}: results on it will be too good; remove them from one of the two"
-                )
+                counts = {"shared": overlap.of_second, "documents": second.documents}
+                lines.append(also_trained(second.name, **counts, trained=first.name))
         for part in self.mix:
-            if part.name != TOGETHER and part.epochs is not None and part.epochs > FEW_EPOCHS:
-                lines.append(
-                    f"{part.name} is read {part.epochs:.1f} times; beyond about {FEW_EPOCHS} epochs repeated text "
-                    "teaches less and less (arXiv 2305.16264)"
-                )
+            if part.name != TOGETHER and (line := repeated_often(part.name, part.epochs)):
+                lines.append(line)
             if part.sequences == 0:
                 lines.append(f"{part.name} has less than one sequence of {self.length} tokens; scale train refuses it")
         return lines

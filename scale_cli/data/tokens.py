@@ -74,6 +74,17 @@ class Chunk:
         # Each map of numpy holds a file descriptor; a large corpus would need too many.
         return torch.from_file(str(file), shared=False, size=self.tokens, dtype=dtype).numpy(), lengths
 
+    def shared(self, documents: Sequence[Sequence[int]]) -> set[tuple[int, ...]]:
+        """Those of these documents, token ids, that are in the chunk. Only documents of an equal length are read."""
+        if not self.tokens:
+            return set()
+        tokens, lengths = self.load()
+        by_bytes = {np.asarray(ids, tokens.dtype).tobytes(): tuple(ids) for ids in documents}
+        rows = np.flatnonzero(np.isin(lengths, [*map(len, documents)]))
+        begins = (np.cumsum(lengths) - lengths)[rows]
+        read = (tokens[begin : begin + size].tobytes() for begin, size in zip(begins, lengths[rows], strict=True))
+        return {by_bytes[key] for key in read if key in by_bytes}
+
 
 class TokenCache:
     """The chunks of one source, made on first request. If several processes need a chunk, one makes it."""

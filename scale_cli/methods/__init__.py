@@ -129,6 +129,11 @@ def own_values(method: Method, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in method.options.__dataclass_fields__ if name in values}  # type: ignore[attr-defined]
 
 
+def default_method(kind: Kind) -> str:
+    """The name of the default method for a kind of checkpoint: the first one, in the order of tables, made for it."""
+    return next(name for name, method in METHODS.items() if method.needs[0] == kind)
+
+
 def yardstick(kind: Kind) -> Method:
     """The method whose trained parameters `scale plan` counts for an upscaling of this kind, "width" or "depth"."""
     return next(method for method in METHODS.values() if method.yardstick and method.needs[0] == kind)
@@ -161,6 +166,7 @@ __all__ = [
     "Request",
     "Size",
     "Step",
+    "default_method",
     "find_method",
     "method_names",
     "method_options",

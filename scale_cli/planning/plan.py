@@ -192,12 +192,13 @@ def plan(
 
     if match_params is not None:
         target, source = sizer.share(match_params), f"--match-params {match_params:g}"
+        added = sizer.nearest_width(target)
     elif layers is not None and hidden is None:
         target, source = sizer.trained(deep, layers=layers), f"--layers {layers}"
+        added = sizer.nearest_width(target)
     else:
-        hidden = sizer.default_hidden() if hidden is None else hidden
-        target, source = sizer.trained(wide, added=sizer.width(hidden, heads, ffn)), f"--hidden {hidden}"
-    added = sizer.nearest_width(target) if hidden is None else sizer.width(hidden, heads, ffn)
+        added = sizer.chosen_width(sizer.default_hidden()) if hidden is None else sizer.width(hidden, heads, ffn)
+        target, source = sizer.trained(wide, added=added), f"--hidden {added.hidden_size}"
     layers = matching_layers(opened.config, target) if layers is None else layers
     for method in METHODS.values():
         if method.size is not None and method.size.option not in given:

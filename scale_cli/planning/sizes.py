@@ -22,8 +22,9 @@ from scale_cli.surgery.depth import deepened_config, new_layers, plan_depth
 from scale_cli.surgery.source import Base
 from scale_cli.surgery.width import InitPair, expansion_sizes, plan_width
 
-HIDDEN_STEP = 8
-"""Matched hidden sizes are multiples of this number, which suits a GPU's matrix units."""
+SIZE_STEP = 8
+"""Chosen hidden and feed-forward sizes are multiples of this number, which suits a GPU's matrix units. Multiples of 64
+would miss the parameters to match by up to 10% in a base of 1B parameters."""
 DEFAULT_SHARE = 1 / 8
 """The default number of added hidden features, as a share of the base's: 256 of 2048 in the paper."""
 
@@ -82,14 +83,19 @@ class Sizer:
         )
 
     def default_hidden(self) -> int:
-        """An eighth of the base's hidden size, rounded to a multiple of `HIDDEN_STEP`."""
-        return max(1, round(self.base.shape.hidden_size * DEFAULT_SHARE / HIDDEN_STEP)) * HIDDEN_STEP
+        """An eighth of the base's hidden size, rounded to a multiple of `SIZE_STEP`."""
+        return _rounded(self.base.shape.hidden_size * DEFAULT_SHARE)
+
+    def chosen_width(self, hidden: int) -> LayerShape:
+        """As `width`, with the base's proportion of feed-forward features rounded to a multiple of `SIZE_STEP`."""
+        shape = self.base.shape
+        return self.width(hidden, ffn=_rounded(shape.intermediate_size * hidden / shape.hidden_size))
 
     def share(self, share: float) -> int:
         """This share of the base's parameters, as a number. Raises RequestError if no width trains so many."""
         target = round(share * self.base.parameters)
         hidden = self._hidden_sizes()[-1]
-        widest = self.trained(yardstick("width"), added=self.width(hidden))
+        widest = self.trained(yardstick("width"), added=self.chosen_width(hidden))
         if target > widest:
             limit = math.floor(100 * widest / self.base.parameters) / 100
             raise RequestError(
@@ -99,28 +105,33 @@ class Sizer:
         return target
 
     def nearest_width(self, target: int) -> LayerShape:
-        """The width whose number of trained parameters is closest to `target`, among those given by --hidden alone."""
+        """The width whose number of trained parameters is closest to `target`, among the `chosen_width`s."""
         sizes = self._hidden_sizes()
 
         def trained(hidden: int) -> int:
-            return self.trained(yardstick("width"), added=self.width(hidden))
+            return self.trained(yardstick("width"), added=self.chosen_width(hidden))
 
         above = bisect.bisect_left(sizes, target, key=trained)
         nearest = min(sizes[max(0, above - 1) : above + 1], key=lambda hidden: abs(trained(hidden) - target))
-        return self.width(nearest)
+        return self.chosen_width(nearest)
 
     def _hidden_sizes(self) -> list[int]:
         """The possible hidden sizes, ascending, up to the base's own. Raises RequestError if none fits."""
         sizes: list[int] = []
-        for hidden in range(HIDDEN_STEP, max(HIDDEN_STEP, self.base.shape.hidden_size) + 1, HIDDEN_STEP):
+        for hidden in range(SIZE_STEP, max(SIZE_STEP, self.base.shape.hidden_size) + 1, SIZE_STEP):
             try:
-                self.width(hidden)
+                self.chosen_width(hidden)
             except RequestError:
                 if not sizes:
                     raise
                 break
             sizes.append(hidden)
         return sizes
+
+
+def _rounded(size: float) -> int:
+    """The nearest multiple of `SIZE_STEP`, at least one step."""
+    return max(1, round(size / SIZE_STEP)) * SIZE_STEP
 
 
 def matching_layers(config: PreTrainedConfig, parameters: int) -> int:

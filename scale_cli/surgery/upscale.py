@@ -70,7 +70,7 @@ def upscale(
     base: str,
     out: Path,
     *,
-    by: Literal["width", "depth"],
+    by: Literal["width", "depth"] | None = None,
     hidden: int | None = None,
     heads: int | None = None,
     ffn: int | None = None,
@@ -90,11 +90,12 @@ def upscale(
         svd_solver: how the singular directions of "svd" are computed: by LAPACK ("full"), by a block Krylov method
         ("randomized"), or by whichever takes less time ("auto").
         "depth" (LLaMA Pro) adds blocks up to `layers` layers, with values of the base ("copy") or random ones from
-        `seed`, by `init`.
+        `seed`, by `init`. None: the one that the given size, `hidden` or `layers`, belongs to.
     verify: load the written checkpoint and compare its logits with the base's.
     progress: called with the number of written layers and of all layers.
     Raises RequestError for a request that cannot be met and RuntimeError if the proof fails; `out` is then not written.
     """
+    by = by or _kind_of(hidden, layers)
     _check_request(by, hidden=hidden, heads=heads, ffn=ffn, layers=layers, init=init, svd_solver=svd_solver, seed=seed)
     with new_folder(out) as folder:
         opened = open_base(base, revision=revision)
@@ -241,6 +242,15 @@ def _needed_bytes(base: Base, model_class: type[PreTrainedModel], folder: Path) 
         parameters = int(model_class(config.from_pretrained(folder)).num_parameters())
     files_bytes = sum(file.stat().st_size for file in base.files)
     return files_bytes + (parameters - base.parameters) * base.dtype.itemsize
+
+
+def _kind_of(hidden: int | None, layers: int | None) -> Literal["width", "depth"]:
+    """The kind of upscaling that the given size belongs to."""
+    if hidden is not None and layers is not None:
+        raise RequestError(f"--hidden {hidden} widens and --layers {layers} deepens; give one of them")
+    if hidden is None and layers is None:
+        raise RequestError("no size: give --hidden N, features to add, or --layers N, the total number of layers")
+    return "depth" if hidden is None else "width"
 
 
 def _check_request(

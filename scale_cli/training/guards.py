@@ -1,8 +1,9 @@
-"""Checks around a training run: a finite base, something to train, frozen tensors that stay, a disk with room."""
+"""Checks around a training run: a finite base, something to train, what makes it doubtful, frozen tensors that stay, a
+disk with room."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
@@ -13,14 +14,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from scale_cli.core.errors import RequestError
-from scale_cli.data.examples import Examples
+from scale_cli.data.corpora import Corpus
+from scale_cli.data.doubts import also_trained, repeated_often
+from scale_cli.data.examples import Examples, PackedTexts, begin_of_text, end_of_text
+from scale_cli.data.tokens import tokenise
 from scale_cli.data.windows import context_of
+from scale_cli.training.recipe import TrainRecipe
 from scale_cli.training.sharding import whole_tensor
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integers with as many bytes as a tensor's element."""
-
-
 PROBED = 32
 """Tokens on which a model is tried before training; attention on a few may hide NaN on a CPU."""
 
@@ -28,8 +31,7 @@ PROBED = 32
 def check_trains(model: Any, examples: Examples, *, given: str, bfloat16: bool) -> None:
     """Raise RequestError if a run would train nothing, or from a model that is not finite or computes nothing finite.
 
-    given: the checkpoint in messages. bfloat16: whether training computes in it. Reads every
-    parameter once.
+    given: the checkpoint in messages. bfloat16: whether training computes in it. Reads every parameter once.
     """
     for name, parameter in model.named_parameters():
         if parameter.numel() and not torch.stack(torch.aminmax(parameter.detach())).isfinite().all():
@@ -47,6 +49,34 @@ def check_trains(model: Any, examples: Examples, *, given: str, bfloat16: bool) 
     model.train(was_training)
     if not logits.isfinite().all():
         raise RequestError(f"{given}: its logits are NaN or infinite; compare its config.json with the original")
+
+
+def doubts(recipe: TrainRecipe, examples: Examples, corpora: Sequence[Corpus], tokenizer: Any) -> Iterator[str]:
+    """What makes a training or its measurements doubtful, a line each. recipe: resolved, with its steps."""
+    if recipe.precision == "bfloat16" and not torch.accelerator.is_available() and not cpu_bfloat16():
+        yield "--precision bfloat16: this processor has no bfloat16 instructions; float32 is faster"
+    if not isinstance(examples, PackedTexts):
+        return
+    for source, epochs in examples.epochs.items():
+        if line := repeated_often(f"--data {source}", epochs):
+            yield line
+    begin = [begin_of_text(tokenizer)] if recipe.bos else []
+    for corpus in corpora:
+        ids = tokenise(corpus.documents, tokenizer)
+        shared = examples.shared([[*begin, *document, end_of_text(tokenizer)] for document in ids])
+        if shared:
+            counts = {"shared": shared, "documents": len(corpus.documents)}
+            yield also_trained(f"--eval-text {corpus.name}", **counts, trained="--data")
+
+
+def cpu_bfloat16(capabilities: Mapping[str, Any] | None = None) -> str | None:
+    """The processor's instructions for products in bfloat16, None if it has none: bfloat16 is then the slower one.
+
+    capabilities: by name; None for this processor's.
+    """
+    if capabilities is None:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in torch 2.8
+    return next((name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)), None)
 
 
 def frozen_sums(model: Any) -> dict[str, Tensor]:

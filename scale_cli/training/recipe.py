@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,10 @@ from scale_cli.training.choice import Rules
 
 SELF = SAMPLED
 """The value of `rehearse` for text that the base samples."""
+WARMUP = 0.06
+"""The default warm-up, as a share of the steps: that of the sweep in which the methods' default rates are the best."""
+FEW_STEPS = 50
+"""Fewer steps have no warm-up by default: it would be 3 steps at most, of which the first has the rate 0."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,22 @@ class TrainRecipe(DataOptions):
 
     method: str = option(
         DEFAULT_METHOD,
-        help="The method; it determines the trained parameters.",
+        help="The method; it determines the trained parameters.  [for a widened CHECKPOINT scale-preserve, for a "
+        "deepened one llama-pro, else fft]",
         choices=method_names,
         group="Method",
+        show_default=False,
     )
     options: Any = variant_options(chosen_by="method", classes=option_classes)
     from_scratch: bool = option(False, help="Pre-train from random weights; only CHECKPOINT's config is used.")
-    lr: float | None = option(None, help="Peak learning rate.  [the paper's for the method]", group="Optimiser")
+    lr: float | None = option(None, help="Peak learning rate.  [the method's best in our sweep]", group="Optimiser")
     schedule: Literal["cosine", "linear", "constant"] = option("cosine", help="Learning rate schedule after warm-up.")
     min_lr_rate: float = option(0.0, help="Final learning rate of the cosine schedule, as a share of --lr.")
-    warmup: float = option(0.0, help="Warm-up: a share of the steps if below 1, else a number of steps.")
+    warmup: float | None = option(
+        None,
+        help="Warm-up: a share of the steps if below 1, else a number of steps.  "
+        f"[{WARMUP}; none for fewer than {FEW_STEPS} steps]",
+    )
     weight_decay: float = option(0.01, help="AdamW's weight decay; norms and biases have none.")
     adam_epsilon: float = option(1e-8, help="AdamW's epsilon.")
     max_grad_norm: float = option(1.0, help="Gradients are clipped to this norm; 0 turns clipping off.")
@@ -118,8 +128,9 @@ class TrainRecipe(DataOptions):
             if value is not None and not value > 0:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: above 0")
         for name in ("warmup", "weight_decay", "max_grad_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 0")
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: at least 0")
         if not 0 <= self.min_lr_rate <= 1:
             raise ValueError(f"--min-lr-rate {self.min_lr_rate}: a share of --lr, 0 to 1")
         if self.from_scratch and not method.trains_all:
@@ -169,6 +180,19 @@ class TrainRecipe(DataOptions):
     def learning_rate(self) -> float:
         """The peak learning rate: `lr` or the method's default."""
         return find_method(self.method).lr if self.lr is None else self.lr
+
+    @property
+    def schedule_in_words(self) -> str:
+        """The schedule and the warm-up of a resolved recipe."""
+        if not self.warmup:
+            return f"{self.schedule}, no warm-up"
+        steps = f"{self.warmup:.0%} of the" if self.warmup < 1 else f"{self.warmup:.0f}"
+        return f"{self.schedule}, a warm-up of {steps} steps"
+
+    def with_steps(self, steps: int) -> TrainRecipe:
+        """The recipe of this number of steps, with the default warm-up for it."""
+        warmup = (0.0 if steps < FEW_STEPS else WARMUP) if self.warmup is None else self.warmup
+        return replace(self, steps=steps, tokens=None, epochs=None, warmup=warmup)
 
     def rules(self) -> Rules:
         """The rules of `keep_best`, `limit` and `stop_when`. Raises ValueError if they do not fit the measurements."""

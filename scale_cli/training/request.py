@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations
@@ -21,7 +23,7 @@ from scale_cli.data.biographies import check_people
 from scale_cli.data.examples import DEFAULT_LENGTH, Examples, check_data
 from scale_cli.data.sources import split_weight
 from scale_cli.data.windows import context_of
-from scale_cli.methods import METHODS
+from scale_cli.methods import DEFAULT_METHOD, METHODS, default_method
 from scale_cli.training.choice import best_folders
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.resume import RECIPE, checkpoints, last_checkpoint
@@ -50,12 +52,7 @@ def check_request(
         raise RequestError(f"--shard: --method {recipe.method} needs the whole model in every process; able are {able}")
     if recipe.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise RequestError("--shard: there is one process; start several, as in torchrun --nproc_per_node 8")
-    commit = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None
-    checkpoint = describe(source, from_scratch=recipe.from_scratch, revision=revision or commit)
-    if commit is not None and checkpoint.revision != commit:
-        raise RequestError(
-            f"--revision {revision}: {out} was started on commit {commit} of {source}; leave --revision out"
-        )
+    checkpoint = _checkpoint(source, out, from_scratch=recipe.from_scratch, resume=resume, revision=revision)
     method = METHODS[recipe.method]
     if checkpoint.kind not in method.needs:
         needed = {
@@ -84,6 +81,49 @@ def check_request(
     else:
         check(checkpoint)
     return checkpoint, recipe
+
+
+def load_request(
+    source: str,
+    out: Path,
+    file: Path | None,
+    given: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    revision: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> TrainRecipe:
+    """The recipe of a run, as `load_recipe` reads it. Without a method it has the default one for `source`.
+
+    say: called with a line on the default method. Raises RequestError as `load_recipe` and `check_request`.
+    """
+    chosen = []
+
+    def complete(values: dict[str, Any]) -> dict[str, Any]:
+        if "method" in values:
+            return values
+        method, reason = DEFAULT_METHOD, "for --from-scratch"
+        if not values.get("from_scratch"):
+            kind = _checkpoint(source, out, from_scratch=False, resume=resume, revision=revision).kind
+            method, reason = default_method(kind), f"as {source} is {_KIND_NAMES[kind]}"
+        chosen.append(f"--method {method}, {reason}")
+        return values | {"method": method}
+
+    recipe = load_recipe(TrainRecipe, file, given, complete=complete)
+    for line in chosen:
+        say(line)
+    return recipe
+
+
+def _checkpoint(source: str, out: Path, *, from_scratch: bool, resume: bool, revision: str | None) -> Checkpoint:
+    """The checkpoint to train; of a hub id the commit on which a resumed run was started."""
+    commit = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None
+    checkpoint = describe(source, from_scratch=from_scratch, revision=revision or commit)
+    if commit is not None and checkpoint.revision != commit:
+        raise RequestError(
+            f"--revision {revision}: {out} was started on commit {commit} of {source}; leave --revision out"
+        )
+    return checkpoint
 
 
 def check_out(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint, *, resume: bool) -> None:
@@ -124,12 +164,13 @@ def resolve(recipe: TrainRecipe, checkpoint: Checkpoint) -> TrainRecipe:
     """The recipe with those defaults filled in that depend on method, checkpoint and machine.
 
     None remains where it means "all" or "never", for the token cache's default folder, and for the length of questions,
-    whose default is the longest question.
+    whose default is the longest question. Steps that follow from the data are filled in once it is read, by
+    `TrainRecipe.with_steps`.
     """
     bfloat16 = recipe.precision == "bfloat16"
     if recipe.precision == "auto":
         bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return dataclasses.replace(
+    resolved = dataclasses.replace(
         recipe,
         lr=recipe.learning_rate,
         rehearse_weight=None if recipe.rehearse is None else recipe.rehearsal_weight,
@@ -138,6 +179,7 @@ def resolve(recipe: TrainRecipe, checkpoint: Checkpoint) -> TrainRecipe:
         seq_length=recipe.seq_length or (default_length(checkpoint) if recipe.objective == "lm" else None),
         eval_bios=eval_folder(recipe) if recipe.eval_people else recipe.eval_bios,
     )
+    return resolved if recipe.amount else resolved.with_steps(recipe.steps)
 
 
 def default_length(checkpoint: Checkpoint) -> int:
@@ -156,8 +198,9 @@ def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> 
     if first.method == recipe.method:
         first = resolve(first, checkpoint)
     before, now = values_of(first), values_of(recipe)
+    free = FREE_ON_RESUME if recipe.amount is None else (*FREE_ON_RESUME, *TrainRecipe.one_of, "warmup")
     for name in ("method", *now):
-        if name not in FREE_ON_RESUME and before[name] != now[name]:
+        if name not in free and before[name] != now[name]:
             raise RequestError(
                 f"--resume: {out} was started with {name} {before[name]}, not {now[name]}; give the same options"
             )

@@ -49,7 +49,7 @@ from scale_cli.methods import METHODS, ExtraData, Request
 from scale_cli.methods.step import halve_frozen, recompute_argument
 from scale_cli.results.measurement import Measurement
 from scale_cli.training.choice import Choice
-from scale_cli.training.guards import check_frozen, check_trains, frozen_sums, full_disk_as_request_error
+from scale_cli.training.guards import check_frozen, check_trains, doubts, frozen_sums, full_disk_as_request_error
 from scale_cli.training.measures import corpora_of, measures_of
 from scale_cli.training.recipe import TrainRecipe
 from scale_cli.training.rehearsal import begin, check_old_texts, load_old_texts, load_rehearsal
@@ -91,7 +91,8 @@ def train(
     report: called with each line of metrics.jsonl, those before a resumed run's beginning included.
     reading: called with the number of tokens of each batch of texts that is tokenised.
     sampling: called with the number of tokens `done` and their `total` while the base samples text for rehearsal.
-    say: called with a line about the files of a folder of texts that are not read.
+    say: called with lines about the files of a folder of texts that are not read, the number of steps if it follows
+        from the data, and what makes the training doubtful.
     After the run `out` contains recipe.yaml (resolved), metrics.jsonl, record.json, a model card, the tokenizer, and
     either a whole Hugging Face folder (if the method trains every tensor) or the trained tensors with a pointer to the
     base. It can be evaluated and trained again.
@@ -137,6 +138,11 @@ def _train(
     tokenizer = load_tokenizer(checkpoint)
     examples = load_examples(recipe, tokenizer, processes=processes, progress=reading, say=say)
     check_length(examples.length, checkpoint)  # by default that of the longest question
+    rows = recipe.batch_size * recipe.gradient_accumulation_steps * processes
+    recipe, asked = _counted(recipe, len(examples) // rows, rows * examples.length, say), recipe.amount
+    arguments.max_steps, arguments.warmup_steps = recipe.steps, recipe.warmup or 0
+    if resume and asked:
+        check_out(out, recipe, checkpoint, resume=True)  # again: now the steps are known
     check_old_texts(recipe, checkpoint, tokenizer)
     base = base_fingerprint(checkpoint, from_scratch=recipe.from_scratch)
     if resume_from is not None:
@@ -159,6 +165,8 @@ def _train(
         old_texts = load_old_texts(old, recipe, checkpoint, tokenizer, model, arguments, **shown)
 
     check_trains(model, examples, given=checkpoint.source, bfloat16=arguments.bf16)
+    for line in doubts(recipe, examples, corpora, tokenizer) if arguments.process_index == 0 else ():
+        say(f"warning: {line}")
     frozen = frozen_sums(model)
     if recipe.shard:
         shard(model, arguments.device, arguments.world_size, bfloat16=arguments.bf16)
@@ -190,7 +198,6 @@ def _train(
                 point_to_base(new)
 
     choice = Choice(recipe.rules(), out, save=save_best)
-    rows = recipe.batch_size * recipe.gradient_accumulation_steps * processes
     lines: dict[str, Any] = {"report": report, "step_tokens": rows * examples.length}
     writer = MetricsWriter(out, measure if measures else None, choice, recipe.measured_at, progress, **lines)
     with StopAtStep(recipe.save_minutes) as stop:
@@ -281,6 +288,13 @@ def _started_in(resume_from: Path | None, recipe: TrainRecipe, arguments: Traini
     return batches // recipe.gradient_accumulation_steps
 
 
+def _counted(recipe: TrainRecipe, steps: int, step_tokens: int, say: Callable[[str], None]) -> TrainRecipe:
+    """The recipe with the number of steps that follows from the data."""
+    if recipe.amount:
+        say(f"{recipe.amount}: {steps:,} steps of {step_tokens:,} tokens, {steps * step_tokens:,} tokens")
+    return recipe.with_steps(steps)
+
+
 def _batches(examples: Examples, recipe: TrainRecipe) -> int:
     """The number of batches of the whole run, in all processes together."""
     return len(examples) // recipe.batch_size
@@ -309,7 +323,7 @@ def training_arguments(recipe: TrainRecipe, out: Path) -> TrainingArguments:
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=schedule,
         lr_scheduler_kwargs=schedule_options,
-        warmup_steps=recipe.warmup,
+        warmup_steps=recipe.warmup or 0,
         weight_decay=recipe.weight_decay,
         adam_epsilon=recipe.adam_epsilon,
         max_grad_norm=recipe.max_grad_norm,

@@ -42,6 +42,7 @@ def test_presets(file: Path) -> None:
         bios._check_model(recipe)
     half = recipe.pretrain_people // 2
     pretrain, task0 = (recipe.train_recipe(stage, seed=3) for stage in ("pretrain", "task0"))
+    assert task0.warmup == 0.0  # no recorded preset gives one for it, and the default of scale train is another
     assert (pretrain.method, pretrain.objective, pretrain.from_scratch) == ("fft", "lm", True)
     assert (pretrain.people, pretrain.seed) == (f"0:{recipe.pretrain_people}", 3)
     assert (task0.objective, task0.people) == ("qa", f"0:{half}")

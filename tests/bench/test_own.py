@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from scale_cli.bench import own
-from scale_cli.bench.own import best_kept, judged, make_plan, prepare
+from scale_cli.bench.own import make_plan, prepare
 from scale_cli.bench.own_recipe import OwnRecipe
+from scale_cli.bench.own_verdict import best_kept, change, judged
 from scale_cli.checkpoints.load import describe, load_tokenizer
 from scale_cli.core.recipe import load_recipe
 from tests.helpers import refusal, tiny_base
@@ -89,7 +90,7 @@ def test_the_number_of_tokens(world: World, texts: dict[str, str], monkeypatch: 
     assert make_plan(base, recipe_of(texts, tokens="1k", held_out=9), say=quiet)[0].documents_while_training == 2
     assert 6 * plan.new_tokens <= plan.tokens < 6 * plan.new_tokens + ROWS * LENGTH
     assert [line.partition(";")[0] for line in said] == [
-        f"note: {plan.epochs:.1f} epochs of the new texts",
+        f"warning: --new is read {plan.epochs:.1f} times",
         "note: 2 documents of --new repeat another one",
     ]
     monkeypatch.setattr(own, "matrix_tflops", lambda: 1e-3)
@@ -118,15 +119,19 @@ def test_sizes_follow_from_the_base(world: World, texts: dict[str, str], tmp_pat
     ("options", "message"),
     [
         ({"new": ()}, "--new is missing: the texts to learn, as in --new corpus.jsonl"),
-        ({"tokens": "5", "epochs": 1}, "--tokens 5 and --epochs 1.0 each set the number of tokens; give one of them"),
+        (
+            {"tokens": "5", "epochs": 1},
+            "--tokens 5 and --epochs 1.0 each set the amount of training",
+        ),
         ({"tokens": "many"}, "--tokens many: write a number above 0, as in 500k, 20M or 1.5B"),
         ({"hours": 0}, "--hours 0: a number above 0"),
         ({"methods": "fft,fft"}, "--methods fft,fft: name at least one, each once"),
         ({"held_out": 1}, "--held-out 1: at least 2"),
+        ({"rates": "1e-3,0"}, "--rates 0.001,0.0: numbers above 0, each once, as in 1e-4,1e-3"),
     ],
 )
 def test_a_wrong_request(options: dict[str, Any], message: str, texts: dict[str, str]) -> None:
-    assert refusal(recipe_of, texts, **options) == message
+    assert refusal(recipe_of, texts, **options).startswith(message)
 
 
 def test_texts_and_bases_that_do_not_fit(world: World, texts: dict[str, str], tmp_path: Path) -> None:
@@ -176,13 +181,38 @@ def test_from_a_corpus_to_a_verdict(world: World, texts: dict[str, str], tmp_pat
     assert repeated.code == 0
 
 
+def test_rates_side_by_side(world: World, texts: dict[str, str], tmp_path: Path, run_cli: RunCli) -> None:
+    base, out = world.checkpoint("llama"), tmp_path / "out"
+    words = ["run", base, out, "--new", texts["new"], "--old", texts["old"], "--seq-length", LENGTH, "--held-out", 8]
+    words += ["--batch-size", ROWS, "--tokens", "4k", "--methods", "fft,scale-adapt", "--rates", "1e-5,1e-3,1e-1"]
+    ended = run_cli(*words, "--allow", 0.02)
+    assert ended.code == 0, ended.stderr
+    shown = [[c.strip() for c in line.split("│")[1:-1]] for line in ended.stdout.splitlines() if line.startswith("│")]
+    changes = {row[0]: [float(cell.rstrip("%")) for cell in row[1:3]] for row in shown if len(row) == 4}
+    kept = [row[0] for row in shown if len(row) == 4 and row[3] == "yes"]
+    names = {f"{method}@{{}}{router}" for method in ("fft", "scale-adapt") for router in ("", ", mixture:0")}
+    assert changes.keys() == {name.format(rate) for name in names for rate in ("1e-05", "0.001", "0.1")}
+    saved = json.loads((out / "best.json").read_text(encoding="utf-8"))
+    assert len(saved["best_of"]) == len(names)
+    for name, best in saved["best_of"].items():
+        method, comma, router = name.partition(", ")
+        own = [name.format(rate) for rate in ("1e-05", "0.001", "0.1") for name in [f"{method}@{{}}{comma}{router}"]]
+        own_kept = [row for row in own if row in kept]
+        assert best["row"] == min(own_kept or own, key=lambda row: changes[row][1 if own_kept else 0])
+        assert best["lr"] == float(best["row"].partition("@")[2].partition(",")[0])
+        assert Path(best["checkpoint"]).is_dir()
+        assert [name, f"{best['lr']:g}"] in [row[:2] for row in shown]
+    assert saved["best"] == (min(kept, key=lambda row: changes[row][1]) if kept else None)
+    assert (out / "run" / "frontier.svg").is_file()
+
+
 def test_the_best_row_is_the_one_that_learnt_most_among_those_that_kept_the_old(
     world: World, texts: dict[str, str], tmp_path: Path
 ) -> None:
     base, out = str(world.checkpoint("llama")), tmp_path / "out"
     recipe = recipe_of(texts, epochs=4, methods="fft,scale-preserve", allow=1000.0)
     result, table, verdicts = own.run(base, out, recipe, say=quiet, progress=silent)
-    gains = {row.label: own.change(table, row, "new") for row in table.rows if row.section != "base"}
+    gains = {row.label: change(table, row, "new") for row in table.rows if row.section != "base"}
     best = best_kept(table, verdicts)
     assert best is not None
     assert {verdict.outcome for verdict in verdicts} == {"met"}
@@ -193,7 +223,7 @@ def test_the_best_row_is_the_one_that_learnt_most_among_those_that_kept_the_old(
     assert gains[label] == pytest.approx(fields["perplexity:new"] / whole["perplexity:new"] - 1)
     strict, outcomes = judged(result, 1e-9)
     lost = {verdict.row for verdict in outcomes if verdict.outcome != "met"}
-    assert lost == {row.label for row in table.rows if row.section != "base" and own.change(table, row, "old") > 0}
+    assert lost == {row.label for row in table.rows if row.section != "base" and change(table, row, "old") > 0}
     assert (kept := best_kept(strict, outcomes)) is None or kept.label not in lost
     rates = {"fft": {"lr": 1e-4}, "scale-preserve": {"lr": 3e-3}}
     assert yaml.safe_load((out / "recipe.yaml").read_text())["methods"] == rates

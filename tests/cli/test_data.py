@@ -43,7 +43,7 @@ def test_tables_samples_and_json(run_cli: RunCli, world: World, tmp_path: Path) 
         (["TEXT:0.5", "TEXT"], "TEXT:0.5,TEXT: give every source a weight or none"),
         (["TEXT", "--steps", "3"], "--steps: sequences and epochs are counted in tokens; add --tokenizer MODEL"),
         (["TEXT", "--tokens", "3"], "--tokens: sequences and epochs are counted in tokens; add --tokenizer MODEL"),
-        (["TEXT", "--tokens", "9", "--steps", "3"], "--tokens 9: the tokens follow from --steps 3; give one of them"),
+        (["TEXT", "--tokens", "9", "--steps", "3"], "--steps 3 and --tokens 9 each set the amount of training"),
         (["TEXT", "--tokens", "0"], "--tokens 0: write a number above 0"),
         (["TEXT", "--batch-size", "2"], "--batch-size: only --steps needs it; add --steps N, or leave it out"),
         (["TEXT", "--people", "0:3"], "--people 0:3: TEXT is not a gen-bios folder and has no people"),

@@ -45,8 +45,8 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda w, f: short("no-model", f / "out", "--method", "fft", data=text(f, *ROWS)),
         "no-model: no such folder",
     ),
-    "no method": (
-        lambda w, f: short(w.checkpoint(PLAIN, "width"), f / "out", data=text(f, *ROWS)),
+    "fft of a widened model": (
+        lambda w, f: short(w.checkpoint(PLAIN, "width"), f / "out", "--method", "fft", data=text(f, *ROWS)),
         "needs a checkpoint that is not upscaled; methods for this one: scale-preserve, scale-adapt, scale-route",
     ),
     "forgot upscale": (

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import scale_cli.cli.train as command
 from scale_cli.core.recipe import load_recipe
@@ -144,9 +145,58 @@ def test_flags_stand_over_the_recipe_file(run_cli: RunCli, world: World, tmp_pat
     out = tmp_path / "run"
     run_cli("train", world.source("lora"), out, "--recipe", file, "--steps", 2, "--objective", "qa", "--lr", "0.5")
     values = {"method": "lora", "lora_r": 2, "lora_alpha": 2, "steps": 2, "objective": "qa", "people": "0:4", "lr": 0.5}
-    expected = load_recipe(TrainRecipe, None, values | {"data": str(world.data), "precision": "float32"})
+    values |= {"data": str(world.data), "precision": "float32", "warmup": 0.0}
+    expected = load_recipe(TrainRecipe, None, values)
     assert load_recipe(TrainRecipe, out / "recipe.yaml", {}) == expected
     assert run_cli("train", out, tmp_path / "again", "--recipe", out / "recipe.yaml", "--steps", 1).code == 0
+
+
+def test_tokens_and_epochs_stand_over_the_steps_of_the_recipe_file(
+    run_cli: RunCli, world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("steps: 9\n", encoding="utf-8")
+    words = ["train", world.source("fft"), tmp_path / "run", "--data", world.data, "--seq-length", 32]
+    words += ["--recipe", tmp_path / "recipe.yaml", "--batch-size", 2, "--method", "fft", "--tokens", "3.2k"]
+    ended = run_cli(*words)
+    assert ended.code == 0
+    assert ended.stderr.splitlines()[0] == "--tokens 3.2k: 50 steps of 64 tokens, 3,200 tokens"
+    assert "fft: 50 of 50 (100%)" in ended.stderr
+    assert "cosine, a warm-up of 6% of the steps" in ended.stdout
+    saved = load_recipe(TrainRecipe, tmp_path / "run" / "recipe.yaml", {})
+    assert (saved.steps, saved.warmup, saved.amount) == (50, 0.06, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "name"),
+    [("width", "scale-preserve", "width-upscaled"), ("depth", "llama-pro", "depth-upscaled"), ("plain", "fft", "not")],
+)
+def test_the_default_method_is_that_of_the_kind_of_checkpoint(
+    kind: str, method: str, name: str, run_cli: RunCli, world: World, tmp_path: Path
+) -> None:
+    source, out = world.checkpoint("llama", kind), tmp_path / "run"
+    ended = run_cli("train", source, out, "--data", world.data, "--steps", 1, "--batch-size", 1, "--seq-length", 32)
+    assert ended.code == 0
+    assert ended.stderr.startswith(f"--method {method}, as {source} is {name}")
+    assert load_recipe(TrainRecipe, out / "recipe.yaml", {}).method == method
+
+
+def test_doubtful_texts_are_a_warning_each(
+    run_cli: RunCli, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = korean_texts(tmp_path)
+    monkeypatch.setattr("scale_cli.training.guards.cpu_bfloat16", lambda: None)
+    words = ["train", world.source("fft"), tmp_path / "run", "--data", texts["train"], "--method", "fft", "--epochs", 6]
+    words += ["--seq-length", 24, "--precision", "bfloat16", "--eval-documents", 3]
+    ended = run_cli(*words, "--eval-text", f"old={texts['english']},new={texts['train']}")
+    assert ended.code == 0
+    warnings = [line.removeprefix("warning: ") for line in ended.stderr.splitlines() if line.startswith("warning: ")]
+    if not torch.accelerator.is_available():
+        assert warnings.pop(0).startswith("--precision bfloat16: this processor has no bfloat16 instructions")
+    epochs = read_record(tmp_path / "run" / "record.json")["epochs"][str(texts["train"])]
+    assert 6 <= epochs < 7
+    assert warnings[0].startswith(f"--data {texts['train']} is read {epochs:.1f} times; ")
+    assert warnings[1].startswith("3 of 3 documents of --eval-text new are also in --data: ")
+    assert not any(" old " in line for line in warnings)
 
 
 def test_the_home_folder_stands_for_a_tilde_in_flags_and_in_the_recipe(
@@ -206,6 +256,14 @@ BAD = {
     ),
     "no data": (["train", "{base}", "{out}"], "--data is missing: name a gen-bios folder or text files"),
     "no range": (["train", "{base}", "{out}", "--data", "{data}", "--people", "9:3"], "people '9:3': write A:B"),
+    "two amounts": (
+        ["train", "{base}", "{out}", "--data", "{data}", "--tokens", "9", "--epochs", "2"],
+        "--tokens 9 and --epochs 2.0 each set the amount of training; give one of them",
+    ),
+    "epochs of a stream": (
+        ["train", "{base}", "{out}", "--data", "org/name", "--epochs", "2", "--method", "fft"],
+        "--epochs 2: the length of org/name, a dataset of the hub, is not known; give --tokens or --steps",
+    ),
     "too many layers": (
         ["train", "{base}", "{out}", "--data", "{data}", "--method", "freeze", "--freeze-layers", "2"],
         "--freeze-layers 2: the model has 2 layers and at least one must train; choose 0 to 1",

@@ -103,7 +103,8 @@ def test_a_signal_ends_it_with_one_line_and_nothing_left(
             ("--by", "depth", "--layers", 2),
             "--layers 2: base has 3 layers and block expansion only adds; choose 4 to 6",
         ),
-        (("--hidden", 8), "Missing option '--by'"),
+        ((), "no size: give --hidden N, features to add, or --layers N, the total number of layers"),
+        (("--hidden", 8, "--layers", 4), "--hidden 8 widens and --layers 4 deepens; give one of them"),
         (("--by", "width", "--hidden", "x"), "Invalid value for '--hidden': Input should be a valid integer"),
     ],
 )

@@ -294,6 +294,9 @@ def test_a_share_of_the_base_for_all_three(tmp_path: Path) -> None:
     assert found.choices["width"].ratio == pytest.approx(1.0, abs=0.05)
     assert found.choices["depth"].sizes == {"num_hidden_layers": 15}  # 3 blocks of 4.37%
     assert found.choices["depth"].ratio == pytest.approx(1.0, abs=0.15)
+    odd = plan(config_folder(tmp_path / "odd", PYTHIA_160M | {"intermediate_size": 2731}), match_params=0.1)
+    assert odd.choices["width"].sizes["intermediate_size"] % 8 == 0
+    assert odd.choices["width"].ratio == pytest.approx(1.0, abs=0.05)
 
 
 @pytest.mark.usefixtures("counts_only")
@@ -390,8 +393,8 @@ def test_freeze_is_left_out_where_its_default_trains_no_layer(tmp_path: Path) ->
         ({"match_params": float("nan")}, "--match-params nan: a share of the base's parameters above 0, as in 0.15"),
         (
             {"match_params": 9},
-            "--match-params 9: base widened by 16 features, the most, trains 0.91 of its parameters; choose up to "
-            "0.91, or --init random",
+            "--match-params 9: base widened by 24 features, the most, trains 1.48 of its parameters; choose up to "
+            "1.48, or --init random",
         ),
         ({"heads": 4}, "--heads 4 needs --hidden, the number of features to add, as in --hidden 256"),
         ({"layers": 4, "ffn": 4}, "--ffn 4 needs --hidden, the number of features to add, as in --hidden 256"),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import only_writer
+from scale_cli.training import TrainRecipe
 from scale_cli.training.request import check_request
 from scale_cli.training.train import train
 from tests.helpers import refusal
@@ -78,6 +81,29 @@ def test_a_run_goes_on_from_the_base_and_the_texts_that_it_was_started_with(
     moved = base.rename(tmp_path / "moved")
     shutil.copyfile(texts, other)
     train(str(moved), out, world.recipe("freeze", data=(str(other),), **options), resume=True)
+
+
+@pytest.mark.parametrize("objective", ["qa", "lm"])
+def test_epochs_are_counted_again_when_a_run_is_resumed(
+    objective: str, world: World, texts: Path, tmp_path: Path
+) -> None:
+    def recipe(epochs: float) -> TrainRecipe:
+        options: dict[str, Any] = {"epochs": epochs, "steps": None, "save_steps": 1}
+        if objective == "lm":
+            options |= {"objective": "lm", "people": None, "data": (f"{texts}:3", f"{world.data}:1"), "seq_length": 32}
+        return world.recipe("freeze", **options)
+
+    source, out = world.source("freeze"), tmp_path / "run"
+    whole = train(source, tmp_path / "whole", recipe(0.5))
+    if objective == "qa":  # 24 questions of 4 people
+        assert (whole.steps, *whole.epochs.values()) == (3, 0.5)
+    else:
+        (first, second), read = [epochs or 0 for epochs in whole.epochs.values()], whole.steps * 4
+        assert whole.steps == math.ceil((read * 3 / 4 / first + read / 4 / second) / 2 / 4)
+    interrupted(source, out, recipe(0.5))
+    assert refusal(train, source, out, recipe(1), resume=True).startswith(f"--resume: {out} was started with steps ")
+    assert train(source, out, recipe(0.5), resume=True).steps == whole.steps
+    assert tree(out)["recipe.yaml"] == tree(tmp_path / "whole")["recipe.yaml"]
 
 
 def test_sequences_fit_the_context_of_the_model(world: World, texts: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_the_recipe_beside_a_run_is_resolved(
     resolved = resolved | {"seq_length": 512, "precision": "float32", "eval_bios": str(world.data)}
     assert resolved.items() <= saved.items()
     empty = {name for name, value in saved.items() if value is None}
-    unused = {"rehearse", "rehearse_people", "rehearse_weight", "keep_best"}
+    unused = {"tokens", "epochs", "rehearse", "rehearse_people", "rehearse_weight", "keep_best"}
     never = {"eval_steps", "eval_per_doubling", "save_steps", "save_minutes"}
     assert empty == {"people", "tokens_cache", "eval_documents"} | never | unused
     options = {"lora_r", "lora_alpha", "preserve_layers", "adapt_modules", "threshold", "freeze_layers"}
