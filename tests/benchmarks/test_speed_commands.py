@@ -117,9 +117,13 @@ def test_memory_has_a_target_for_the_estimate_and_one_for_the_measurement() -> N
 
 
 def test_startup(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(startup, "PROGRAMS", {"python": "pass", "slow": "sum(range(10**6))"})
-    record = measured("startup", "--repetitions", "2", title="Starting")
-    assert [line["program"] for line in record["lines"]] == ["python", "slow"]
+    monkeypatch.setattr(startup, "PROGRAMS", {"python": "pass"})
+    monkeypatch.setattr(startup, "WORKS", {"plan": ("plan", "BASE")})
+    monkeypatch.setattr(startup, "LIBRARIES", {"plan": "sum(range(10**6))"})
+    record = measured("startup", "--repetitions", "1", title="Starting")
+    assert [line["program"] for line in record["lines"]] == ["python", "libraries of scale plan", "scale plan"]
+    (target,) = record["targets"]
+    assert target["value"] == record["lines"][2]["cpu_seconds"] / record["lines"][1]["cpu_seconds"] > 1
     assert all(0 < line["wall_seconds"] < 60 for line in record["lines"])
 
 
