@@ -58,7 +58,7 @@ class Panel:
     title: name of the quantity. x, unit: labels of the axes. percent: values are shares, shown in percent.
     series: {label: {seed: [(x, value), ...]}}, values in the metric's own unit.
     in_order: a line connects the points in their order, not by x, as along the curve of a parameter.
-    log_x: the x axis is logarithmic, and linear from 0 to 1.
+    log_x: the x axis is logarithmic, and linear from 0 to about the first step.
     """
 
     title: str

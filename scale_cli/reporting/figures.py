@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -276,7 +277,8 @@ def curve_figure(panels: Sequence[Panel], styles: Mapping[str, Style], *files: F
             axis.set_title(layout.wrapped(title, layout.panel[0] - 0.5), size=1.05 * layout.font)
             axis.set_xlabel(layout.wrapped(drawable(panel.x), layout.panel[0] - 0.5))
             if panel.log_x:
-                axis.set_xscale("symlog", linthresh=1, linscale=0.3)
+                first = min((x for line in lines.values() for x in line.index if x > 0), default=1)
+                axis.set_xscale("symlog", linthresh=10 ** math.ceil(math.log10(first)), linscale=0.3)
             if not panel.percent and is_far([value for line in lines.values() for value in line["mean"]]):
                 axis.set_yscale("log")
             if not share_y or panel.unit != panels[0].unit or axis in axes[:, 0]:
