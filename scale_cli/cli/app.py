@@ -72,7 +72,7 @@ def _scale(
 
 
 # Plain help: rich truncates long option names at 80 columns and parses brackets and colons in texts as markup.
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, callback=_scale)
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, callback=_scale)
 for _name, _command in COMMANDS.items():
     app.command(_name, cls=GroupedCommand)(_command)
 

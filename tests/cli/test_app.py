@@ -63,7 +63,17 @@ def test_version_and_help(run_cli: RunCli) -> None:
     ended = run_cli()
     assert (ended.code, ended.stderr) == (0, "")
     assert all(f" {name} " in ended.stdout for name in COMMANDS)
-    assert "completion" not in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"), [("scale gen", ["generate", "gen-bios"]), ("scale train --st", ["--steps", "--stop-when"])]
+)
+def test_a_shell_completes_commands_and_options(words: str, offered: list[str]) -> None:
+    number = str(len(words.split()) - 1)
+    environment = {**os.environ, "_SCALE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": number}
+    command = [sys.executable, "-c", "import sys; sys.argv = ['scale']; from scale_cli.cli import main; main()"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert sorted(ended.stdout.split()) == sorted(offered)
 
 
 def test_the_options_of_train_are_in_groups(run_cli: RunCli) -> None:
