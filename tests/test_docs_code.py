@@ -42,7 +42,7 @@ OPTIONS = {
 }
 BLOCK = re.compile(r"(?:^<!-- (not run|file): (.+) -->\n\n)?(?<=\n\n)((?: {4}.*\n|\n+(?= {4}))+)", re.MULTILINE)
 PROGRAMS = ("scale", "make", "python", "torchrun", "accelerate", "lm_eval")
-OTHERS_OPTIONS = {"--help", "--loss-factor", "--new", "--no_python", "--old", "--tiny"}
+OTHERS_OPTIONS = {"--help", "--install-completion", "--loss-factor", "--new", "--no_python", "--old", "--tiny"}
 """Options in the text that are not those of `scale`."""
 STAGES = {
     "README.md": ("old.jsonl", "new.jsonl"),
@@ -212,7 +212,7 @@ def test_the_code_blocks_of_a_page_run(
 def test_commands_and_options_in_the_text_exist(page: Path) -> None:
     text = prose(page.read_text(encoding="utf-8"))
     for code in (" ".join(code.strip("`").split()) for code in re.findall(r"`(?:scale |--)[^`]+`", text)):
-        name = code.split()[1] if code.startswith("scale ") else None
+        name = code.split()[1] if re.match("scale [^-]", code) else None
         assert name is None or name in SUBCOMMANDS, code
         known = OPTIONS[name] if name else set().union(*OPTIONS.values())
         assert {word for word in code.split() if word.startswith("--")} <= known | OTHERS_OPTIONS, code
