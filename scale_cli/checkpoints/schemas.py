@@ -119,6 +119,7 @@ class Recipe(TypedDict):
     """The resolved recipe of a run; other keys depend on the method."""
 
     method: str
+    lr: NotRequired[float | None]
 
 
 class HeldOut(TypedDict):
@@ -174,10 +175,21 @@ class TrainStep(TypedDict):
     before: NotRequired[dict[str, float | None]]
 
 
+ENDED = {"tokens", "seconds", "trained_parameters", "total_parameters"}
+"""The fields of a training that has ended."""
+
+
+def _checked_step(step: TrainStep) -> TrainStep:
+    """A training that has all fields of one that has ended, or none of them."""
+    if (missing := ENDED - step.keys()) and missing != ENDED:
+        raise ValueError(f"{min(missing)}: the field is missing")
+    return step
+
+
 class Export(TypedDict):
     """export.json, of a folder that `scale export` wrote."""
 
-    history: list[UpscaleStep | TrainStep]
+    history: list[UpscaleStep | Annotated[TrainStep, AfterValidator(_checked_step)]]
     dtype: str | None
 
 

@@ -126,7 +126,7 @@ def fingerprint_folder(folder: Path) -> str:
     weights = list(folder.glob("*.safetensors"))
     if not weights:
         raise ValueError(f"{folder} holds no *.safetensors: there is no checkpoint to identify")
-    others = [path for path in (folder / "config.json", folder / "tokenizer.json") if path.exists()]
+    others = [path for path in (folder / "config.json", folder / "tokenizer.json") if path.is_file()]
     lines = [f"{path.name} {sha256_file(path)}\n" for path in sorted(weights + others)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

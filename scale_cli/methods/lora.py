@@ -27,8 +27,8 @@ class LoraOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.lora_r <= MOST_RANK:
             raise ValueError(f"--lora-r {self.lora_r}: a rank, from 1 to {MOST_RANK}")
-        if self.lora_alpha is not None and self.lora_alpha < 1:
-            raise ValueError(f"--lora-alpha {self.lora_alpha}: at least 1")
+        if self.lora_alpha is not None and not 1 <= self.lora_alpha <= MOST_RANK:
+            raise ValueError(f"--lora-alpha {self.lora_alpha}: from 1 to {MOST_RANK}")
 
     @property
     def alpha(self) -> int:

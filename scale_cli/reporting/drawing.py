@@ -150,6 +150,8 @@ def legend_below(canvas: Any, axes: Any, layout: Layout) -> None:
 def legend_of(canvas: Any, handles: Sequence[Any], layout: Layout, labels: Sequence[str] = ()) -> None:
     """A legend below all axes, of as many columns as fit; the figure becomes higher by it. labels: of the handles."""
     labels = labels or [handle.get_label() for handle in handles]
+    if not labels:  # a panel without a curve
+        return
     size = 0.92 * layout.font
     width = (CHARACTER * max(map(len, labels)) + 4) * size / 72
     columns = max(1, min(len(labels), int(canvas.get_figwidth() / width)))

@@ -225,7 +225,7 @@ def test_a_family_whose_parts_are_unknown_is_refused(method: str) -> None:
         ({"adapt_modules": ()}, "--adapt-modules is empty; choose attention, ffn or both"),
         ({"lora_r": 0}, "--lora-r 0: a rank, from 1 to 65536"),
         ({"lora_r": 10**30}, f"--lora-r {10**30}: a rank, from 1 to 65536"),
-        ({"lora_alpha": 0}, "--lora-alpha 0: at least 1"),
+        ({"lora_alpha": 0}, "--lora-alpha 0: from 1 to 65536"),
         ({"freeze_layers": -1}, "--freeze-layers -1: a number of layers, at least 0"),
         ({"train_layers": 0}, "--train-layers 0: a number of layers, at least 1"),
     ],
