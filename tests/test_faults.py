@@ -17,6 +17,7 @@ FOUND = {
     "train of llama-plain, config.json: rope_parameters.rope_theta = -1",
     "train of llama-width, config.json: base_config.rope_parameters.rope_theta = -1",
     "eval of run-scale-route, record.json: recipe.lr = [[]]",
+    "eval of run-scale-route, record.json: peak_memory_bytes removed",
     "export of exported, export.json: history.1.seconds removed",
     "report of bench, results.json: curves.0.series = {}",
 }

@@ -115,7 +115,7 @@ def of_training(record: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": record["recipe"],
         "base": record["base"]["fingerprint"] or record["base"]["source"],
         "data": record["data"] | {text["source"]: text["sha256"] for text in texts},
-        "training": {name: record[name] for name in ("tokens", "seconds", "peak_memory_bytes")},
+        "training": {name: record.get(name) for name in ("tokens", "seconds", "peak_memory_bytes")},
     }
 
 
