@@ -26,8 +26,8 @@ from scale_cli.evaluation.subject import targets
 from scale_cli.reporting.render import Format, rendered
 from scale_cli.results.result import Result
 from scale_cli.surgery import upscale
-from scale_cli.training.request import load_request
 from scale_cli.training.result import TrainResult
+from scale_cli.training.source import load_request
 from scale_cli.training.train import train as run_training
 
 if TYPE_CHECKING:

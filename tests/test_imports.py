@@ -41,6 +41,11 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded_after(program) == set()
 
 
+def test_a_mistake_in_a_training_is_told_before_anything_heavy_is_loaded() -> None:
+    words = ["train", "base", "run", "--data", "text.txt", "--method", "fft", "--steps", "0"]
+    assert loaded_after(f"from scale_cli.cli import main\nassert main({words!r}) == 2") == set()
+
+
 def test_something_heavy_would_be_seen() -> None:
     assert "pyarrow" in loaded_after("import pyarrow")
 

@@ -34,15 +34,17 @@ def train(
     given: dict[str, Any],
 ) -> None:
     """Train a checkpoint: continual pre-training on text, or fine-tuning on questions about people."""
-    from scale_cli.training.request import load_request
+    from scale_cli.training.source import load_request
+
+    first_process = os.environ.get("RANK", "0") == "0"
+    shown: dict[str, Any] = {"say": say if first_process else lambda line: None}
+    resolved = load_request(checkpoint, out, recipe, given, resume=resume, revision=revision, **shown)
+
     from scale_cli.training.result import Watch
     from scale_cli.training.resume import RECIPE, last_checkpoint, step_of
     from scale_cli.training.train import train as run
 
     quiet_libraries()
-    first_process = os.environ.get("RANK", "0") == "0"
-    shown: dict[str, Any] = {"say": say if first_process else lambda line: None}
-    resolved = load_request(checkpoint, out, recipe, given, resume=resume, revision=revision, **shown)
     done = step_of(last_checkpoint(out)) if resume else 0
     watch = Watch(resolved.method, say, resumed_at=done)
     try:

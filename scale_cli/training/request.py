@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from scale_cli.checkpoints.card import CARD
 from scale_cli.checkpoints.companion_files import check_companions
-from scale_cli.checkpoints.load import Checkpoint, check, config_of, describe, tokenizer_folder
-from scale_cli.checkpoints.schemas import POINTER, RECORD, read_pointer
+from scale_cli.checkpoints.load import Checkpoint, check, config_of, tokenizer_folder
+from scale_cli.checkpoints.schemas import RECORD, read_pointer
 from scale_cli.core.errors import RequestError
 from scale_cli.core.files import contents
 from scale_cli.core.recipe import load_recipe, values_of
@@ -23,15 +21,14 @@ from scale_cli.data.biographies import check_people
 from scale_cli.data.examples import DEFAULT_LENGTH, Examples, check_data
 from scale_cli.data.sources import split_weight
 from scale_cli.data.windows import context_of
-from scale_cli.methods import DEFAULT_METHOD, METHODS, default_method
+from scale_cli.methods import METHODS
 from scale_cli.training.choice import best_folders
 from scale_cli.training.recipe import TrainRecipe, parse_eval_people
 from scale_cli.training.resume import RECIPE, checkpoints, last_checkpoint
+from scale_cli.training.source import KIND_NAMES, find_checkpoint
 
 FREE_ON_RESUME = ("data", "tokens_cache", "eval_bios", "eval_text", "save_steps", "save_minutes", "keep", "report_to")
 """Keys that may change when a run is resumed: paths, because folders move, and keys without effect on the result."""
-
-_KIND_NAMES = {"plain": "not upscaled", "width": "width-upscaled", "depth": "depth-upscaled"}
 
 
 def check_request(
@@ -52,7 +49,7 @@ def check_request(
         raise RequestError(f"--shard: --method {recipe.method} needs the whole model in every process; able are {able}")
     if recipe.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise RequestError("--shard: there is one process; start several, as in torchrun --nproc_per_node 8")
-    checkpoint = _checkpoint(source, out, from_scratch=recipe.from_scratch, resume=resume, revision=revision)
+    checkpoint = find_checkpoint(source, out, from_scratch=recipe.from_scratch, resume=resume, revision=revision)
     method = METHODS[recipe.method]
     if checkpoint.kind not in method.needs:
         needed = {
@@ -60,7 +57,7 @@ def check_request(
             "depth": "a depth-upscaled checkpoint; make one with: scale upscale BASE OUT --by depth --layers N",
             "plain": "a checkpoint that is not upscaled",
         }[method.needs[0]]
-        given = f"{source} is {_KIND_NAMES[checkpoint.kind]}"
+        given = f"{source} is {KIND_NAMES[checkpoint.kind]}"
         others = ", ".join(name for name, other in METHODS.items() if checkpoint.kind in other.needs)
         raise RequestError(
             f"--method {recipe.method}: {given}; the method needs {needed}; methods for this one: {others}"
@@ -81,49 +78,6 @@ def check_request(
     else:
         check(checkpoint)
     return checkpoint, recipe
-
-
-def load_request(
-    source: str,
-    out: Path,
-    file: Path | None,
-    given: Mapping[str, Any],
-    *,
-    resume: bool = False,
-    revision: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> TrainRecipe:
-    """The recipe of a run, as `load_recipe` reads it. Without a method it has the default one for `source`.
-
-    say: called with a line on the default method. Raises RequestError as `load_recipe` and `check_request`.
-    """
-    chosen = []
-
-    def complete(values: dict[str, Any]) -> dict[str, Any]:
-        if "method" in values:
-            return values
-        method, reason = DEFAULT_METHOD, "for --from-scratch"
-        if not values.get("from_scratch"):
-            kind = _checkpoint(source, out, from_scratch=False, resume=resume, revision=revision).kind
-            method, reason = default_method(kind), f"as {source} is {_KIND_NAMES[kind]}"
-        chosen.append(f"--method {method}, {reason}")
-        return values | {"method": method}
-
-    recipe = load_recipe(TrainRecipe, file, given, complete=complete)
-    for line in chosen:
-        say(line)
-    return recipe
-
-
-def _checkpoint(source: str, out: Path, *, from_scratch: bool, resume: bool, revision: str | None) -> Checkpoint:
-    """The checkpoint to train; of a hub id the commit on which a resumed run was started."""
-    commit = _commit_of(last_checkpoint(out)) if resume and not Path(source).exists() else None
-    checkpoint = describe(source, from_scratch=from_scratch, revision=revision or commit)
-    if commit is not None and checkpoint.revision != commit:
-        raise RequestError(
-            f"--revision {revision}: {out} was started on commit {commit} of {source}; leave --revision out"
-        )
-    return checkpoint
 
 
 def check_out(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint, *, resume: bool) -> None:
@@ -215,11 +169,6 @@ def _check_resumable(out: Path, recipe: TrainRecipe, checkpoint: Checkpoint) -> 
 def passing_folders(out: Path) -> list[Path]:
     """The folders in a run folder that a finished run does not have: its checkpoints and best steps."""
     return [*checkpoints(out), *best_folders(out)]
-
-
-def _commit_of(run: Path | None) -> str | None:
-    """The commit of the hub id that a run's checkpoint points to, None if it points to a folder."""
-    return read_pointer(run).get("revision") if run is not None and (run / POINTER).is_file() else None
 
 
 def eval_folder(recipe: TrainRecipe) -> Path:
